@@ -1,0 +1,1 @@
+"""REStore in JAX."""

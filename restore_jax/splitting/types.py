@@ -1,0 +1,238 @@
+"""Every type that the sampler exchanges with its surroundings.
+
+Whoever has read this page can read the rest of the package: a *search space*
+draws particles and owns the *kernel* that moves them; a *scorer* says how close
+each particle is to the event; the sampler carries a `SplittingState` from level
+to level, reports a `LevelInfo` about each, and ends with a `SplittingResult`.
+
+Shapes: ``n`` is the number of particles, ``T`` the largest number of levels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Particles = Any
+"""A pytree of arrays, every leaf with leading axis ``n``."""
+Args = Any
+"""A pytree of arrays that the score reads: weights, probes, target. Traced."""
+Tuning = Any
+"""A pytree of arrays: what a kernel adapts (its move strength, say)."""
+
+ScoreFn = Callable[[Particles, Args], Array]
+"""``(particles, args) -> scores f32[n]``; higher is closer to the event."""
+
+
+class Scorer(NamedTuple):
+    """The long form of a score: it may race, skip particles and count its cost.
+
+    Attributes:
+      score: ``(key, particles, level, active, args) -> (scores, cost)``, where
+        ``level`` is f32[] (a particle that cannot get strictly above it may be
+        given any score that is not above it), ``active`` bool[n] (the scores of
+        the others are ignored, and they should cost nothing) and ``cost`` a
+        uint32[] count of the queries really made.
+      max_cost: the most queries that one particle's score can cost (>= 1).
+    """
+
+    score: Callable[[Array, Particles, Array, Array, Args], tuple[Array, Array]]
+    max_cost: int
+
+
+class Trial(NamedTuple):
+    """What the sampler says of ``n`` proposals.
+
+    Attributes:
+      scores: f32[n].
+      above: bool[n], whether each proposal is active and strictly above the level.
+      cost: uint32[], the queries spent.
+    """
+
+    scores: Array
+    above: Array
+    cost: Array
+
+
+Try = Callable[[Particles, Array], Trial]
+"""``(proposals, active bool[n]) -> Trial``: scores the active proposals."""
+
+
+class MoveInfo(NamedTuple):
+    """What one move did.
+
+    Attributes:
+      acceptance: f32[], the share of particles that moved, in [0, 1].
+      cost: uint32[], the queries spent.
+    """
+
+    acceptance: Array
+    cost: Array
+
+
+class Kernel(NamedTuple):
+    """Moves particles and leaves the prior, restricted to the level set, invariant.
+
+    Attributes:
+      init: ``() -> tuning``, the tuning before the first move.
+      step: ``(keys, particles, scores, try_, tuning) -> (particles, scores,
+        tuning, info)``, one move of all particles. ``keys`` is a key array [n],
+        one key per particle; ``info`` is a `MoveInfo`. A particle moves only to a
+        proposal that ``try_`` calls above the level, with the
+        Metropolis-Hastings factor for its prior where one is needed.
+    """
+
+    init: Callable[[], Tuning]
+    step: Callable[
+        [Array, Particles, Array, Try, Tuning], tuple[Particles, Array, Tuning, MoveInfo]
+    ]
+
+
+class SearchSpace(NamedTuple):
+    """A prior over particles, and the kernel that leaves it invariant.
+
+    Attributes:
+      sample: ``(key, n) -> particles``: n independent draws from the prior. Draw
+        ``i`` depends on the key and on ``i`` alone.
+      kernel: the moves.
+    """
+
+    sample: Callable[[Array, int], Particles]
+    kernel: Kernel
+
+
+class Status(IntEnum):
+    """How a run stands. All but the first two mean: the event was not reached."""
+
+    RUNNING = 0
+    REACHED = 1
+    STALLED = 2
+    OUT_OF_LEVELS = 3
+    OUT_OF_QUERIES = 4
+
+
+class LevelInfo(NamedTuple):
+    """What a person wants to see of one level. All leaves are scalars.
+
+    Attributes:
+      index: int32[], 0 for the first level.
+      level: f32[], the score that particles had to exceed.
+      survival: f32[], the share of particles strictly above it (at the last level
+        of a run that reached the event, the share at or past the threshold).
+      log_prob: f32[], natural log-probability accumulated so far.
+      acceptance: f32[], mean share of accepted proposals over the level's moves.
+      best_score: f32[], the highest score in the population.
+      unique_ancestors: int32[], how many of the first particles have descendants.
+      num_queries: uint32[2], exact count so far, (high, low) 32-bit halves.
+      status: int32[], a `Status`.
+    """
+
+    index: Array
+    level: Array
+    survival: Array
+    log_prob: Array
+    acceptance: Array
+    best_score: Array
+    unique_ancestors: Array
+    num_queries: Array
+    status: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SplittingState:
+    """All that the next level needs. A pytree: save it, vmap it, carry it on.
+
+    Attributes:
+      key_data: uint32[...], the run's key as data (`jax.random.key_data`).
+      particles: pytree with leading axis n.
+      scores: f32[n].
+      ancestors: int32[n], the index of each particle's ancestor in the first draw.
+      index: int32[], how many levels are behind.
+      log_prob: f32[], natural log of the product of the survivals so far.
+      tuning: the kernel's tuning.
+      num_queries: uint32[2], (high, low) halves of an exact 64-bit count.
+      status: int32[], a `Status`.
+      history: `LevelInfo` with leaves of leading axis T; rows at and past
+        ``index`` are not yet written (NaN for floats, 0 for integers).
+    """
+
+    key_data: Array
+    particles: Particles
+    scores: Array
+    ancestors: Array
+    index: Array
+    log_prob: Array
+    tuning: Tuning
+    num_queries: Array
+    status: Array
+    history: LevelInfo
+
+
+class SplittingAlgorithm(NamedTuple):
+    """Pure functions; jit, vmap and scan them at will.
+
+    Attributes:
+      init: ``(key, args) -> SplittingState``: draws and scores the first particles.
+      step: ``(state, args) -> (SplittingState, LevelInfo)``: one level. A state that
+        is done (its status is not RUNNING) comes back unchanged.
+      advance: ``(state, args, k) -> SplittingState``: at most k more levels, in one
+        `lax.while_loop`.
+      run: ``(key, args) -> SplittingResult``: init, then the whole loop.
+      result: ``(state) -> SplittingResult``: reads a state, also an unfinished one.
+    """
+
+    init: Callable[[Array, Args], SplittingState]
+    step: Callable[[SplittingState, Args], tuple[SplittingState, LevelInfo]]
+    advance: Callable[[SplittingState, Args, Any], SplittingState]
+    run: Callable[[Array, Args], "SplittingResult"]
+    result: Callable[[SplittingState], "SplittingResult"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SplittingResult:
+    """What a run found. A pytree: a vmapped run gives one with a leading axis.
+
+    Attributes:
+      log_prob: f32[], natural log of the estimated probability of the event; NaN if
+        the run stopped at its first hit. If the event was not reached: natural log
+        of the probability of the last level, which is not an estimate of the event.
+      log_prob_std: f32[], standard error of ``log_prob``.
+      particles: pytree with leading axis n: the last population.
+      scores: f32[n].
+      levels: f32[T], the levels in order, NaN behind the last one.
+      survival: f32[T], share of particles above each level, NaN likewise.
+      acceptance: f32[T], mean acceptance at each level, NaN likewise.
+      num_levels: int32[], how many levels were used.
+      num_queries: uint32[2], (high, low) halves of an exact count; `count` reads it.
+      reached: bool[], whether the event was reached.
+      status: int32[], a `Status`.
+      unique_ancestors: int32[].
+    """
+
+    log_prob: Array
+    log_prob_std: Array
+    particles: Particles
+    scores: Array
+    levels: Array
+    survival: Array
+    acceptance: Array
+    num_levels: Array
+    num_queries: Array
+    reached: Array
+    status: Array
+    unique_ancestors: Array
+
+    def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
+        """Natural-log interval of the event's probability, ``(low, high)``.
+
+        If the event was not reached, ``low`` is -inf and ``high`` is an upper
+        bound at that confidence. NaN after a first hit.
+        """
+        from restore_jax.splitting.estimators import log_prob_interval
+
+        return log_prob_interval(self, confidence)
