@@ -1,0 +1,43 @@
+"""The sampler: importance splitting over any search space, for any score."""
+
+from restore_jax.splitting.counting import count
+from restore_jax.splitting.estimators import log_prob_interval, log_prob_std
+from restore_jax.splitting.importance_splitting import importance_splitting
+from restore_jax.splitting.kernels import MetropolisTuning, metropolis
+from restore_jax.splitting.keys import particle_keys
+from restore_jax.splitting.types import (
+    Kernel,
+    LevelInfo,
+    MoveInfo,
+    Proposal,
+    ScoreFn,
+    Scorer,
+    SearchSpace,
+    SplittingAlgorithm,
+    SplittingResult,
+    SplittingState,
+    Status,
+    Trial,
+)
+
+__all__ = [
+    "Kernel",
+    "LevelInfo",
+    "MetropolisTuning",
+    "MoveInfo",
+    "Proposal",
+    "ScoreFn",
+    "Scorer",
+    "SearchSpace",
+    "SplittingAlgorithm",
+    "SplittingResult",
+    "SplittingState",
+    "Status",
+    "Trial",
+    "count",
+    "importance_splitting",
+    "log_prob_interval",
+    "log_prob_std",
+    "metropolis",
+    "particle_keys",
+]

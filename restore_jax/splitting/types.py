@@ -60,6 +60,16 @@ class Trial(NamedTuple):
 Try = Callable[[Particles, Array], Trial]
 """``(proposals, active bool[n]) -> Trial``: scores the active proposals."""
 
+Proposal = Callable[[Array, Any, Array], tuple[Any, Array]]
+"""``(key, particle, strength f32[]) -> (particle, log_ratio f32[])``, for one particle.
+
+Where one particle might go: the leaves have no axis ``n``. ``log_ratio`` is
+``log(prior(y) q(y, x) / (prior(x) q(x, y)))`` for the move from x to y at that strength: 0 for
+a proposal that is reversible for the prior, -inf for one that cannot be made, which is then
+not scored. What a strength means (the scale of a step, the share of pixels redrawn) is
+the proposal's own affair; larger is bolder, and 1 by default the boldest.
+"""
+
 
 class MoveInfo(NamedTuple):
     """What one move did.
@@ -83,12 +93,15 @@ class Kernel(NamedTuple):
         one key per particle; ``info`` is a `MoveInfo`. A particle moves only to a
         proposal that ``try_`` calls above the level, with the
         Metropolis-Hastings factor for its prior where one is needed.
+      max_trials: how often at most one ``step`` calls ``try_`` (>= 1). A kernel that
+        tries more often would break the budget.
     """
 
     init: Callable[[], Tuning]
     step: Callable[
         [Array, Particles, Array, Try, Tuning], tuple[Particles, Array, Tuning, MoveInfo]
     ]
+    max_trials: int = 1
 
 
 class SearchSpace(NamedTuple):
@@ -130,7 +143,7 @@ class LevelInfo(NamedTuple):
       status: int32[], a `Status`.
     """
 
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a row
     level: Array
     survival: Array
     log_prob: Array
@@ -211,6 +224,7 @@ class SplittingResult:
       num_queries: uint32[2], (high, low) halves of an exact count; `count` reads it.
       reached: bool[], whether the event was reached.
       status: int32[], a `Status`.
+      num_hits: int32[], how many of the last particles are at or past the threshold.
       unique_ancestors: int32[].
     """
 
@@ -225,6 +239,7 @@ class SplittingResult:
     num_queries: Array
     reached: Array
     status: Array
+    num_hits: Array
     unique_ancestors: Array
 
     def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:

@@ -1,0 +1,201 @@
+"""Checkpoints: Orbax folders that say themselves what they hold.
+
+A checkpoint folder holds ``model/`` (parameters and batch statistics), ``metadata/``
+(JSON: architecture, classes, normalisation, data, triggers, accuracy, ASR, command) and,
+where training may go on, ``training/`` (optimizer state, key, epoch). A training run keeps
+them as ``checkpoints/<epoch>/``; whatever opens a model takes either folder.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from restore_jax.models import NETWORKS, Network, make_network
+
+SCHEMA_VERSION = 1
+SHIPPED = Path(__file__).parent / "models" / "shipped"
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message is one sentence that says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Attributes:
+      network: its pure functions.
+      params, batch_stats: f32 arrays.
+      metadata: what the checkpoint says of itself.
+      path: where it lies.
+    """
+
+    network: Network
+    params: Any
+    batch_stats: Any
+    metadata: dict[str, Any]
+    path: Path
+
+
+def network_from(metadata: dict[str, Any], dtype: Any = jnp.float32) -> Network:
+    """The network that a checkpoint's metadata describes."""
+    return make_network(
+        metadata["architecture"],
+        num_classes=len(metadata["class_names"]),
+        image_shape=tuple(metadata["image_shape"]),
+        mean=tuple(metadata["normalisation"]["mean"]),
+        std=tuple(metadata["normalisation"]["std"]),
+        dtype=dtype,
+    )
+
+
+def open_manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
+    """Orbax's manager of a run's checkpoints: each appears whole or not at all."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=False, create=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    epoch: int,
+    *,
+    params: Any,
+    batch_stats: Any,
+    training: Any,
+    metadata: dict[str, Any],
+) -> None:
+    """Saves one epoch's checkpoint; ``training`` is any pytree of arrays."""
+    manager.save(
+        epoch,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave({"params": params, "batch_stats": batch_stats}),
+            training=ocp.args.StandardSave(training),
+            metadata=ocp.args.JsonSave({"schema_version": SCHEMA_VERSION} | metadata),
+        ),
+    )
+
+
+def export(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes a checkpoint without its training state to an empty or new folder."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        model = {"params": checkpoint.params, "batch_stats": checkpoint.batch_stats}
+        checkpointer.save(
+            folder.absolute(),
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                metadata=ocp.args.JsonSave(checkpoint.metadata),
+            ),
+        )
+
+
+def resolve(folder: Path) -> Path:
+    """The checkpoint folder itself, given it or the run that made it.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {folder}.")
+    if (folder / "metadata" / "metadata").is_file():
+        return folder
+    run = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    steps = [int(child.name) for child in run.iterdir() if child.name.isdigit()]
+    if not steps:
+        what = "is empty" if not any(folder.iterdir()) else "is not a checkpoint"
+        raise CheckpointError(f"{folder} {what}: give a folder that train.py wrote.")
+    return run / str(max(steps))
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint folder (as `resolve` returns it).
+
+    Raises:
+      CheckpointError: missing, unreadable, or of another schema or architecture.
+    """
+    try:
+        metadata = json.loads((folder / "metadata" / "metadata").read_text())
+        needed = {"architecture", "class_names", "image_shape", "normalisation"}
+        missing = needed - metadata.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of this project: its metadata cannot be read."
+        ) from error
+    if missing:
+        raise CheckpointError(f"the metadata of {folder} lacks {', '.join(sorted(missing))}.")
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder} has schema version {metadata.get('schema_version')}; this release "
+            f"reads version {SCHEMA_VERSION}."
+        )
+    if metadata["architecture"] not in NETWORKS:
+        raise CheckpointError(
+            f"{folder} holds the unknown architecture {metadata['architecture']!r}: this "
+            f"release knows {', '.join(NETWORKS)}."
+        )
+    return metadata
+
+
+def restore_tree(folder: Path, like: Any) -> Any:
+    """Restores the pytree saved in ``folder``, which must match ``like`` in shape and dtype.
+
+    Raises:
+      CheckpointError: it is truncated, or does not match.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore(folder.absolute(), abstract)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise CheckpointError(
+            f"the arrays in {folder} are damaged or belong to another architecture than "
+            "its metadata says."
+        ) from error
+    for (path, found), wanted in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True
+    ):
+        if found.shape != wanted.shape:
+            raise CheckpointError(
+                f"{jax.tree_util.keystr(path)} in {folder} has shape {found.shape}, but its "
+                f"architecture needs {wanted.shape}."
+            )
+    return tree
+
+
+def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:
+    """Opens a checkpoint.
+
+    Args:
+      folder: a checkpoint folder, or the run that wrote it (its last epoch is taken).
+      dtype: of the network's arithmetic.
+
+    Raises:
+      CheckpointError: it is not there, not whole, not a checkpoint, or holds NaN.
+    """
+    path = resolve(Path(folder))
+    metadata = read_metadata(path)
+    network = network_from(metadata, dtype)
+    params, batch_stats = jax.eval_shape(network.init, jax.random.key(0))
+    if not (path / "model").is_dir():
+        raise CheckpointError(f"{path} is truncated: its folder model/ is missing.")
+    tree = restore_tree(path / "model", {"params": params, "batch_stats": batch_stats})
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not math.isfinite(float(np.sum(np.abs(np.asarray(leaf, np.float64))))):
+            raise CheckpointError(
+                f"{jax.tree_util.keystr(leaf_path)} in {path} holds NaN or infinity: train it again."
+            )
+    return Checkpoint(network, tree["params"], tree["batch_stats"], metadata, path)

@@ -1,0 +1,61 @@
+"""Exit codes, and how a command ends with one sentence."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+DONE = 0
+BAD_INPUT = 2
+VERDICT = 3
+INCONCLUSIVE = 4
+INTERRUPTED = 130
+
+
+class UsageError(ValueError):
+    """Wrong arguments or input: one sentence for the user, exit code 2."""
+
+
+def out_folder(out: str | None, default: str, overwrite: bool) -> Path:
+    """Decides where a command will write; creates nothing yet.
+
+    Args:
+      out: the folder the user named, or None.
+      default: the name under ``runs/`` otherwise; "-2", "-3", ... is added if taken.
+      overwrite: whether a named folder that is not empty may be replaced.
+
+    Raises:
+      UsageError: the named folder is a file, or not empty.
+    """
+    if out is None:
+        folder, number = Path("runs") / default, 1
+        while folder.exists():
+            number += 1
+            folder = Path("runs") / f"{default}-{number}"
+        return folder
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UsageError(
+            f"--out {out} is not empty: name another folder, or add --overwrite to replace it."
+        )
+    return folder
+
+
+def make_folder(folder: Path, overwrite: bool) -> None:
+    """Creates the folder; with ``overwrite`` what it held is removed first."""
+    if overwrite and folder.is_dir():
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout, NaN refused."""
+    json.dump(content, sys.stdout, allow_nan=False)
+    sys.stdout.write("\n")

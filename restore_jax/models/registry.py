@@ -1,0 +1,139 @@
+"""Networks by name, each as a handful of pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from restore_jax.models.layers import Tree, fold_norms, whitening_kernel
+from restore_jax.models.resnet import PooledResNet, ResNet
+
+Array = jax.Array
+
+_RESNETS: dict[str, Callable[..., nnx.Module]] = {
+    "resnet8": lambda **kw: PooledResNet((32, 96, 192), **kw),
+    "resnet20": lambda **kw: ResNet((16, 32, 64), 3, **kw),
+    "resnet18": lambda **kw: ResNet((64, 128, 256, 512), 2, **kw),
+}
+NETWORKS = tuple(_RESNETS)
+
+
+class Network(NamedTuple):
+    """One architecture as pure functions over nested dicts of arrays.
+
+    Images are f32[b, H, W, C] in [0, 1]; normalisation is part of the network. Logits
+    are f32[b, K] whatever the dtype of the arithmetic inside.
+
+    Attributes:
+      name: the architecture.
+      image_shape: (H, W, C).
+      num_classes: K.
+      init: ``(key) -> (params, batch_stats)``.
+      fit_stem: ``(batch_stats, images) -> batch_stats``: sets what the network takes from
+        the training images before training (a whitened stem); else the identity.
+      apply: ``(params, batch_stats, images) -> logits`` with the running statistics.
+      apply_train: ``(params, batch_stats, images) -> (logits, batch_stats)`` with the
+        batch's statistics, and the running ones updated.
+      fold: ``(params, batch_stats) -> (params, batch_stats)`` for `apply_folded`: batch
+        norm folded into the convolutions.
+      apply_folded: ``(folded, images) -> logits``; equals `apply` up to rounding.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    init: Callable[[Array], tuple[Tree, Tree]]
+    fit_stem: Callable[[Tree, Array], Tree]
+    apply: Callable[[Tree, Tree, Array], Array]
+    apply_train: Callable[[Tree, Tree, Array], tuple[Array, Tree]]
+    fold: Callable[[Tree, Tree], tuple[Tree, Tree]]
+    apply_folded: Callable[[tuple[Tree, Tree], Array], Array]
+
+
+def make_network(
+    name: str,
+    *,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.25,),
+    dtype: Any = jnp.float32,
+) -> Network:
+    """Builds a network.
+
+    Args:
+      name: one of `NETWORKS`.
+      num_classes: K >= 2.
+      image_shape: (H, W, C), H and W at least 8.
+      mean, std: per channel (or one for all), in units of the [0, 1] pixel.
+      dtype: of the arithmetic; parameters and logits stay f32.
+
+    Raises:
+      ValueError: an unknown name or an unusable shape.
+    """
+    if name not in _RESNETS:
+        raise ValueError(f"unknown architecture {name!r}: it may be {', '.join(NETWORKS)}.")
+    height, width, channels = image_shape
+    if min(height, width) < 8 or num_classes < 2:
+        raise ValueError(
+            f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and {num_classes}."
+        )
+    shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+
+    def normalise(images: Array) -> Array:
+        return ((images - shift) / scale).astype(dtype)
+
+    def build(folded: bool, key: Array) -> nnx.Module:
+        return _RESNETS[name](
+            channels=channels,
+            num_classes=num_classes,
+            folded=folded,
+            dtype=dtype,
+            rngs=nnx.Rngs(key),
+        )
+
+    def split(module: nnx.Module) -> tuple[Any, Tree, Tree]:
+        graph, params, stats, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+        return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def structure(folded: bool) -> tuple[Any, Any, Any, Any]:
+        module = nnx.eval_shape(lambda: build(folded, jax.random.key(0)))
+        return nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+
+    def merge(folded: bool, params: Tree, stats: Tree) -> Any:
+        graph, params_state, stats_state, rest = structure(folded)
+        nnx.replace_by_pure_dict(params_state, params)
+        nnx.replace_by_pure_dict(stats_state, stats)
+        return nnx.merge(graph, params_state, stats_state, rest)
+
+    def init(key: Array) -> tuple[Tree, Tree]:
+        _, params, stats = split(build(False, key))
+        return params, stats
+
+    def fit_stem(batch_stats: Tree, images: Array) -> Tree:
+        if "kernel" not in batch_stats.get("stem", {}):
+            return batch_stats
+        kernel = whitening_kernel(normalise(images).astype(jnp.float32))
+        return batch_stats | {"stem": {"kernel": kernel}}
+
+    def apply(params: Tree, batch_stats: Tree, images: Array) -> Array:
+        return merge(False, params, batch_stats)(normalise(images), False)
+
+    def apply_train(params: Tree, batch_stats: Tree, images: Array) -> tuple[Array, Tree]:
+        module = merge(False, params, batch_stats)
+        logits = module(normalise(images), True)
+        return logits, split(module)[2]
+
+    def fold(params: Tree, batch_stats: Tree) -> tuple[Tree, Tree]:
+        stem = batch_stats.get("stem", {})
+        kept = {"stem": stem} if "kernel" in stem else {}
+        return fold_norms(params, batch_stats), kept
+
+    def apply_folded(folded: tuple[Tree, Tree], images: Array) -> Array:
+        return merge(True, *folded)(normalise(images), False)
+
+    return Network(
+        name, image_shape, num_classes, init, fit_stem, apply, apply_train, fold, apply_folded
+    )

@@ -1,0 +1,382 @@
+"""One rectangle of pixels: its size, its place and its pattern.
+
+Prior: height and width are independent, a side of s pixels having a weight of
+``size_decay ** (s - min_size)`` (1, the default, is uniform over min_size .. max_size);
+the place is uniform over the places where the rectangle fits; each pixel's colour is
+uniform over the colours.
+
+Moves: see `proposals`. How many places and neighbours a rectangle has depends on its
+size and on how near the border it is, so the moves that choose among its neighbours
+carry a Metropolis-Hastings factor (Hastings, Biometrika 1970). Where a backdoor fires
+is often known only modulo a network's stride, hence the moves by 2, 4 and 8 pixels.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.backdoors.trigger import Trigger
+from restore_jax.spaces import colours as palette
+from restore_jax.spaces.colours import Colours, make_colours
+from restore_jax.spaces.draws import independent, integers, pick
+from restore_jax.spaces.types import (
+    TriggerSpace,
+    check_image_shape,
+    is_whole,
+)
+from restore_jax.splitting.kernels import metropolis
+from restore_jax.splitting.types import Proposal, SearchSpace
+
+Array = jax.Array
+STRIDES = (2, 4, 8)
+WEIGHTS = {
+    "recolour": 3.0,
+    "recolour_one": 2.0,
+    "shift": 1.0,
+    "jump": 1.0,
+    "leap": 1.0,
+    "slide": 1.0,
+    "resize": 2.0,
+    "place": 0.5,
+    "roll": 0.5,
+    "fresh": 0.5,
+}
+"""How often the kernel tries each move, relative to the others."""
+
+
+# Changes of (row, col, height, width).
+_STEPS = np.array([(-1, 0, 0, 0), (1, 0, 0, 0), (0, -1, 0, 0), (0, 1, 0, 0)])
+_SHIFTS = np.array([(r, c, 0, 0) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c])
+_RESIZES = np.array(
+    [
+        (-1, 0, 1, 0),
+        (1, 0, -1, 0),
+        (0, 0, 1, 0),
+        (0, 0, -1, 0),
+        (0, -1, 0, 1),
+        (0, 1, 0, -1),
+        (0, 0, 0, 1),
+        (0, 0, 0, -1),
+    ]
+)
+
+
+class Patch(NamedTuple):
+    """One particle.
+
+    Attributes:
+      row: int32[], the topmost row, in 0 .. H - height.
+      col: int32[], the leftmost column, in 0 .. W - width.
+      height: int32[], in min_size .. max_size.
+      width: int32[], likewise.
+      codes: uint8[max_size, max_size] (uint16 from 256 colours on), colour codes; only
+        the top left [height, width] is seen, the rest follows the prior unseen.
+    """
+
+    row: Array
+    col: Array
+    height: Array
+    width: Array
+    codes: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """The prior's parameters.
+
+    Attributes:
+      image_height: H.
+      image_width: W.
+      min_size: smallest side, in pixels.
+      max_size: largest side, in pixels.
+      size_decay: weight of a side of s + 1 pixels over that of one of s, in (0, 1].
+      colours: the palette.
+    """
+
+    image_height: int
+    image_width: int
+    min_size: int
+    max_size: int
+    size_decay: float
+    colours: Colours
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """f32[max_size - min_size + 1], log weights of the sides, not normalised."""
+        sides = np.arange(self.max_size - self.min_size + 1)
+        return (sides * np.log(self.size_decay)).astype(np.float32)
+
+
+def draw(key: Array, prior: Prior) -> Patch:
+    """One particle from the prior."""
+    key_sides, key_corner, key_codes = jax.random.split(key, 3)
+    sides = prior.min_size + jax.random.categorical(
+        key_sides, jnp.asarray(prior.log_weights), shape=(2,)
+    ).astype(jnp.int32)
+    image_sides = jnp.array([prior.image_height, prior.image_width], jnp.int32)
+    corner = integers(key_corner, (2,), 0, image_sides - sides + 1)
+    codes = palette.draw(key_codes, (prior.max_size, prior.max_size), prior.colours)
+    return Patch(corner[0], corner[1], sides[0], sides[1], codes)
+
+
+def trigger(particle: Patch, target: Array, prior: Prior) -> Trigger:
+    """The trigger that a particle stands for: written, not added."""
+    inside, pattern = _canvas(particle, prior)
+    return Trigger(
+        mask=inside.astype(jnp.float32),
+        pattern=jnp.where(inside, pattern, 0.0),
+        target=jnp.asarray(target, jnp.int32),
+    )
+
+
+def stamp(particle: Patch, images: Array, prior: Prior) -> Array:
+    """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
+    inside, pattern = _canvas(particle, prior)
+    return jnp.where(inside, pattern, images)
+
+
+def refresh(key: Array, particle: Patch, rate: Array, prior: Prior) -> Patch:
+    """Redraws each pixel's colour with probability ``rate``, and place and size as well."""
+    key_draw, key_codes, key_frame = jax.random.split(key, 3)
+    fresh = draw(key_draw, prior)
+    codes = jnp.where(
+        jax.random.bernoulli(key_codes, rate, fresh.codes.shape), fresh.codes, particle.codes
+    )
+    reframed = jax.random.bernoulli(key_frame, rate)
+    merged = jax.tree.map(lambda new, old: jnp.where(reframed, new, old), fresh, particle)
+    return merged._replace(codes=codes)
+
+
+def proposals(prior: Prior) -> dict[str, Proposal]:
+    """The moves, by name.
+
+    - ``recolour``: one visible pixel takes another colour, and each visible pixel's
+      colour is redrawn with probability ``strength``.
+    - ``recolour_one``: one visible pixel takes another colour.
+    - ``shift``: the patch moves by one pixel, in one of eight directions.
+    - ``jump``: it moves by 2, 4 or 8 pixels up, down, left or right.
+    - ``leap``: it moves to any other place that is congruent modulo 2, 4 or 8.
+    - ``slide``: the window moves by one pixel over a pattern that stays where it is on
+      the image; the row or column that enters is drawn from the prior.
+    - ``resize``: one of the four sides moves by one pixel, the pattern staying where it
+      is on the image; a row or column that enters is drawn from the prior.
+    - ``place``: any other place.
+    - ``roll``: the visible pattern turns by one pixel, cyclically.
+    - ``fresh``: a new draw from the prior.
+
+    A move that no particle of this prior can make is left out.
+    """
+    cell_axes = jnp.arange(prior.max_size)
+    rows, cols = cell_axes[:, None], cell_axes[None, :]
+    log_weights = jnp.asarray(prior.log_weights)
+    slack = max(prior.image_height, prior.image_width) - prior.min_size
+    strides = [stride for stride in STRIDES if stride <= slack]
+
+    def recolour(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        key_one, key_other, key_which, key_codes = jax.random.split(key, 4)
+        # The pixel that surely changes is moved by a symmetric kernel, the others by a
+        # redraw; which pixels these are does not depend on the colours.
+        one = _one_visible(key_one, particle, rows, cols)
+        some = jax.random.bernoulli(key_which, strength, particle.codes.shape)
+        fresh = palette.draw(key_codes, particle.codes.shape, prior.colours)
+        other = palette.another(key_other, particle.codes, prior.colours)
+        visible = (rows < particle.height) & (cols < particle.width)
+        codes = jnp.where(one, other, jnp.where(some & visible, fresh, particle.codes))
+        return particle._replace(codes=codes), jnp.float32(0)
+
+    def recolour_one(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        del strength
+        key_one, key_code = jax.random.split(key)
+        one = _one_visible(key_one, particle, rows, cols)
+        other = palette.another(key_code, particle.codes, prior.colours)
+        codes = jnp.where(one, other, particle.codes)
+        return particle._replace(codes=codes), jnp.float32(0)
+
+    def frame_move(options: np.ndarray, keep_on_image: bool) -> Proposal:
+        """Changes (row, col, height, width) by one of the options int[k, 4] that fits."""
+        changes = jnp.asarray(options, jnp.int32)
+
+        def fits(frame: Array) -> Array:
+            row, col, height, width = jnp.moveaxis(frame + changes, -1, 0)
+            sides_fit = (jnp.minimum(height, width) >= prior.min_size) & (
+                jnp.maximum(height, width) <= prior.max_size
+            )
+            bottom_fits = (row >= 0) & (row + height <= prior.image_height)
+            right_fits = (col >= 0) & (col + width <= prior.image_width)
+            return sides_fit & bottom_fits & right_fits
+
+        def log_density(frame: Array) -> Array:
+            places = (prior.image_height - frame[2] + 1) * (prior.image_width - frame[3] + 1)
+            sides = frame[2:] - prior.min_size
+            return jnp.sum(log_weights[sides]) - jnp.log(places.astype(jnp.float32))
+
+        def propose(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+            del strength
+            key_option, key_codes = jax.random.split(key)
+            old = jnp.stack(particle[:4])
+            index, count = pick(key_option, fits(old))
+            new = jnp.where(count > 0, old + changes[index], old)
+            back = jnp.sum(fits(new), dtype=jnp.int32)
+            log_ratio = (
+                log_density(new)
+                - log_density(old)
+                + jnp.log(count.astype(jnp.float32))
+                - jnp.log(jnp.maximum(back, 1).astype(jnp.float32))
+            )
+            codes = particle.codes
+            if keep_on_image:
+                # Colours seen before and after stay at their pixels; all others are drawn
+                # anew, unseen ones too. Both ways the same pixels stay, so the densities
+                # of the redrawn ones cancel.
+                old_rows, old_cols = rows + new[0] - old[0], cols + new[1] - old[1]
+                stays = (
+                    ((old_rows >= 0) & (old_rows < old[2]) & (rows < new[2]))
+                    & ((old_cols >= 0) & (old_cols < old[3]) & (cols < new[3]))
+                    & (count > 0)
+                )
+                moved = codes[old_rows % prior.max_size, old_cols % prior.max_size]
+                fresh = palette.draw(key_codes, codes.shape, prior.colours)
+                codes = jnp.where(stays, moved, jnp.where(count > 0, fresh, codes))
+            return Patch(new[0], new[1], new[2], new[3], codes), log_ratio
+
+        return propose
+
+    def relocation(strides: tuple[int, ...]) -> Proposal:
+        """Moves to any other place congruent modulo one of the strides."""
+        choices = jnp.array(strides, jnp.int32)
+
+        def propose(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+            del strength
+            key_stride, key_place = jax.random.split(key)
+            stride = choices[integers(key_stride, (), 0, len(strides))]
+            first_row, first_col = particle.row % stride, particle.col % stride
+            num_rows = (prior.image_height - particle.height - first_row) // stride + 1
+            num_cols = (prior.image_width - particle.width - first_col) // stride + 1
+            count = num_rows * num_cols
+            here = (particle.row // stride) * num_cols + particle.col // stride
+            there = here + integers(key_place, (), 1, jnp.maximum(count, 2))
+            there = jnp.where(count > 1, there % count, here)
+            proposal = particle._replace(
+                row=first_row + stride * (there // num_cols),
+                col=first_col + stride * (there % num_cols),
+            )
+            return proposal, jnp.where(count > 1, 0.0, -jnp.inf)
+
+        return propose
+
+    def roll(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        del strength
+        key_axis, key_sign = jax.random.split(key)
+        sides = jnp.stack([particle.height, particle.width])
+        axis, count = pick(key_axis, sides > 1)
+        step = 2 * jax.random.bernoulli(key_sign).astype(jnp.int32) - 1
+        from_rows = jnp.where(
+            (axis == 0) & (rows < particle.height), (rows + step) % particle.height, rows
+        )
+        from_cols = jnp.where(
+            (axis == 1) & (cols < particle.width), (cols + step) % particle.width, cols
+        )
+        visible = (rows < particle.height) & (cols < particle.width)
+        codes = jnp.where(
+            visible & (count > 0), particle.codes[from_rows, from_cols], particle.codes
+        )
+        return particle._replace(codes=codes), jnp.where(count > 0, 0.0, -jnp.inf)
+
+    def fresh(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        del particle, strength
+        return draw(key, prior), jnp.float32(0)
+
+    moves: dict[str, Proposal] = {"recolour": recolour, "recolour_one": recolour_one}
+    if slack >= 1:
+        moves["shift"] = frame_move(_SHIFTS, keep_on_image=False)
+        if strides:
+            steps = np.concatenate([stride * _STEPS for stride in strides])
+            moves["jump"] = frame_move(steps, keep_on_image=False)
+            moves["leap"] = relocation(tuple(strides))
+        moves["slide"] = frame_move(_STEPS, keep_on_image=True)
+        moves["place"] = relocation((1,))
+    if prior.max_size > prior.min_size:
+        moves["resize"] = frame_move(_RESIZES, keep_on_image=True)
+    if prior.max_size > 1:
+        moves["roll"] = roll
+    moves["fresh"] = fresh
+    return moves
+
+
+def patch(
+    image_shape: tuple[int, int, int],
+    *,
+    max_size: int = 5,
+    min_size: int = 1,
+    size_decay: float = 1.0,
+    channels: str = "rgb",
+    levels: int = 2,
+) -> TriggerSpace:
+    """The space of rectangular patches.
+
+    Args:
+      image_shape: (H, W, C) of the images, in pixels.
+      max_size: largest height and width, in pixels; at most min(H, W).
+      min_size: smallest height and width, in pixels; at least 1.
+      size_decay: weight of a side of s + 1 pixels over that of one of s, in (0, 1];
+        below 1 small patches are favoured.
+      channels: "rgb", each channel has a level of its own, or "grey", one for all.
+      levels: levels per channel, equally spaced in [0, 1]; at least 2.
+
+    Raises:
+      ValueError: if an option is outside its range.
+    """
+    height, width, image_channels = check_image_shape(image_shape)
+    if not (is_whole(min_size) and is_whole(max_size)) or not (
+        1 <= min_size <= max_size <= min(height, width)
+    ):
+        raise ValueError(
+            f"min_size is {min_size!r} and max_size {max_size!r}; they must be whole numbers with "
+            f"1 <= min_size <= max_size <= {min(height, width)}, the image's smaller side."
+        )
+    if not 0 < size_decay <= 1:
+        raise ValueError(f"size_decay is {size_decay!r}; it must be in (0, 1].")
+    colours = make_colours(channels, levels, image_channels)
+    prior = Prior(height, width, int(min_size), int(max_size), float(size_decay), colours)
+    moves = proposals(prior)
+    return TriggerSpace(
+        name="patch",
+        search=SearchSpace(
+            sample=independent(lambda key: draw(key, prior)),
+            kernel=metropolis(list(moves.values()), weights=[WEIGHTS[name] for name in moves]),
+        ),
+        trigger=lambda particle, target: trigger(particle, target, prior),
+        stamp=lambda particle, images: stamp(particle, images, prior),
+        refresh=lambda key, particle, rate: refresh(key, particle, rate, prior),
+        proposals=moves,
+        description={
+            "space": "patch",
+            "image_shape": [height, width, image_channels],
+            "min_size": prior.min_size,
+            "max_size": prior.max_size,
+            "size_decay": prior.size_decay,
+            "channels": colours.kind,
+            "levels": colours.levels,
+        },
+    )
+
+
+def _canvas(particle: Patch, prior: Prior) -> tuple[Array, Array]:
+    """bool[H, W, 1], which pixels are covered, and f32[H, W, C], their colours."""
+    rows = jnp.arange(prior.image_height) - particle.row
+    cols = jnp.arange(prior.image_width) - particle.col
+    inside = ((rows >= 0) & (rows < particle.height))[:, None] & (
+        (cols >= 0) & (cols < particle.width)
+    )[None, :]
+    last = prior.max_size - 1
+    codes = particle.codes[jnp.clip(rows, 0, last)[:, None], jnp.clip(cols, 0, last)[None, :]]
+    return inside[..., None], palette.values(codes, prior.colours)
+
+
+def _one_visible(key: Array, particle: Patch, rows: Array, cols: Array) -> Array:
+    """bool[max_size, max_size], true at one visible pixel, each with the same probability."""
+    pixel = integers(key, (2,), 0, jnp.stack([particle.height, particle.width]))
+    return (rows == pixel[0]) & (cols == pixel[1])

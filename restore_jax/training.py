@@ -1,0 +1,241 @@
+"""Training a classifier, with or without backdoors: pure functions, one epoch at a time."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from restore_jax.backdoors import Poisoning, Trigger, stamp
+from restore_jax.data.augmentation import augment, flip_schedule
+from restore_jax.models import Network
+
+Array = jax.Array
+EVALUATION_CHUNK = 100
+STEPS_PER_REPORT = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: images a step; the last, incomplete batch of an epoch is left out.
+      learning_rate: its peak; it warms up linearly over ``warmup`` of all steps, then
+        falls to 0 as a cosine.
+      momentum: Nesterov's.
+      weight_decay: on kernels only.
+      label_smoothing: in [0, 1).
+      warmup: share of all steps, in [0, 1).
+      translate: largest random shift in pixels.
+    """
+
+    epochs: int = 30
+    batch_size: int = 100
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    warmup: float = 0.15
+    translate: int = 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """All that the next epoch needs. Save it, and training goes on bit for bit.
+
+    Attributes:
+      params, batch_stats: the network's.
+      opt_state: Optax's.
+      key_data: uint32[...], the run's key as data.
+      epoch: int32[], how many epochs are behind.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    key_data: Array
+    epoch: Array
+
+
+class Evaluation(NamedTuple):
+    """Shares of test images, in [0, 1].
+
+    Attributes:
+      clean_accuracy: over all test images.
+      class_accuracy: float[K], over the images of each class.
+      asr: one attack success rate per trigger, over images whose class is not its target.
+    """
+
+    clean_accuracy: float
+    class_accuracy: list[float]
+    asr: list[float]
+
+
+class Trainer(NamedTuple):
+    """The functions of one training run.
+
+    Attributes:
+      init: ``(key) -> TrainingState``.
+      epoch: ``(state) -> iterator`` over ``(steps done, steps in all, mean loss so far,
+        TrainingState)``; the state is the one given until the last item, which brings the
+        state after the epoch.
+    """
+
+    init: Callable[[Array], TrainingState]
+    epoch: Callable[[TrainingState], Iterator[tuple[int, int, float, TrainingState]]]
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum, warm-up and cosine, weight decay on kernels."""
+    steps = recipe.epochs * steps_per_epoch
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, recipe.learning_rate, round(recipe.warmup * steps), steps
+    )
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    return optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay, mask=kernels),
+        optax.sgd(schedule, momentum=recipe.momentum, nesterov=True),
+    )
+
+
+def make_trainer(
+    network: Network,
+    recipe: Recipe,
+    poison: Poisoning,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> Trainer:
+    """Prepares training.
+
+    Args:
+      network: what to train.
+      recipe: how.
+      poison: the transform applied to each batch after augmentation.
+      images: uint8[N, H, W, C], kept on the device.
+      labels: int32[N].
+
+    Raises:
+      ValueError: fewer images than one batch.
+    """
+    count = len(images)
+    steps_per_epoch = count // recipe.batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(f"a batch of {recipe.batch_size} is more than the {count} images there are.")
+    optimizer = make_optimizer(recipe, steps_per_epoch)
+    data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+
+    def loss_fn(params: Any, batch_stats: Any, x: Array, y: Array) -> tuple[Array, Any]:
+        logits, batch_stats = network.apply_train(params, batch_stats, x)
+        goal = optax.smooth_labels(
+            jax.nn.one_hot(y, network.num_classes), recipe.label_smoothing
+        )
+        return jnp.mean(optax.softmax_cross_entropy(logits, goal)), batch_stats
+
+    @jax.jit
+    def plan(key_data: Array, number: Array) -> tuple[Array, Array]:
+        key = jax.random.wrap_key_data(key_data)
+        order = jax.random.permutation(jax.random.fold_in(key, 2 * number + 2), count)
+        return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
+
+    # One call a step, not a scan over steps: inside a loop XLA:CPU does not bring the
+    # convolutions of the backward pass into the form its fast routine needs, and a step
+    # takes 50 times as long.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        carry: Any,
+        key_data: Array,
+        number: Array,
+        index: Array,
+        order: Array,
+        flip: Array,
+        data: tuple[Array, Array],
+    ) -> Any:
+        images, labels = data
+        params, batch_stats, opt_state, total = carry
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), 2 * number + 3)
+        shift_key, poison_key = jax.random.split(jax.random.fold_in(key, index))
+        batch = lax.dynamic_slice_in_dim(order, index * recipe.batch_size, recipe.batch_size)
+        x = images[batch].astype(jnp.float32) / 255.0
+        x = augment(shift_key, x, flip[batch], recipe.translate)
+        x, y = poison(poison_key, x, labels[batch])
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, batch_stats, x, y
+        )
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), batch_stats, opt_state, total + loss
+
+    def init(key: Array) -> TrainingState:
+        params, batch_stats = jax.jit(network.init)(jax.random.fold_in(key, 0))
+        first = data[0][:5000].astype(jnp.float32) / 255.0
+        return TrainingState(
+            params=params,
+            batch_stats=jax.jit(network.fit_stem)(batch_stats, first),
+            opt_state=optimizer.init(params),
+            key_data=jax.random.key_data(key),
+            epoch=jnp.int32(0),
+        )
+
+    def epoch(state: TrainingState) -> Iterator[tuple[int, int, float, TrainingState]]:
+        order, flip = plan(state.key_data, state.epoch)
+        start = (state.params, state.batch_stats, state.opt_state, jnp.float32(0.0))
+        carry = jax.tree.map(jnp.copy, start)  # the steps donate it, and the caller keeps his
+        for done in range(1, steps_per_epoch + 1):
+            index = jnp.int32(done - 1)
+            carry = step(carry, state.key_data, state.epoch, index, order, flip, data)
+            if done % STEPS_PER_REPORT == 0 and done < steps_per_epoch:
+                yield done, steps_per_epoch, float(carry[3]) / done, state
+        params, batch_stats, opt_state, total = carry
+        state = TrainingState(params, batch_stats, opt_state, state.key_data, state.epoch + 1)
+        yield steps_per_epoch, steps_per_epoch, float(total) / steps_per_epoch, state
+
+    return Trainer(init, epoch)
+
+
+def make_evaluation(
+    network: Network, triggers: list[Trigger], images: np.ndarray, labels: np.ndarray
+) -> Callable[[Any, Any], Evaluation]:
+    """A function ``(params, batch_stats) -> Evaluation`` on the test images given.
+
+    Args:
+      network: the network, evaluated with batch norm folded.
+      triggers: those whose ASR to measure.
+      images: uint8[N, H, W, C].
+      labels: int32[N].
+    """
+    count = len(images)
+    chunk = min(EVALUATION_CHUNK, count)
+    short = -count % chunk
+    padded = np.concatenate([images, images[:short]]).reshape(-1, chunk, *images.shape[1:])
+    chunks = jnp.asarray(padded)
+
+    @jax.jit
+    def predict(folded: Any, chunks: Array, trigger: Trigger | None) -> Array:
+        def one(x: Array) -> Array:
+            x = x.astype(jnp.float32) / 255.0
+            x = x if trigger is None else stamp(trigger, x)
+            return jnp.argmax(network.apply_folded(folded, x), -1)
+
+        return lax.map(one, chunks).reshape(-1)[:count]
+
+    def evaluate(params: Any, batch_stats: Any) -> Evaluation:
+        folded = network.fold(params, batch_stats)
+        right = np.asarray(predict(folded, chunks, None)) == labels
+        by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]
+        asr = []
+        for trigger in triggers:
+            hit = np.asarray(predict(folded, chunks, trigger)) == int(trigger.target)
+            asr.append(float(hit[labels != int(trigger.target)].mean()))
+        return Evaluation(float(right.mean()), by_class, asr)
+
+    return evaluate

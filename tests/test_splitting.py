@@ -1,0 +1,482 @@
+"""The sampler: probabilities against exact values, and what a run promises."""
+
+import dataclasses
+import math
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from splitting_problems import (
+    climbing_space,
+    coins_space,
+    gaussian_space,
+    heads,
+    heads_args,
+    host,
+    identity_score,
+    linear_score,
+    listed_score,
+    log_tail,
+    quick_jit,
+)
+
+from restore_jax.splitting import MoveInfo, Scorer, Status, count, importance_splitting
+
+COINS, LEAST = 16, 15
+REPLICATES = 100
+
+
+def replicates(run, args, number=REPLICATES):
+    """``run`` is a compiled `jax.vmap` over keys."""
+    return host(run(jax.random.split(jax.random.key(0), number), args))
+
+
+def assert_unbiased(result, log_prob):
+    """The mean of p_hat / p is 1 within four standard errors; a run that stalled estimates 0."""
+    assert set(result.status.tolist()) <= {Status.REACHED, Status.STALLED}
+    ratio = np.exp(result.log_prob.astype(np.float64) - log_prob) * result.reached
+    error = ratio.std(ddof=1) / math.sqrt(len(ratio))
+    assert error < 0.3
+    assert abs(ratio.mean() - 1.0) < 4.0 * error
+
+
+def lane(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def assert_same_run(one, other):
+    """Bit for bit, but for the reading of the standard error, a sum whose order is free."""
+    np.testing.assert_allclose(one.log_prob_std, other.log_prob_std, rtol=1e-6)
+    same = partial(dataclasses.replace, log_prob_std=None)
+    chex.assert_trees_all_equal(same(one), same(other))
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return importance_splitting(
+        linear_score, gaussian_space(2), survival=0.25, num_moves=10, max_levels=80
+    )
+
+
+@pytest.fixture(scope="module")
+def linear_replicates(linear):
+    return jax.jit(jax.vmap(linear.run, (0, None)))
+
+
+@pytest.fixture(scope="module")
+def linear_runs(linear):
+    """The functions that bit for bit promises are about, compiled as users compile them."""
+    return jax.jit(linear.init), jax.jit(linear.advance), jax.jit(linear.run)
+
+
+@pytest.fixture(scope="module")
+def coins():
+    return importance_splitting(heads, coins_space(COINS), num_moves=10, max_levels=40)
+
+
+@pytest.fixture(scope="module")
+def coins_replicates(coins):
+    return quick_jit(jax.vmap(coins.run, (0, None)))
+
+
+@pytest.fixture(scope="module")
+def coins_run(coins):
+    return quick_jit(coins.run)
+
+
+# Probabilities.
+
+
+@pytest.mark.parametrize(("level", "log10"), [(3.0902, -3), (5.612, -8), (13.31, -40)])
+def test_linear_score_in_gaussian_space(linear_replicates, level, log10):
+    result = replicates(linear_replicates, level)
+    truth = log_tail(level)
+    assert truth == pytest.approx(log10 * math.log(10), rel=1e-3)
+    assert_unbiased(result, truth)
+    theory = float(result.log_prob_std.mean())
+    assert 0.8 < float(result.log_prob.std()) / theory < 1.25
+    low, high = result.interval(0.9)
+    covered = float(np.mean((low <= truth) & (truth <= high)))
+    assert 0.8 < covered < 0.97
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_plateaus(coins_replicates, width):
+    """Heads in steps of ``width``: up to a third of the first particles share a score."""
+    result = replicates(coins_replicates, heads_args(LEAST // width, width))
+    ways = sum(math.comb(COINS, k) for k in range(LEAST, COINS + 1))
+    assert_unbiased(result, math.log(ways / 2**COINS))
+    # Strictly above a tied level there are fewer than half; half would overestimate.
+    assert float(result.survival[:, 0].mean()) < 0.45
+
+
+def test_first_hit_has_no_estimate(coins_run):
+    algorithm = importance_splitting(heads, coins_space(COINS), num_moves=10, stop="first_hit")
+    run = quick_jit(algorithm.run)
+    keys = jax.random.split(jax.random.key(0), 8)
+    spent = []
+    for key in keys:
+        result = host(run(key, heads_args(LEAST)))
+        assert result.reached
+        assert np.any(result.scores >= 0)
+        assert result.num_hits >= 1
+        assert np.isnan([result.log_prob, result.log_prob_std, *result.interval()]).all()
+        spent.append(count(result))
+    # It stops after a sweep, not only between levels, and so pays less than the estimate.
+    assert any((queries // 128 - 1) % 10 != 0 for queries in spent)
+    assert sum(spent) < sum(count(coins_run(key, heads_args(LEAST))) for key in keys)
+    at_once = run(keys[0], heads_args(2))
+    assert (int(at_once.num_levels), count(at_once)) == (0, 128)
+    assert at_once.reached
+    assert math.isnan(at_once.log_prob)
+
+
+# Levels, ties and the ways to end.
+
+
+def listed(survival):
+    """``scores [10] -> result`` of two levels at most, whose particles stay where they are."""
+    algorithm = importance_splitting(
+        listed_score, climbing_space(0.0), num_particles=10, survival=survival, num_moves=1,
+        max_levels=2, threshold=100.0,
+    )  # fmt: skip
+    run = quick_jit(algorithm.run)
+    return lambda scores: host(run(jax.random.key(0), np.array(scores, np.float32)))
+
+
+@pytest.fixture(scope="module")
+def half_survive():
+    return listed(0.5)
+
+
+def test_level_is_an_order_statistic(half_survive):
+    scores = [5, 3, 8, 1, 9, 2, 10, 4, 6, 7]
+    result = half_survive(scores)
+    assert (result.levels[0], result.survival[0]) == (5.0, 0.5)
+    assert result.levels[1] in scores, "never between two"
+    assert result.status == Status.OUT_OF_LEVELS
+    # ceil(10 * (1 - 0.7)) is 3, although 1 - 0.7 is a little more than 0.3 in floats.
+    result = listed(0.7)(scores)
+    assert (result.levels[0], result.survival[0]) == (3.0, pytest.approx(0.7))
+
+
+def test_final_level_counts_the_share_at_or_past_the_threshold(half_survive):
+    scores = [99, 100, 99, 101, 102, 103, 98, 104, 105, 100]
+    result = half_survive(scores)
+    # The fifth smallest is at the threshold: 7 of 10 are at or past it.
+    assert result.reached
+    assert result.log_prob == pytest.approx(math.log(0.7))
+    assert result.log_prob_std == pytest.approx(math.sqrt(0.3 / 0.7 / 10))
+    assert (result.levels[0], result.num_levels, result.num_hits) == (100.0, 1, 7)
+    np.testing.assert_array_equal(result.scores, scores)
+    assert math.isnan(result.acceptance[0])
+    # Half of them past it, but not the fifth smallest: that is a level like any other.
+    result = half_survive([1, 2, 3, 4, 5, 101, 102, 103, 104, 105])
+    assert (result.levels[0], result.survival[0]) == (5.0, 0.5)
+    assert (result.levels[1], result.survival[1]) == (100.0, 1.0)
+    assert result.log_prob == pytest.approx(math.log(0.5))
+
+
+def test_tied_level_uses_the_true_share(half_survive):
+    result = half_survive([1, 2, 2, 2, 2, 2, 2, 3, 3, 4])
+    assert (result.levels[0], result.survival[0]) == (2.0, pytest.approx(0.3))
+    assert np.all(result.scores > 2.0)
+
+
+def test_ties_at_the_top_take_the_next_lower_level_then_stall(half_survive):
+    result = half_survive([1, 2, 3, 3, 3, 3, 3, 3, 3, 3])
+    # Nobody is above the fifth smallest, 3: the level is 2, and above it all are equal.
+    assert (result.levels[0], result.survival[0]) == (2.0, pytest.approx(0.8))
+    assert result.status == Status.STALLED
+    assert result.num_levels == 1
+    assert result.log_prob == pytest.approx(math.log(0.8))
+
+
+def test_nan_scores_are_the_worst(half_survive):
+    nan = math.nan
+    result = half_survive([nan, 2, nan, 4, 5, nan, 6, nan, nan, 7])
+    assert (result.levels[0], result.survival[0]) == (-math.inf, 0.5)
+    assert not np.any(np.isnan(result.scores))
+    result = half_survive([nan] * 10)
+    assert (result.status, result.log_prob) == (Status.STALLED, 0.0)
+
+
+def test_constant_score_stalls(half_survive):
+    result = half_survive([7] * 10)
+    assert (result.status, result.num_levels, result.log_prob) == (Status.STALLED, 0, 0.0)
+    assert count(result) == 10
+    assert np.all(np.isnan(result.levels))
+    low, high = result.interval(0.95)
+    assert low == -math.inf
+    assert float(high) == pytest.approx(math.log(1 - 0.025 ** (1 / 10)), rel=1e-4)
+
+
+def test_done_state_comes_back_unchanged():
+    algorithm = importance_splitting(
+        listed_score, climbing_space(0.0), num_particles=4, threshold=9.0
+    )
+    scores = np.ones(4, np.float32)
+    step = quick_jit(algorithm.step)
+    state, info = step(quick_jit(algorithm.init)(jax.random.key(0), scores), scores)
+    assert (info.status, info.survival, info.level) == (Status.STALLED, 0.0, 1.0)
+    again, info = step(state, scores)
+    chex.assert_trees_all_equal(again, state)
+    assert info.status == Status.STALLED
+
+
+def test_out_of_levels_is_an_upper_bound():
+    algorithm = importance_splitting(
+        linear_score, gaussian_space(2), num_particles=100, num_moves=8, max_levels=4
+    )
+    run = quick_jit(jax.vmap(algorithm.run, (0, None)))
+    far = replicates(run, 5.612, 32)
+    assert set(far.status.tolist()) == {Status.OUT_OF_LEVELS}
+    assert np.all(far.num_levels == 4)
+    low, high = host(far.interval(0.95))
+    assert np.all(low == -np.inf)
+    assert np.all((high > log_tail(5.612)) & (high < far.log_prob - 1.0))
+    # Here some of the last particles are past the threshold, and the bound knows.
+    near = replicates(run, 2.0, 32)
+    assert set(near.status.tolist()) == {Status.OUT_OF_LEVELS}
+    assert np.all(near.num_hits > 0)
+    _, high = host(near.interval(0.95))
+    assert np.mean(high > log_tail(2.0)) > 0.9
+    assert np.mean(high < log_tail(2.0) + 1.2) > 0.9
+
+
+# Queries.
+
+
+@pytest.mark.parametrize("budget", [16, 16 * 9, 16 * 9 + 15, 16 * 10])
+def test_budget_is_used_and_never_exceeded(budget):
+    algorithm = importance_splitting(
+        identity_score, climbing_space(), num_particles=16, num_moves=8, max_queries=budget,
+        threshold=1e9,
+    )  # fmt: skip
+    result = host(quick_jit(algorithm.run)(jax.random.key(0), None))
+    assert result.status == Status.OUT_OF_QUERIES
+    assert count(result) == budget // 16 * 16
+    last = int(result.num_levels) - 1
+    assert last == (budget // 16 - 1) // 8
+    assert np.all(result.scores > result.levels[last])
+    assert result.log_prob == pytest.approx(np.nansum(np.log(result.survival)), rel=1e-5)
+    assert math.isfinite(result.interval()[1])
+
+
+def test_scorer_is_counted_as_it_counts():
+    """A racing scorer: what it really spent is seen from outside, and stays in the budget."""
+    spent = []
+
+    def score(key, particles, level, active, args):
+        costs = jax.random.randint(key, active.shape, 1, 6)
+        cost = jnp.sum(jnp.where(active, costs, 0)).astype(jnp.uint32)
+        jax.debug.callback(lambda cost: spent.append(int(cost)), cost)
+        return jnp.where(particles > level, particles, -1.0), cost
+
+    algorithm = importance_splitting(
+        Scorer(score, max_cost=5), climbing_space(), num_particles=32, max_queries=3000,
+        threshold=1e9,
+    )  # fmt: skip
+    result = quick_jit(algorithm.run)(jax.random.key(1), None)
+    jax.effects_barrier()
+    assert count(result) == sum(spent)
+    assert len(set(spent)) > 10
+    # The dearest sweep would cost 160: as long as that is left, it goes on.
+    assert result.status == Status.OUT_OF_QUERIES
+    assert 3000 - 160 < count(result) <= 3000
+
+
+def test_kernel_that_tries_twice_pays_twice():
+    def step(keys, particles, scores, try_, tuning):
+        first = try_(particles + 1.0, jnp.ones(particles.shape[0], bool))
+        again = try_(particles + 2.0, particles % 4 == 3)
+        cost = first.cost + again.cost
+        return particles + 1.0, first.scores, tuning, MoveInfo(jnp.float32(1), cost)
+
+    space = climbing_space()
+    space = space._replace(kernel=space.kernel._replace(step=step, max_trials=2))
+    # After the first particles (80) a move may cost 160, though it costs less: 80 + 10 x a few.
+    results = [
+        quick_jit(importance_splitting(
+            identity_score, space, num_particles=8, queries_per_score=10, threshold=1e9,
+            max_queries=budget,
+        ).run)(jax.random.key(0), None)
+        for budget in (239, 240)
+    ]  # fmt: skip
+    assert count(results[0]) == 80
+    assert 80 + 80 <= count(results[1]) < 80 + 160
+    assert count(results[1]) % 10 == 0
+
+
+def test_counts_and_budgets_beyond_32_bits():
+    budget = 5 * 2**32 + 2**31
+    algorithm = importance_splitting(
+        identity_score, climbing_space(), num_particles=64, num_moves=8, max_queries=budget,
+        queries_per_score=2**25, threshold=1e9,
+    )  # fmt: skip
+    result = quick_jit(algorithm.run)(jax.random.key(0), None)
+    assert result.status == Status.OUT_OF_QUERIES
+    assert count(result) == budget
+    assert isinstance(count(result), int)
+
+
+# What a program is promised.
+
+
+def subjaxprs(equation):
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(item, "jaxpr"):
+                yield item.jaxpr
+
+
+def primitives(jaxpr, into_loops):
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        if into_loops or equation.primitive.name not in ("while", "scan"):
+            for inner in subjaxprs(equation):
+                yield from primitives(inner, into_loops)
+
+
+@pytest.mark.parametrize("stop", ["estimate", "first_hit"])
+def test_run_is_one_while_loop_without_callbacks(stop):
+    algorithm = importance_splitting(
+        linear_score, gaussian_space(3), stop=stop, max_queries=10**6, num_particles=16
+    )
+    key, level = jax.random.key(0), jnp.float32(3.0)
+    run = jax.make_jaxpr(algorithm.run)(key, level).jaxpr
+    outer = list(primitives(run, into_loops=False))
+    assert outer.count("while") == 1
+    assert "scan" not in outer
+    inner = list(primitives(run, into_loops=True))
+    assert inner.count("while") == 2
+    assert not [name for name in inner if "callback" in name or "infeed" in name]
+    init = jax.make_jaxpr(algorithm.init)(key, level).jaxpr
+    assert "while" not in set(primitives(init, into_loops=True))
+    # `args` is an input of the program, no constant of it.
+    assert len(run.invars) == 2
+
+
+def test_same_key_same_bits_other_key_other_bits(linear_runs):
+    *_, run = linear_runs
+    first, second = run(jax.random.key(7), 3.0), run(jax.random.key(7), 3.0)
+    chex.assert_trees_all_equal(first, second)
+    other = run(jax.random.key(8), 3.0)
+    assert not np.any(np.asarray(first.particles) == np.asarray(other.particles))
+
+
+def test_saved_state_continues_bit_for_bit(linear, linear_runs):
+    init, advance, run = linear_runs
+    level, whole = 6.0, run(jax.random.key(3), 6.0)
+    state = advance(init(jax.random.key(3), level), level, 5)
+    assert (int(state.index), int(state.status)) == (5, Status.RUNNING)
+    saved = jax.tree.map(np.asarray, state)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(saved))
+    del state
+    chex.assert_trees_all_equal(linear.result(advance(saved, level, 80)), whole)
+
+
+def test_chunks_and_steps_equal_one_run(linear, linear_runs):
+    init, advance, run = linear_runs
+    level, whole = 6.0, run(jax.random.key(3), 6.0)
+    state = init(jax.random.key(3), level)
+    while state.status == Status.RUNNING:
+        before, state = state, advance(state, level, 3)
+        assert int(state.index) <= int(before.index) + 3
+    chex.assert_trees_all_equal(linear.result(state), whole)
+    step, stepped, infos = jax.jit(linear.step), init(jax.random.key(3), level), []
+    while stepped.status == Status.RUNNING:
+        stepped, info = step(stepped, level)
+        infos.append(info)
+    chex.assert_trees_all_equal(stepped, state)
+    written = jax.tree.map(lambda *rows: np.stack(rows), *infos)
+    history = host(state.history)
+    chex.assert_trees_all_equal(written, lane(history, slice(len(infos))))
+    rest = lane(history, slice(len(infos), None))
+    assert np.all(np.isnan(rest.level))
+    assert np.all(rest.num_queries == 0)
+    chex.assert_trees_all_equal(step(stepped, level), (stepped, infos[-1]))
+    # What the history says of the way: levels rise, lines die out, the end agrees.
+    assert np.all(np.diff(written.level) > 0)
+    assert np.all(np.diff(written.unique_ancestors) <= 0)
+    assert int(written.unique_ancestors[-1]) == len(set(np.asarray(state.ancestors).tolist()))
+    assert 1 <= int(written.unique_ancestors[-1]) < int(written.unique_ancestors[0]) <= 32
+
+
+def test_vmap_over_keys_is_single_runs(coins_replicates, coins_run):
+    keys = jax.random.split(jax.random.key(0), REPLICATES)
+    together = lane(replicates(coins_replicates, heads_args(14)), slice(8))
+    assert len(set(together.num_levels.tolist())) > 1, "lanes should end at different times"
+    for i in range(8):
+        assert_same_run(lane(together, i), coins_run(keys[i], heads_args(14)))
+
+
+def test_vmap_over_args_is_single_runs(coins, coins_run):
+    key, leasts = jax.random.key(5), np.array([9, 12, 14, 17])
+    over_args = jax.vmap(coins.run, (None, {"least": 0, "width": None, "stretched": None}))
+    together = host(quick_jit(over_args)(key, heads_args(leasts)))
+    for i, least in enumerate(leasts):
+        assert_same_run(lane(together, i), coins_run(key, heads_args(least)))
+    # The same key draws the same first particles, so rarer events take longer.
+    assert together.num_levels.tolist() == sorted(together.num_levels.tolist())
+    assert together.reached.tolist() == [True, True, True, False]
+
+
+def test_only_the_order_of_scores_matters(coins_run):
+    plain = coins_run(jax.random.key(2), heads_args(14))
+    other = coins_run(jax.random.key(2), heads_args(14, stretched=True))
+    for field in ("particles", "log_prob", "survival", "acceptance", "num_queries"):
+        chex.assert_trees_all_equal(getattr(plain, field), getattr(other, field))
+    assert not np.all(np.asarray(plain.scores) == np.asarray(other.scores))
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_particles": 1}, "num_particles must be at least 2, got 1"),
+        ({"num_particles": 8.0}, "num_particles must be an integer"),
+        ({"survival": 0.0}, "survival must be in"),
+        ({"survival": 1.0}, "survival must be in"),
+        ({"survival": 0.01, "num_particles": 10}, "survival must let at least one"),
+        ({"num_moves": 0}, "num_moves must be at least 1"),
+        ({"max_levels": 0}, "max_levels must be at least 1"),
+        ({"threshold": math.nan}, "threshold must be a number"),
+        ({"stop": "never"}, "stop must be 'estimate' or 'first_hit', got 'never'"),
+        ({"queries_per_score": 0}, "queries_per_score must be at least 1"),
+        ({"queries_per_score": 2**25}, "below 2\\^32"),
+        ({"max_queries": 127}, "max_queries must be at least 128, got 127"),
+        ({"max_queries": 255, "queries_per_score": 2}, "max_queries must be at least 256"),
+        ({"max_queries": 2**64}, "max_queries must be below 2\\^64"),
+    ],
+)
+def test_refuses_at_the_door(options, message):
+    with pytest.raises(ValueError, match=message):
+        importance_splitting(linear_score, gaussian_space(2), **options)
+
+
+def test_refuses_wrong_shapes_scores_and_keys():
+    build = partial(importance_splitting, num_particles=8)
+    key, space = jax.random.key(0), climbing_space()
+    pairs = build(lambda particles, args: jnp.stack([particles] * 2, axis=1), space)
+    with pytest.raises(ValueError, match=r"one score per particle, shape \(8,\), got \(8, 2\)"):
+        pairs.init(key, None)
+    too_many = build(identity_score, space._replace(sample=lambda key, n: jnp.zeros(n + 1)))
+    with pytest.raises(ValueError, match="leading axis 8"):
+        too_many.init(key, None)
+    algorithm = build(identity_score, space)
+    with pytest.raises(ValueError, match="typed key"):
+        algorithm.init(jax.random.PRNGKey(0), None)
+    with pytest.raises(ValueError, match="single key"):
+        algorithm.init(jax.random.split(key), None)
+    with pytest.raises(ValueError, match="threefry2x32"):
+        algorithm.init(jax.random.key(0, impl="rbg"), None)
+    with pytest.raises(ValueError, match="Scorer, which counts for itself"):
+        build(Scorer(lambda *a: a, 1), space, queries_per_score=3)
