@@ -131,15 +131,15 @@ def make_trainer(
     count = len(images)
     steps_per_epoch = count // recipe.batch_size
     if steps_per_epoch == 0:
-        raise ValueError(f"a batch of {recipe.batch_size} is more than the {count} images there are.")
+        raise ValueError(
+            f"a batch of {recipe.batch_size} is more than the {count} images there are."
+        )
     optimizer = make_optimizer(recipe, steps_per_epoch)
     data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
 
     def loss_fn(params: Any, batch_stats: Any, x: Array, y: Array) -> tuple[Array, Any]:
         logits, batch_stats = network.apply_train(params, batch_stats, x)
-        goal = optax.smooth_labels(
-            jax.nn.one_hot(y, network.num_classes), recipe.label_smoothing
-        )
+        goal = optax.smooth_labels(jax.nn.one_hot(y, network.num_classes), recipe.label_smoothing)
         return jnp.mean(optax.softmax_cross_entropy(logits, goal)), batch_stats
 
     @jax.jit

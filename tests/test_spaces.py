@@ -14,6 +14,9 @@ from restore_jax.spaces import SPACES, gaussian, make_space, patch, sparse
 from restore_jax.spaces.gaussian import pcn
 from restore_jax.splitting import Trial
 
+# Most of this file's time goes into compiling: no more of it than a test's run repays.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 STRENGTH = 0.3
 # About 400 comparisons in all: a family-wise level of about 1e-4.
 P_VALUE = 3e-7
@@ -143,7 +146,7 @@ def broken_moves(name, space):
     return {
         "patch": {
             "resize without its ratio": without_ratio(moves.get("resize")),
-            "jump without its ratio": without_ratio(moves.get("jump")),
+            "shift without its ratio": without_ratio(moves.get("shift")),
             "clipped shift": clipped_shift,
         },
         "sparse": {"flip without its ratio": without_ratio(moves.get("flip")), "off": one_sided},
@@ -179,7 +182,7 @@ def laboratory(name, scale="everyday"):
     names = list(moves)
     steps = [jax.vmap(metropolis_hastings(moves[m], event), (0, 0, None)) for m in names]
 
-    @jax.jit
+    @jit
     def run_move(key, particles, which, restricted):
         def body(particles, key):
             keys = jax.random.split(key, chains)
@@ -187,7 +190,7 @@ def laboratory(name, scale="everyday"):
 
         return jax.lax.scan(body, particles, jax.random.split(key, sweeps))[0]
 
-    @jax.jit
+    @jit
     def run_kernel(key, particles, restricted):
         kernel = space.search.kernel
 
@@ -204,9 +207,9 @@ def laboratory(name, scale="everyday"):
         keys = jax.random.split(key, sweeps)
         return jax.lax.scan(body, (particles, kernel.init()), keys)[0][0]
 
-    draws = jax.jit(space.search.sample, static_argnums=1)
-    measure = jax.jit(jax.vmap(features))
-    inside = jax.jit(jax.vmap(event))
+    draws = jit(space.search.sample, static_argnums=1)
+    measure = jit(jax.vmap(features))
+    inside = jit(jax.vmap(event))
 
     def prior(key, n, restricted):
         if not restricted:
@@ -319,7 +322,7 @@ def test_long_chains_forget_where_they_started(name, restricted, scale):
     ("name", "move"),
     [
         ("patch", "resize without its ratio"),
-        ("patch", "jump without its ratio"),
+        ("patch", "shift without its ratio"),
         ("patch", "clipped shift"),
         ("sparse", "flip without its ratio"),
         ("sparse", "off"),
@@ -391,7 +394,7 @@ def small_runner(name, draws=800):
     steps = [jax.vmap(metropolis_hastings(moves[m])) for m in names]
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, draws, axis=0), particles)
 
-    @jax.jit
+    @jit
     def run(key, which):
         return jax.lax.switch(which, steps, jax.random.split(key, size * draws), many)
 
@@ -425,8 +428,10 @@ def imbalance(counts, prior):
     score = (forth - total * p) ** 2 / spread
     variance = 2 + (1 - 6 * p * (1 - p)) / spread
     overall = (np.sum(score) - len(score)) / np.sqrt(np.sum(variance))
+    top = np.argsort(score)[-100:]
+    forth, total, p = forth[top], total[top], p[top]
     tails = np.minimum(stats.binom.cdf(forth, total, p), stats.binom.sf(forth - 1, total, p))
-    worst = stats.norm.isf(min(2 * tails.min() * len(tails), 0.5))
+    worst = stats.norm.isf(min(2 * tails.min() * len(score), 0.5))
     return len(score), max(overall, worst)
 
 
@@ -445,7 +450,7 @@ def test_moves_are_in_detailed_balance(name, move):
     ("name", "move"),
     [
         ("patch", "resize without its ratio"),
-        ("patch", "jump without its ratio"),
+        ("patch", "shift without its ratio"),
         ("sparse", "flip without its ratio"),
         ("sparse", "off"),
     ],
@@ -459,7 +464,8 @@ def test_an_imbalance_would_be_noticed(name, move):
 def test_draws_follow_the_stated_prior(name):
     space, particles, prior, digits, radix = SMALL[name]()
     codes = np.ravel_multi_index(digits(particles).T, radix)
-    draws = digits(space.search.sample(jax.random.key(5), 200_000))
+    sample = jit(space.search.sample, static_argnums=1)
+    draws = digits(sample(jax.random.key(5), 200_000))
     counts = np.bincount(np.ravel_multi_index(draws.T, radix), minlength=np.prod(radix))
     assert counts[codes].sum() == counts.sum()
     expected = prior * counts.sum()
@@ -497,12 +503,11 @@ def test_the_quick_stamp_equals_the_triggers(name, options, shape):
     particles = space.search.sample(jax.random.key(7), 16)
     images = jax.random.uniform(jax.random.key(8), (3, *shape))
 
-    @jax.vmap
     def both(particle):
         trigger = space.trigger(particle, jnp.int32(4))
         return space.stamp(particle, images), stamp(trigger, images), trigger
 
-    quick, plain, trigger = jax.jit(both)(particles)
+    quick, plain, trigger = jit_once(jax.vmap(both))(particles)
     np.testing.assert_allclose(quick, plain, atol=1e-6)
     assert quick.shape == (16, 3, *shape)
     assert quick.dtype == jnp.float32
@@ -518,6 +523,7 @@ def test_the_quick_stamp_equals_the_triggers(name, options, shape):
 @pytest.mark.parametrize(("name", "options"), ALL_SPACES)
 def test_a_draw_depends_on_the_key_and_its_index_alone(name, options):
     sample = make_space(name, (9, 8, 3), **options).search.sample
+    sample = jit_once(sample, static_argnums=1)
     few, many = sample(jax.random.key(9), 3), sample(jax.random.key(9), 40)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:3]), few, many)
     leaves = [np.asarray(leaf).reshape(40, -1) for leaf in jax.tree.leaves(many)]
@@ -543,9 +549,12 @@ def test_a_patch_shows_its_pattern_where_it_says(seed):
 
 def test_colours_are_those_that_the_options_name():
     def seen(space):
-        particles = space.search.sample(jax.random.key(10), 200)
-        stamped = jax.vmap(lambda p: space.stamp(p, jnp.full((1, 6, 6, 3), 0.3)))(particles)
-        pixels = np.asarray(stamped).reshape(-1, 3)
+        grey = jnp.full((1, 6, 6, 3), 0.3)
+
+        def stamped(key):
+            return jax.vmap(lambda p: space.stamp(p, grey))(space.search.sample(key, 200))
+
+        pixels = np.asarray(jit_once(stamped)(jax.random.key(10))).reshape(-1, 3)
         return np.unique(pixels[~np.isclose(pixels, 0.3).all(axis=1)], axis=0)
 
     for make in (patch, sparse):
@@ -559,27 +568,27 @@ def test_colours_are_those_that_the_options_name():
 
 def test_sliding_and_resizing_leave_the_pattern_on_the_image():
     space = patch((12, 9, 3), max_size=4)
-    particles = space.search.sample(jax.random.key(11), 500)
     picture = jnp.full((1, 12, 9, 3), 0.3)
-    for name in ("slide", "resize"):
-        keys = jax.random.split(jax.random.key(12), 500)
-        moved, log_ratio = jax.vmap(lambda k, p, m=space.proposals[name]: m(k, p, 1.0))(
-            keys, particles
-        )
-        before, after = (
-            np.asarray(jax.vmap(lambda p: space.stamp(p, picture))(p)) for p in (particles, moved)
-        )
+
+    def before_and_after(key, particle):
+        ends = [space.proposals[m](key, particle, jnp.float32(1))[0] for m in ("slide", "resize")]
+        return [space.stamp(p, picture) for p in (particle, *ends)]
+
+    particles = jit_once(space.search.sample, static_argnums=1)(jax.random.key(11), 500)
+    keys = jax.random.split(jax.random.key(12), 500)
+    before, *afters = map(np.asarray, jit_once(jax.vmap(before_and_after))(keys, particles))
+    for after in afters:
         shared = ~np.isclose(before, 0.3) & ~np.isclose(after, 0.3)
+        assert shared.sum() > 3 * 500
         np.testing.assert_array_equal(before[shared], after[shared])
-        assert np.mean(np.isfinite(log_ratio)) > 0.99
+        assert np.any(before != after, axis=(1, 2, 3, 4)).mean() > 0.9
 
 
 def test_a_redraw_at_rate_one_half_redraws_half_of_the_pixels():
     space = sparse((32, 32, 3), density=0.1)
     off = jnp.zeros((32, 32), jnp.uint8)
-    moved = jax.vmap(lambda key: space.refresh(key, off, 0.5))(
-        jax.random.split(jax.random.key(13), 500)
-    )
+    keys = jax.random.split(jax.random.key(13), 500)
+    moved = jit_once(jax.vmap(lambda key: space.refresh(key, off, 0.5)))(keys)
     share = np.mean(np.asarray(moved) > 0)
     assert abs(share - 0.05) < 5 * np.sqrt(0.05 / moved.size)
 
@@ -595,15 +604,19 @@ def test_the_gaussian_move_is_the_papers():
     np.testing.assert_allclose(space.stamp(z, jnp.full((1, 4, 5, 3), 0.5)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 3), (5, 5, 1)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 3)])
 @pytest.mark.parametrize("name", list(SPACES))
 def test_moves_stay_valid_on_the_smallest_images(name, shape):
     options = {"max_size": min(shape[:2])} if name == "patch" else {}
     space = make_space(name, shape, **options)
-    particles = space.search.sample(jax.random.key(15), 64)
-    for move in space.proposals.values():
-        keys = jax.random.split(jax.random.key(16), 64)
-        moved, log_ratio = jax.vmap(lambda k, p, m=move: m(k, p, jnp.float32(0.5)))(keys, particles)
+    sample = jit_once(space.search.sample, static_argnums=1)
+    particles = sample(jax.random.key(15), 64)
+
+    def every_move(key, particle):
+        return [move(key, particle, jnp.float32(0.5)) for move in space.proposals.values()]
+
+    keys = jax.random.split(jax.random.key(16), 64)
+    for moved, log_ratio in jit_once(jax.vmap(every_move))(keys, particles):
         assert not np.isnan(log_ratio).any()
         assert log_ratio.dtype == jnp.float32
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), moved) == jax.tree.map(

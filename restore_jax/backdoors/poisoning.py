@@ -26,7 +26,9 @@ def make_poisoning(triggers: Sequence[Trigger], rates: Sequence[float]) -> Poiso
       ValueError: rates out of range, or not one per trigger.
     """
     if len(rates) != len(triggers):
-        raise ValueError(f"there are {len(triggers)} triggers but {len(rates)} rates: give one each.")
+        raise ValueError(
+            f"there are {len(triggers)} triggers but {len(rates)} rates: give one each."
+        )
     if any(not 0 <= rate <= 1 for rate in rates) or sum(rates) > 1:
         raise ValueError(f"poison rates are shares in [0, 1] that sum to at most 1, not {rates}.")
 

@@ -66,10 +66,14 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(training.Recipe)}
     for name in ("epochs", "batch_size"):
         if values[name] < 1:
-            raise exits.UsageError(f"--{name.replace('_', '-')} must be at least 1, not {values[name]}.")
+            raise exits.UsageError(
+                f"--{name.replace('_', '-')} must be at least 1, not {values[name]}."
+            )
     for name in ("momentum", "label_smoothing", "warmup"):
         if not 0 <= values[name] < 1:
-            raise exits.UsageError(f"--{name.replace('_', '-')} must lie in [0, 1), not {values[name]}.")
+            raise exits.UsageError(
+                f"--{name.replace('_', '-')} must lie in [0, 1), not {values[name]}."
+            )
     if not 0 <= values["translate"] <= 8:
         raise exits.UsageError(f"--translate must be 0 to 8 pixels, not {values['translate']}.")
     if not values["learning_rate"] > 0 or not values["weight_decay"] >= 0:
@@ -108,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
             f"--poison-rate is a share for each of {len(rates)} triggers and may come to 1 in all."
         )
     if args.arch not in NETWORKS:
-        raise exits.UsageError(f"unknown architecture {args.arch!r}: it may be {', '.join(NETWORKS)}.")
+        raise exits.UsageError(
+            f"unknown architecture {args.arch!r}: it may be {', '.join(NETWORKS)}."
+        )
     name = f"train-{args.dataset}-{args.arch}-{args.seed}"
     command = _command(args, recipe)
     if args.resume:

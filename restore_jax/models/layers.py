@@ -123,9 +123,7 @@ def _max_pool_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple
     height, width = 2 * y.shape[1], 2 * y.shape[2]
     spread = lambda a: jnp.repeat(jnp.repeat(a, 2, 1), 2, 2)  # noqa: E731
     inner = jnp.where(x[:, :height, :width] == spread(y), spread(gradient), 0)
-    return (
-        jnp.pad(inner, ((0, 0), (0, x.shape[1] - height), (0, x.shape[2] - width), (0, 0))),
-    )
+    return (jnp.pad(inner, ((0, 0), (0, x.shape[1] - height), (0, x.shape[2] - width), (0, 0))),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -19,9 +19,7 @@ class Block(nnx.Module):
         self.first = ConvNorm(cin, cout, 3, stride=stride, **shared)
         self.second = ConvNorm(cout, cout, 3, **shared)
         plain = stride == 1 and cin == cout
-        self.shortcut = nnx.data(
-            None if plain else ConvNorm(cin, cout, 1, stride=stride, **shared)
-        )
+        self.shortcut = nnx.data(None if plain else ConvNorm(cin, cout, 1, stride=stride, **shared))
 
     def __call__(self, x: Array, train: bool) -> Array:
         """[b, H, W, cin] to [b, H/stride, W/stride, cout]."""

@@ -24,8 +24,8 @@ def integers(key: Array, shape: tuple[int, ...], low: Array | int, high: Array |
     """int32 of the given shape, uniform over low .. high - 1, which broadcast against it.
 
     One block of random bits and a remainder, where `jax.random.randint` takes two blocks
-    and a split: a third of the work, and of the time that a kernel takes to compile. No
-    value's probability is off by more than a share of (high - low) / 2^32.
+    and a split: moves become faster and quicker to compile. No value's probability is off
+    by more than a share of (high - low) / 2^32.
     """
     span = (jnp.asarray(high, jnp.int32) - low).astype(jnp.uint32)
     return low + (jax.random.bits(key, shape, jnp.uint32) % span).astype(jnp.int32)

@@ -33,10 +33,13 @@ class Scorer(NamedTuple):
     Attributes:
       score: ``(key, particles, level, active, args) -> (scores, cost)``, where
         ``level`` is f32[] (a particle that cannot get strictly above it may be
-        given any score that is not above it), ``active`` bool[n] (the scores of
-        the others are ignored, and they should cost nothing) and ``cost`` a
-        uint32[] count of the queries really made.
-      max_cost: the most queries that one particle's score can cost (>= 1).
+        given any score that is not above it; -inf for the first particles),
+        ``active`` bool[n] (the scores of the others are ignored, and they should
+        cost nothing) and ``cost`` a uint32[] count of the queries really made. The
+        key may decide in which order the work is done and so what it costs, never
+        the score: a level set must not change under the particles in it.
+      max_cost: the most queries that one particle's score can cost (>= 1); the
+        budget is kept only if no score costs more.
     """
 
     score: Callable[[Array, Particles, Array, Array, Args], tuple[Array, Array]]
@@ -109,7 +112,7 @@ class SearchSpace(NamedTuple):
 
     Attributes:
       sample: ``(key, n) -> particles``: n independent draws from the prior. Draw
-        ``i`` depends on the key and on ``i`` alone.
+        ``i`` depends on the key and on ``i`` alone (`particle_keys`).
       kernel: the moves.
     """
 
@@ -132,11 +135,13 @@ class LevelInfo(NamedTuple):
 
     Attributes:
       index: int32[], 0 for the first level.
-      level: f32[], the score that particles had to exceed.
+      level: f32[], the score that particles had to exceed; the threshold at the last
+        level of a run that reached the event.
       survival: f32[], the share of particles strictly above it (at the last level
         of a run that reached the event, the share at or past the threshold).
       log_prob: f32[], natural log-probability accumulated so far.
-      acceptance: f32[], mean share of accepted proposals over the level's moves.
+      acceptance: f32[], mean share of particles that moved, over the level's moves; NaN
+        if there were none, as at the last level.
       best_score: f32[], the highest score in the population.
       unique_ancestors: int32[], how many of the first particles have descendants.
       num_queries: uint32[2], exact count so far, (high, low) 32-bit halves.
@@ -160,12 +165,13 @@ class SplittingState:
     """All that the next level needs. A pytree: save it, vmap it, carry it on.
 
     Attributes:
-      key_data: uint32[...], the run's key as data (`jax.random.key_data`).
+      key_data: uint32[2], the run's threefry key as data (`jax.random.key_data`).
       particles: pytree with leading axis n.
       scores: f32[n].
       ancestors: int32[n], the index of each particle's ancestor in the first draw.
       index: int32[], how many levels are behind.
-      log_prob: f32[], natural log of the product of the survivals so far.
+      log_prob: f32[], natural log of the product of the survivals so far; NaN after a
+        first hit.
       tuning: the kernel's tuning.
       num_queries: uint32[2], (high, low) halves of an exact 64-bit count.
       status: int32[], a `Status`.
@@ -219,7 +225,8 @@ class SplittingResult:
       scores: f32[n].
       levels: f32[T], the levels in order, NaN behind the last one.
       survival: f32[T], share of particles above each level, NaN likewise.
-      acceptance: f32[T], mean acceptance at each level, NaN likewise.
+      acceptance: f32[T], mean acceptance at each level, NaN likewise and at the last
+        level of a run that reached the event, where nothing moves.
       num_levels: int32[], how many levels were used.
       num_queries: uint32[2], (high, low) halves of an exact count; `count` reads it.
       reached: bool[], whether the event was reached.
