@@ -196,6 +196,7 @@ def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:
     for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not math.isfinite(float(np.sum(np.abs(np.asarray(leaf, np.float64))))):
             raise CheckpointError(
-                f"{jax.tree_util.keystr(leaf_path)} in {path} holds NaN or infinity: train it again."
+                f"{jax.tree_util.keystr(leaf_path)} in {path} holds NaN or infinity: train it "
+                "again."
             )
     return Checkpoint(network, tree["params"], tree["batch_stats"], metadata, path)

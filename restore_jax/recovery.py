@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from restore_jax.backdoors import PlantedPatch, Trigger, stamp
-from restore_jax.data.probes import ProbeSource, open_probes
+from restore_jax.data.probes import open_probes
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Ledger, Oracle, class_index, labels, margins, open_model
+from restore_jax.oracles import (
+    Asker,
+    Inconclusive,
+    Ledger,
+    Oracle,
+    ProbeFeed,
+    class_index,
+    open_model,
+)
+from restore_jax.scoring import make_scorer, threshold
 from restore_jax.spaces import TriggerSpace, make_space
 from restore_jax.splitting import (
-    ScoreFn,
     SplittingState,
     Status,
     count,
@@ -26,16 +34,22 @@ from restore_jax.splitting import (
     log_prob_interval,
 )
 
+__all__ = [
+    "DEFAULTS",
+    "Inconclusive",
+    "Progress",
+    "Recovery",
+    "Settings",
+    "attack_success_rate",
+    "compare",
+    "recover",
+]
+
 Array = jax.Array
 SCHEMA_VERSION = 1
 NUM_CONFIRMATION = 100
 NUM_SELECTION = 32
 MAX_CANDIDATES = 64
-ASK_CHUNK = 64
-
-
-class Inconclusive(RuntimeError):
-    """The question cannot be answered with these probes; one sentence says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,64 +140,6 @@ class Recovery:
         }
 
 
-def make_score(oracle: Oracle, space: TriggerSpace, success: float, num_probes: int) -> ScoreFn:
-    """The score of DESIGN: at or past the threshold exactly where the event happens.
-
-    The event: at least ``c = needed(success, m)`` of the m probes go to the target. With logits
-    or probabilities the score is the c-th largest margin, threshold 0; with labels it is
-    the number of probes that go to the target, threshold c.
-
-    Args:
-      oracle: the model asked.
-      space: how particles are stamped.
-      success: in (0, 1].
-      num_probes: m.
-
-    Returns:
-      ``(particles, args) -> f32[n]`` with ``args`` a dict of ``weights`` (the oracle's),
-      ``probes`` f32[m, H, W, C] and ``target`` int32[].
-    """
-    c = needed(success, num_probes)
-
-    def score(particles: Any, args: dict[str, Any]) -> Array:
-        n = jax.tree.leaves(particles)[0].shape[0]
-        together = _together(n, num_probes)
-
-        def some(chunk: Any) -> Array:
-            images = jax.vmap(space.stamp, (0, None))(chunk, args["probes"])
-            outputs = oracle.answer(args["weights"], images.reshape(-1, *oracle.image_shape))
-            margin = margins(oracle.access, outputs, args["target"])
-            margin = margin.reshape(together, num_probes)
-            if oracle.access == "labels":
-                return jnp.sum(margin >= 0, -1).astype(jnp.float32)
-            return jnp.sort(margin, -1)[:, num_probes - c]
-
-        chunks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), particles)
-        return lax.map(some, chunks).reshape(n)
-
-    return score
-
-
-def needed(success: float, num_probes: int) -> int:
-    """How many of the probes must go to the target, at least 1."""
-    return max(1, math.ceil(success * num_probes - 1e-6))
-
-
-def threshold(oracle: Oracle, success: float, num_probes: int) -> float:
-    """Where the event begins on the scale of `make_score`."""
-    return float(needed(success, num_probes)) if oracle.access == "labels" else 0.0
-
-
-def _together(n: int, num_probes: int) -> int:
-    """How many particles are scored at once: a divisor of n that makes a good chunk.
-
-    About 64 images on a CPU, where larger ones fall out of the cache, 4,096 elsewhere.
-    """
-    images = 64 if jax.default_backend() == "cpu" else 4096
-    most = max(1, images // num_probes + (images % num_probes > num_probes // 2))
-    return max(k for k in range(1, min(n, most) + 1) if n % k == 0)
-
-
 def recover(
     model: Any = "shipped",
     target: str | int | None = None,
@@ -226,35 +182,32 @@ def recover(
       Inconclusive: the model sends nearly all probes to the target without any trigger.
     """
     began = time.perf_counter()
-    oracle = open_model(model, access)
-    planted = planted_in(oracle)
-    chosen, planted_patch = _target(oracle, planted, target, trigger)
     if space not in DEFAULTS:
         raise ValueError(f"unknown space {space!r}: it may be {', '.join(DEFAULTS)}.")
     settings = settings or DEFAULTS[space]
-    budget = BUDGETS[space] if budget is None else budget
-    if budget < 1:
-        raise ValueError(f"--budget must be at least 1 image, not {budget}.")
-    if not 0 < success <= 1:
-        raise ValueError(f"--success must lie in (0, 1], not {success}.")
     m, n = settings.num_probes, settings.num_particles
     # What comes after the search: choosing among candidates, and confirming one.
     reserve = NUM_SELECTION * (1 + min(n, MAX_CANDIDATES)) + 2 * NUM_CONFIRMATION
     least = m * (n + 1) + reserve
-    if budget < least:
-        raise ValueError(
-            f"--budget {budget} is too small: {n} candidates on {m} probes, then choosing and "
-            f"confirming one, need at least {least} images."
-        )
+    question = ask(
+        model,
+        target,
+        trigger=trigger,
+        access=access,
+        probes=probes,
+        budget=BUDGETS[space] if budget is None else budget,
+        least=least,
+        success=success,
+        seed=seed,
+        data_dir=data_dir,
+    )
+    oracle, ledger = question.oracle, question.ledger
     trigger_space = make_space(space, oracle.image_shape, **settings.options)
-    source = open_probes(probes, seed, oracle.image_shape, data_dir)
-    ledger, asker = Ledger(budget), _Asker(oracle)
-    feed = _ProbeFeed(source, asker, ledger, chosen)
-    search_probes = feed.take(m, ledger.left - (least - m))
+    search_probes = question.feed.take(m, ledger.left - (least - m))
 
     goal = threshold(oracle, success, m)
     algorithm = importance_splitting(
-        make_score(oracle, trigger_space, success, m),
+        make_scorer(oracle, trigger_space, success, m),
         trigger_space.search,
         num_particles=n,
         survival=settings.survival,
@@ -263,9 +216,12 @@ def recover(
         max_levels=settings.max_levels,
         max_queries=ledger.left - reserve,
         stop=stop,
-        queries_per_score=m,
     )
-    args = {"weights": oracle.weights, "probes": search_probes, "target": jnp.int32(chosen)}
+    args = {
+        "weights": oracle.weights,
+        "probes": search_probes,
+        "target": jnp.int32(question.target),
+    }
     key = jax.random.key(seed)
     compiling = time.perf_counter()
     init = jax.jit(algorithm.init).lower(key, args).compile()
@@ -288,68 +244,177 @@ def recover(
     ledger.charge(count(state.num_queries))
     searched = time.perf_counter()
 
-    choice = _choose(state, trigger_space, feed, asker, ledger, chosen, goal, search_probes)
-    confirmation, num_confirmed = _confirm(choice.trigger, feed, asker, ledger, chosen)
-    found = confirmation is not None and confirmation >= success - 1e-9
+    candidates = _candidates(state, trigger_space, question.target, goal)
+    chosen, selection_rate = _choose(candidates, question)
     result = algorithm.result(state)
-    low, high = log_prob_interval(result)
     status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
-    reached = status == "reached"
-    truth = planted_patch.trigger(oracle.image_shape) if planted_patch else None
-    ended = time.perf_counter()
+    return conclude(
+        question,
+        chosen,
+        status=status,
+        particles=state.particles,
+        scores=state.scores,
+        search_probes=search_probes,
+        levels=_levels(state),
+        seconds={"compile": compiled - compiling, "run": searched - compiled},
+        began=began,
+        search_queries=count(state.num_queries),
+        test_data=test_data,
+        fields={
+            "space": trigger_space.name,
+            "prior": trigger_space.description,
+            "protocol": "default",
+            "stop": stop,
+            "log10_prob": _log10(result.log_prob) if status == "reached" else None,
+            "log10_prob_interval": None if interrupted else _interval(*log_prob_interval(result)),
+            "best_score": _finite(jnp.max(state.scores)),
+            "goal": goal,
+            "selection_success_rate": selection_rate,
+            "settings": dataclasses.asdict(settings),
+        },
+    )
 
+
+class Question(NamedTuple):
+    """What a recovery is about, opened and checked.
+
+    Attributes:
+      oracle: the model.
+      target: the class searched for.
+      planted: the trigger that the model says leads to it, if any.
+      success: share of probes that make the event, in (0, 1].
+      seed: of everything.
+      probes: the name of the probes.
+      asker: asks the oracle outside the search.
+      ledger: counts.
+      feed: fresh probes.
+    """
+
+    oracle: Oracle
+    target: int
+    planted: PlantedPatch | None
+    success: float
+    seed: int
+    probes: str
+    asker: Asker
+    ledger: Ledger
+    feed: ProbeFeed
+
+
+def ask(
+    model: Any,
+    target: str | int | None,
+    *,
+    trigger: str | None,
+    access: str,
+    probes: str | Path,
+    budget: int,
+    least: int,
+    success: float,
+    seed: int,
+    data_dir: str | None,
+    exclude_planted: bool = False,
+) -> Question:
+    """Opens the model and the probes; see `recover`.
+
+    Args:
+      least: the images that the protocol needs to begin at all.
+      exclude_planted: keep probes of every planted trigger's class out, not of this one only.
+      model, target, trigger, access, probes, budget, success, seed, data_dir: as `recover`.
+    """
+    oracle = open_model(model, access)
+    planted = planted_in(oracle)
+    chosen, patch = _target(oracle, planted, target, trigger)
+    if budget < 1:
+        raise ValueError(f"--budget must be at least 1 image, not {budget}.")
+    if not 0 < success <= 1:
+        raise ValueError(f"--success must lie in (0, 1], not {success}.")
+    if budget < least:
+        raise ValueError(
+            f"--budget {budget} is too small: the first candidates, choosing among them and "
+            f"confirming one need {least} images."
+        )
+    source = open_probes(probes, seed, oracle.image_shape, data_dir)
+    asker, ledger = Asker(oracle), Ledger(budget)
+    others = {p.target for p in planted.values()} if exclude_planted else set()
+    feed = ProbeFeed(source, asker, ledger, frozenset({chosen} | others))
+    return Question(oracle, chosen, patch, success, seed, source.name, asker, ledger, feed)
+
+
+def conclude(
+    question: Question,
+    trigger: Trigger,
+    *,
+    status: str,
+    particles: Any,
+    scores: Array,
+    search_probes: Array,
+    levels: list[dict[str, Any]],
+    seconds: dict[str, float],
+    began: float,
+    search_queries: int,
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    fields: dict[str, Any],
+) -> Recovery:
+    """Confirms the chosen trigger on fresh probes and measures all that is reported of it.
+
+    Args:
+      question: what was asked.
+      trigger: the one chosen.
+      status, particles, scores, levels: of the search; see `Recovery`.
+      search_probes: f32[m, H, W, C].
+      seconds: of the search, "compile" and "run".
+      began: `time.perf_counter()` when everything began.
+      search_queries: images that the search sent.
+      test_data: see `recover`.
+      fields: what else is written.
+    """
+    oracle, ledger, asker = question.oracle, question.ledger, question.asker
+    before = ledger.spent
+    confirmation = _confirm(trigger, question)
+    found = confirmation is not None and confirmation >= question.success - 1e-9
+    # In process this second look at the search's own probes is free.
+    hits = asker.labels(stamp(trigger, search_probes)) == question.target
+    seconds = seconds | {"total": time.perf_counter() - began}
+    truth = question.planted.trigger(oracle.image_shape) if question.planted else None
     test_rate, truth_rate = None, None
     if test_data is not None:
-        test_rate = attack_success_rate(oracle, choice.trigger, *test_data)
+        test_rate = attack_success_rate(oracle, trigger, *test_data)
         truth_rate = attack_success_rate(oracle, truth, *test_data) if truth else None
-    fields = {
-        "target": chosen,
-        "target_name": oracle.class_names[chosen],
-        "space": trigger_space.name,
-        "prior": trigger_space.description,
-        "protocol": "default",
-        "access": oracle.access,
-        "success": success,
-        "stop": stop,
-        "budget": budget,
-        "queries": ledger.spent,
-        "queries_by_stage": {
-            "search": count(state.num_queries),
-            "screening_and_choice": ledger.spent - count(state.num_queries) - num_confirmed,
-            "confirmation": num_confirmed,
-        },
-        "seconds": {
-            "compile": compiled - compiling,
-            "run": searched - compiled,
-            "total": ended - began,
-        },
-        "log10_prob": _log10(result.log_prob) if reached else None,
-        "log10_prob_interval": None if interrupted else _interval(low, high),
-        "best_score": float(jnp.max(state.scores)),
-        "goal": goal,
-        "probe_success_rate": choice.probe_rate,
-        "selection_success_rate": choice.selection_rate,
-        "confirmation_success_rate": confirmation,
-        "test_success_rate": test_rate,
-        "trigger_pixels": int(choice.trigger.pixels),
-        "truth": compare(choice.trigger, truth, truth_rate) if truth else None,
-        "seed": seed,
-        "probes": source.name,
-        "settings": dataclasses.asdict(settings),
-        "model": oracle.name,
-        "versions": versions(),
-        "device": device_name(),
-    }
     return Recovery(
-        trigger=jax.tree.map(np.asarray, choice.trigger),
+        trigger=jax.tree.map(np.asarray, trigger),
         found=found,
         status=status,
-        particles=jax.tree.map(np.asarray, state.particles),
-        scores=np.asarray(state.scores),
+        particles=jax.tree.map(np.asarray, particles),
+        scores=np.asarray(scores),
         true_trigger=truth,
         probes=np.asarray(search_probes),
-        levels=_levels(state),
-        fields=fields,
+        levels=levels,
+        fields={
+            "target": question.target,
+            "target_name": oracle.class_names[question.target],
+            "access": oracle.access,
+            "success": question.success,
+            "budget": ledger.budget,
+            "queries": ledger.spent,
+            "queries_by_stage": {
+                "search": search_queries,
+                "screening_and_choice": before - search_queries,
+                "confirmation": ledger.spent - before,
+            },
+            "seconds": seconds,
+            "probe_success_rate": float(jnp.mean(hits)),
+            "confirmation_success_rate": confirmation,
+            "test_success_rate": test_rate,
+            "trigger_pixels": int(trigger.pixels),
+            "truth": compare(trigger, truth, truth_rate) if truth else None,
+            "seed": question.seed,
+            "probes": question.probes,
+            "model": oracle.name,
+            "versions": versions(),
+            "device": device_name(),
+            **fields,
+        },
     )
 
 
@@ -373,7 +438,7 @@ def attack_success_rate(
     others = images[image_labels != int(trigger.target)]
     if others.dtype == np.uint8:
         others = others.astype(np.float32) / 255.0
-    asker = _Asker(oracle)
+    asker = Asker(oracle)
     hits = 0
     for first in range(0, len(others), 1024):
         stamped = stamp(trigger, jnp.asarray(others[first : first + 1024], jnp.float32))
@@ -418,116 +483,53 @@ def _moved(array: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """The array shifted down and right; what enters is zero."""
     out = np.zeros_like(array)
     height, width = array.shape[:2]
-    to_rows, to_cols = slice(max(rows, 0), height + min(rows, 0)), slice(max(cols, 0), width + min(cols, 0))  # fmt: skip
-    from_rows, from_cols = slice(max(-rows, 0), height - max(rows, 0)), slice(max(-cols, 0), width - max(cols, 0))  # fmt: skip
-    out[to_rows, to_cols] = array[from_rows, from_cols]
+    spans = [
+        (slice(max(by, 0), side + min(by, 0)), slice(max(-by, 0), side - max(by, 0)))
+        for by, side in ((rows, height), (cols, width))
+    ]
+    out[spans[0][0], spans[1][0]] = array[spans[0][1], spans[1][1]]
     return out
 
 
-class _Asker:
-    """Asks an oracle about any number of images with one compiled program."""
-
-    def __init__(self, oracle: Oracle):
-        self._oracle = oracle
-        self._answer = jax.jit(lambda weights, x: labels(oracle.access, oracle.answer(weights, x)))
-
-    def labels(self, images: Array) -> Array:
-        """int32[b] for images f32[b, H, W, C]."""
-        answers = []
-        for first in range(0, images.shape[0], ASK_CHUNK):
-            some = images[first : first + ASK_CHUNK]
-            short = ASK_CHUNK - some.shape[0]
-            some = jnp.pad(some, ((0, short), (0, 0), (0, 0), (0, 0)))
-            answers.append(self._answer(self._oracle.weights, some)[: ASK_CHUNK - short])
-        return jnp.concatenate(answers) if answers else jnp.zeros(0, jnp.int32)
-
-
-class _ProbeFeed:
-    """Hands out fresh probes whose unstamped prediction is not the target."""
-
-    def __init__(self, source: ProbeSource, asker: _Asker, ledger: Ledger, target: int):
-        self._source, self._asker, self._ledger, self._target = source, asker, ledger, target
-        self._next = 0
-
-    def take(self, wanted: int, most: int) -> Array:
-        """f32[wanted, H, W, C], having asked about at most ``most`` images.
-
-        Raises:
-          Inconclusive: too many of them are the target already.
-          DataError: the source has no more.
-        """
-        kept: list[Array] = []
-        have, asked = 0, 0
-        while have < wanted:
-            more = min(wanted - have, most - asked)
-            if more <= 0 or asked > 20 * wanted:
-                raise Inconclusive(
-                    f"only {have} of {asked} probes are not already of class {self._target} to this "
-                    "model: give other --probes, or a larger --budget."
-                )
-            images = self._source.draw(self._next, more)
-            self._ledger.charge(more)
-            images = images[self._asker.labels(images) != self._target]
-            self._next, asked = self._next + more, asked + more
-            kept, have = [*kept, images], have + images.shape[0]
-        return jnp.concatenate(kept)
-
-
-class _Choice(NamedTuple):
-    """The trigger chosen, and its shares on the search's probes and on the choosing ones."""
-
-    trigger: Trigger
-    probe_rate: float
-    selection_rate: float | None
-
-
-def _choose(
-    state: SplittingState,
-    space: TriggerSpace,
-    feed: _ProbeFeed,
-    asker: _Asker,
-    ledger: Ledger,
-    target: int,
-    goal: float,
-    search_probes: Array,
-) -> _Choice:
-    """Shows the best particles fresh probes; of those that do best takes the smallest."""
+def _candidates(
+    state: SplittingState, space: TriggerSpace, target: int, goal: float
+) -> list[Trigger]:
+    """The distinct triggers past the goal, or else the best one; at most MAX_CANDIDATES."""
     scores = np.asarray(state.scores)
-    order = np.argsort(-scores, kind="stable")
-    hits = order[: max(1, int((scores >= goal).sum()))]
+    order = np.argsort(-scores, kind="stable")[: max(1, int((scores >= goal).sum()))]
     distinct: dict[bytes, Trigger] = {}
-    for index in hits:
-        trigger = space.trigger(jax.tree.map(lambda a: a[index], state.particles), target)  # noqa: B023
-        distinct.setdefault(np.asarray(trigger.mask * trigger.pattern).tobytes(), trigger)
-    candidates = list(distinct.values())[:MAX_CANDIDATES]
-    rates: list[float | None] = [None]
-    if len(candidates) > 1:
-        fresh = feed.take(NUM_SELECTION, ledger.left - NUM_SELECTION * len(candidates))
-        rates = [_rate(trigger, fresh, asker, ledger) for trigger in candidates]
-    best = min(
-        range(len(candidates)), key=lambda i: (-(rates[i] or 0.0), int(candidates[i].pixels))
-    )
-    chosen = candidates[best]
-    # The search has shown it these probes already; in process the second look is free.
-    probe_rate = float(jnp.mean(asker.labels(stamp(chosen, search_probes)) == target))
-    return _Choice(chosen, probe_rate, rates[best])
+    for index in order:
+        particle = jax.tree.map(operator.itemgetter(int(index)), state.particles)
+        trigger = space.trigger(particle, jnp.int32(target))
+        seen = np.concatenate([trigger.mask, trigger.mask * trigger.pattern], -1)
+        distinct.setdefault(seen.tobytes(), trigger)
+    return list(distinct.values())[:MAX_CANDIDATES]
 
 
-def _rate(trigger: Trigger, probes: Array, asker: _Asker, ledger: Ledger) -> float:
-    ledger.charge(probes.shape[0])
-    return float(jnp.mean(asker.labels(stamp(trigger, probes)) == trigger.target))
+def _choose(candidates: list[Trigger], question: Question) -> tuple[Trigger, float | None]:
+    """Shows the candidates fresh probes; of those that do best takes the smallest."""
+    if len(candidates) == 1:
+        return candidates[0], None
+    most = question.ledger.left - NUM_SELECTION * len(candidates)
+    probes = question.feed.take(NUM_SELECTION, most)
+    rates = [_rate(trigger, probes, question) for trigger in candidates]
+    ranked = [(-rate, int(c.pixels)) for rate, c in zip(rates, candidates, strict=True)]
+    best = min(range(len(candidates)), key=ranked.__getitem__)
+    return candidates[best], rates[best]
 
 
-def _confirm(
-    trigger: Trigger, feed: _ProbeFeed, asker: _Asker, ledger: Ledger, target: int
-) -> tuple[float | None, int]:
-    """The share of fresh probes led to the target (None: no budget), and the images it took."""
-    before = ledger.spent
-    wanted = min(NUM_CONFIRMATION, ledger.left // 2)
+def _rate(trigger: Trigger, probes: Array, question: Question) -> float:
+    question.ledger.charge(probes.shape[0])
+    return float(jnp.mean(question.asker.labels(stamp(trigger, probes)) == trigger.target))
+
+
+def _confirm(trigger: Trigger, question: Question) -> float | None:
+    """The share of fresh probes led to the target; None if the budget does not pay for it."""
+    wanted = min(NUM_CONFIRMATION, question.ledger.left // 2)
     if wanted < NUM_CONFIRMATION // 2:
-        return None, 0
-    probes = feed.take(wanted, ledger.left - wanted)
-    return _rate(trigger, probes, asker, ledger), ledger.spent - before
+        return None
+    probes = question.feed.take(wanted, question.ledger.left - wanted)
+    return _rate(trigger, probes, question)
 
 
 def _target(

@@ -395,8 +395,8 @@ def small_runner(name, draws=800):
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, draws, axis=0), particles)
 
     @jit
-    def run(key, which):
-        return jax.lax.switch(which, steps, jax.random.split(key, size * draws), many)
+    def run(key, particles, which):
+        return jax.lax.switch(which, steps, jax.random.split(key, size * draws), particles)
 
     codes = np.ravel_multi_index(digits(particles).T, radix)
     number = np.full(np.prod(radix), -1)
@@ -404,7 +404,7 @@ def small_runner(name, draws=800):
 
     def counts(move):
         """Transition counts int[size, size] of ``draws`` steps from each state."""
-        after = run(jax.random.key(4), names.index(move))
+        after = run(jax.random.key(4), many, names.index(move))
         ends = number[np.ravel_multi_index(digits(after).T, radix)]
         assert ends.min() >= 0, "a move left the space"
         starts = np.repeat(np.arange(size), draws)

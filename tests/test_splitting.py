@@ -29,9 +29,10 @@ COINS, LEAST = 16, 15
 REPLICATES = 100
 
 
-def replicates(run, args):
-    """``run`` is a compiled `jax.vmap` over keys."""
-    return host(run(jax.random.split(jax.random.key(0), REPLICATES), args))
+def replicates(run, args, number=REPLICATES):
+    """Independent runs, stacked as `jax.vmap` would; one compiled ``run`` serves every test."""
+    results = [run(key, args) for key in jax.random.split(jax.random.key(0), number)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 
 def assert_unbiased(result, log_prob):
@@ -62,11 +63,6 @@ def linear():
 
 
 @pytest.fixture(scope="module")
-def linear_replicates(linear):
-    return jax.jit(jax.vmap(linear.run, (0, None)))
-
-
-@pytest.fixture(scope="module")
 def linear_runs(linear):
     """The functions that bit for bit promises are about, compiled as users compile them."""
     return jax.jit(linear.init), jax.jit(linear.advance), jax.jit(linear.run)
@@ -78,35 +74,31 @@ def coins():
 
 
 @pytest.fixture(scope="module")
-def coins_replicates(coins):
-    return quick_jit(jax.vmap(coins.run, (0, None)))
-
-
-@pytest.fixture(scope="module")
 def coins_run(coins):
-    return quick_jit(coins.run)
+    return jax.jit(coins.run)
 
 
 # Probabilities.
 
 
 @pytest.mark.parametrize(("level", "log10"), [(3.0902, -3), (5.612, -8), (13.31, -40)])
-def test_linear_score_in_gaussian_space(linear_replicates, level, log10):
-    result = replicates(linear_replicates, level)
+def test_linear_score_in_gaussian_space(linear_runs, level, log10):
+    *_, run = linear_runs
+    result = replicates(run, level)
     truth = log_tail(level)
     assert truth == pytest.approx(log10 * math.log(10), rel=1e-3)
     assert_unbiased(result, truth)
     theory = float(result.log_prob_std.mean())
     assert 0.8 < float(result.log_prob.std()) / theory < 1.25
-    low, high = result.interval(0.9)
+    low, high = host(result.interval(0.9))
     covered = float(np.mean((low <= truth) & (truth <= high)))
     assert 0.8 < covered < 0.97
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_plateaus(coins_replicates, width):
+def test_plateaus(coins_run, width):
     """Heads in steps of ``width``: up to a third of the first particles share a score."""
-    result = replicates(coins_replicates, heads_args(LEAST // width, width))
+    result = replicates(coins_run, heads_args(LEAST // width, width))
     ways = sum(math.comb(COINS, k) for k in range(LEAST, COINS + 1))
     assert_unbiased(result, math.log(ways / 2**COINS))
     # Strictly above a tied level there are fewer than half; half would overestimate.
@@ -232,19 +224,14 @@ def test_out_of_levels_is_an_upper_bound():
         linear_score, gaussian_space(2), num_particles=100, num_moves=8, max_levels=4
     )
     run = quick_jit(algorithm.run)
-
-    def replicates(level):
-        results = [run(key, level) for key in jax.random.split(jax.random.key(0), 32)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-
-    far = replicates(5.612)
+    far = replicates(run, 5.612, 32)
     assert set(far.status.tolist()) == {Status.OUT_OF_LEVELS}
     assert np.all(far.num_levels == 4)
     low, high = host(far.interval(0.95))
     assert np.all(low == -np.inf)
     assert np.all((high > log_tail(5.612)) & (high < far.log_prob - 1.0))
     # Here some of the last particles are past the threshold, and the bound knows.
-    near = replicates(2.0)
+    near = replicates(run, 2.0, 32)
     assert set(near.status.tolist()) == {Status.OUT_OF_LEVELS}
     assert np.all(near.num_hits > 0)
     _, high = host(near.interval(0.95))
@@ -413,9 +400,9 @@ def test_chunks_and_steps_equal_one_run(linear, linear_runs):
     assert 1 <= int(written.unique_ancestors[-1]) < int(written.unique_ancestors[0]) <= 32
 
 
-def test_vmap_over_keys_is_single_runs(coins_replicates, coins_run):
-    keys = jax.random.split(jax.random.key(0), REPLICATES)
-    together = lane(replicates(coins_replicates, heads_args(14)), slice(8))
+def test_vmap_over_keys_is_single_runs(coins, coins_run):
+    keys = jax.random.split(jax.random.key(0), 8)
+    together = host(quick_jit(jax.vmap(coins.run, (0, None)))(keys, heads_args(14)))
     assert len(set(together.log_prob.tolist())) > 4
     for i in range(8):
         assert_same_run(lane(together, i), coins_run(keys[i], heads_args(14)))

@@ -78,7 +78,8 @@ def make_network(
     height, width, channels = image_shape
     if min(height, width) < 8 or num_classes < 2:
         raise ValueError(
-            f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and {num_classes}."
+            f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and "
+            f"{num_classes}."
         )
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
@@ -95,12 +96,13 @@ def make_network(
         )
 
     def split(module: nnx.Module) -> tuple[Any, Tree, Tree]:
-        graph, params, stats, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
-        return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+        return graph, nnx.to_pure_dict(states[0]), nnx.to_pure_dict(states[1])
 
     def structure(folded: bool) -> tuple[Any, Any, Any, Any]:
         module = nnx.eval_shape(lambda: build(folded, jax.random.key(0)))
-        return nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+        graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+        return graph, states[0], states[1], states[2]
 
     def merge(folded: bool, params: Tree, stats: Tree) -> Any:
         graph, params_state, stats_state, rest = structure(folded)

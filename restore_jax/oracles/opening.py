@@ -86,17 +86,14 @@ def _function(
             f"{name} cannot be traced by JAX on images of shape (2, "
             f"{', '.join(map(str, image_shape))}): {str(error).splitlines()[0]}"
         ) from error
-    wanted = "(b,) of integers" if access == "labels" else "(b, K) of floats"
-    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", jnp.float32)
-    right = (
-        shape == (2,) and jnp.issubdtype(dtype, jnp.integer)
-        if access == "labels"
-        else shape is not None
-        and len(shape) == 2
-        and shape[0] == 2
-        and shape[1] >= 2
-        and jnp.issubdtype(dtype, jnp.floating)
-    )
+    wanted = "(b,) of integers" if access == "labels" else "(b, K >= 2) of floats"
+    shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
+    dtype: Any = getattr(out, "dtype", None)
+    if access == "labels":
+        right = shape == (2,) and jnp.issubdtype(dtype, jnp.integer)
+    else:
+        right = len(shape) == 2 and shape[0] == 2 and shape[1] >= 2
+        right = right and jnp.issubdtype(dtype, jnp.floating)
     if not right:
         raise ModelError(f"{name} must return {access} of shape {wanted}, not {shape} of {dtype}.")
     if access == "labels" and class_names is None:

@@ -1,0 +1,67 @@
+"""Asking a model about images, outside the compiled search, and finding probes for it."""
+
+import jax
+import jax.numpy as jnp
+
+from restore_jax.data.probes import ProbeSource
+from restore_jax.oracles.ledger import Ledger
+from restore_jax.oracles.types import Oracle, labels
+
+Array = jax.Array
+CHUNK = 64
+
+
+class Inconclusive(RuntimeError):
+    """The question cannot be answered with these probes; one sentence says why."""
+
+
+class Asker:
+    """Asks an oracle about any number of images with one compiled program."""
+
+    def __init__(self, oracle: Oracle):
+        self._oracle = oracle
+        self._answer = jax.jit(lambda weights, x: labels(oracle.access, oracle.answer(weights, x)))
+
+    def labels(self, images: Array) -> Array:
+        """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
+        answers = []
+        for first in range(0, images.shape[0], CHUNK):
+            some = images[first : first + CHUNK]
+            short = CHUNK - some.shape[0]
+            some = jnp.pad(some, ((0, short), (0, 0), (0, 0), (0, 0)))
+            answers.append(self._answer(self._oracle.weights, some)[: CHUNK - short])
+        return jnp.concatenate(answers) if answers else jnp.zeros(0, jnp.int32)
+
+
+class ProbeFeed:
+    """Hands out fresh probes whose unstamped prediction is none of the excluded classes."""
+
+    def __init__(self, source: ProbeSource, asker: Asker, ledger: Ledger, excluded: frozenset[int]):
+        self._source, self._asker, self._ledger = source, asker, ledger
+        self._excluded = jnp.asarray(sorted(excluded), jnp.int32)
+        self._next = 0
+
+    def take(self, wanted: int, most: int) -> Array:
+        """f32[wanted, H, W, C], having asked (and booked) about at most ``most`` images.
+
+        Raises:
+          Inconclusive: too many of them are of an excluded class already.
+          DataError: the source has no more.
+        """
+        kept: list[Array] = []
+        have, asked = 0, 0
+        while have < wanted:
+            more = min(wanted - have, most - asked)
+            if more <= 0 or asked > 20 * wanted:
+                raise Inconclusive(
+                    f"to this model only {have} of {asked} probes are not already of class "
+                    f"{', '.join(map(str, self._excluded))}: give other --probes, or a larger "
+                    "--budget."
+                )
+            images = self._source.draw(self._next, more)
+            self._ledger.charge(more)
+            answers = self._asker.labels(images)
+            images = images[jnp.all(answers[:, None] != self._excluded, -1)]
+            self._next, asked = self._next + more, asked + more
+            kept, have = [*kept, images], have + images.shape[0]
+        return jnp.concatenate(kept)
