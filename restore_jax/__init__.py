@@ -1,1 +1,86 @@
-"""REStore in JAX."""
+"""REStore in JAX: finds the backdoor of an image classifier by asking it questions.
+
+The public names. Each is imported from its room when it is first used, so that
+``import restore_jax`` is quick and brings in neither JAX nor what draws and reads files.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from restore_jax.backdoors import PLANTED as PLANTED
+    from restore_jax.backdoors import PlantedPatch as PlantedPatch
+    from restore_jax.backdoors import Trigger as Trigger
+    from restore_jax.backdoors import make_poisoning as make_poisoning
+    from restore_jax.backdoors import stamp as stamp
+    from restore_jax.data.probes import open_probes as open_probes
+    from restore_jax.models import make_network as make_network
+    from restore_jax.oracles import Oracle as Oracle
+    from restore_jax.oracles import open_model as open_model
+    from restore_jax.recovery import Inconclusive as Inconclusive
+    from restore_jax.recovery import Recovery as Recovery
+    from restore_jax.recovery import Settings as Settings
+    from restore_jax.recovery import attack_success_rate as attack_success_rate
+    from restore_jax.recovery import recover as recover
+    from restore_jax.report import load_recovery as load_recovery
+    from restore_jax.report import load_trigger as load_trigger
+    from restore_jax.report import write_recovery as write_recovery
+    from restore_jax.spaces import TriggerSpace as TriggerSpace
+    from restore_jax.spaces import make_space as make_space
+    from restore_jax.splitting import Kernel as Kernel
+    from restore_jax.splitting import Scorer as Scorer
+    from restore_jax.splitting import SearchSpace as SearchSpace
+    from restore_jax.splitting import SplittingResult as SplittingResult
+    from restore_jax.splitting import SplittingState as SplittingState
+    from restore_jax.splitting import Status as Status
+    from restore_jax.splitting import count as count
+    from restore_jax.splitting import importance_splitting as importance_splitting
+    from restore_jax.splitting import log_prob_interval as log_prob_interval
+    from restore_jax.splitting import metropolis as metropolis
+
+try:
+    __version__ = version("restore-jax")
+except PackageNotFoundError:  # run from a checkout
+    __version__ = "0+unknown"
+
+_ROOMS = {
+    "restore_jax.backdoors": ("PLANTED", "PlantedPatch", "Trigger", "make_poisoning", "stamp"),
+    "restore_jax.data.probes": ("open_probes",),
+    "restore_jax.models": ("make_network",),
+    "restore_jax.oracles": ("Oracle", "open_model"),
+    "restore_jax.recovery": (
+        "Inconclusive",
+        "Recovery",
+        "Settings",
+        "attack_success_rate",
+        "recover",
+    ),
+    "restore_jax.report": ("load_recovery", "load_trigger", "write_recovery"),
+    "restore_jax.spaces": ("TriggerSpace", "make_space"),
+    "restore_jax.splitting": (
+        "Kernel",
+        "Scorer",
+        "SearchSpace",
+        "SplittingResult",
+        "SplittingState",
+        "Status",
+        "count",
+        "importance_splitting",
+        "log_prob_interval",
+        "metropolis",
+    ),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

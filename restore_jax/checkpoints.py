@@ -2,14 +2,17 @@
 
 A checkpoint folder holds ``model/`` (parameters and batch statistics), ``metadata/``
 (JSON: architecture, classes, normalisation, data, triggers, accuracy, ASR, command) and,
-where training may go on, ``training/`` (optimizer state, key, epoch). A training run keeps
-them as ``checkpoints/<epoch>/``; whatever opens a model takes either folder.
+where training may go on, ``training/`` (optimizer state, key, epoch). ``checksums.json``
+has the SHA-256 of every file of ``model/`` and ``training/``. A training run keeps them as
+``checkpoints/<epoch>/``; whatever opens a model takes either folder.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from restore_jax.models import NETWORKS, Network, make_network
 
 SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "models" / "shipped"
+CHECKSUMS = "checksums.json"
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
@@ -85,6 +89,7 @@ def save(
             metadata=ocp.args.JsonSave({"schema_version": SCHEMA_VERSION} | metadata),
         ),
     )
+    _write_checksums(Path(manager.directory) / str(epoch))
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
@@ -98,6 +103,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
                 metadata=ocp.args.JsonSave(checkpoint.metadata),
             ),
         )
+    _write_checksums(folder)
 
 
 def resolve(folder: Path) -> Path:
@@ -144,15 +150,41 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{folder} holds the unknown architecture {metadata['architecture']!r}: this "
             f"release knows {', '.join(NETWORKS)}."
         )
+    if not _describes_a_network(metadata):
+        raise CheckpointError(
+            f"the metadata of {folder} has no usable class_names, image_shape and normalisation."
+        )
     return metadata
+
+
+def _describes_a_network(metadata: dict[str, Any]) -> bool:
+    names, shape = metadata["class_names"], metadata["image_shape"]
+    if not isinstance(names, list) or len(names) < 2:
+        return False
+    if not isinstance(shape, list) or len(shape) != 3:
+        return False
+    if not all(isinstance(side, int) for side in shape) or min(shape) < 1 or min(shape[:2]) < 8:
+        return False
+    normalisation = metadata["normalisation"]
+    if not isinstance(normalisation, dict):
+        return False
+    for values in (normalisation.get("mean"), normalisation.get("std")):
+        if not isinstance(values, list) or len(values) not in (1, shape[2]):
+            return False
+        if not all(isinstance(value, int | float) for value in values):
+            return False
+    return min(normalisation["std"]) > 0
 
 
 def restore_tree(folder: Path, like: Any) -> Any:
     """Restores the pytree saved in ``folder``, which must match ``like`` in shape and dtype.
 
     Raises:
-      CheckpointError: it is truncated, or does not match.
+      CheckpointError: it is missing or damaged, or does not match.
     """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder.parent} has no folder {folder.name}/.")
+    _verify(folder)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
@@ -190,8 +222,6 @@ def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:
     metadata = read_metadata(path)
     network = network_from(metadata, dtype)
     params, batch_stats = jax.eval_shape(network.init, jax.random.key(0))
-    if not (path / "model").is_dir():
-        raise CheckpointError(f"{path} is truncated: its folder model/ is missing.")
     tree = restore_tree(path / "model", {"params": params, "batch_stats": batch_stats})
     for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not math.isfinite(float(np.sum(np.abs(np.asarray(leaf, np.float64))))):
@@ -200,3 +230,39 @@ def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:
                 "again."
             )
     return Checkpoint(network, tree["params"], tree["batch_stats"], metadata, path)
+
+
+def _write_checksums(checkpoint: Path) -> None:
+    """Writes down what the arrays' files hold, once Orbax has finished with them."""
+    files = [p for name in ("model", "training") for p in (checkpoint / name).rglob("*")]
+    sums = {p.relative_to(checkpoint).as_posix(): _sha256(p) for p in sorted(files) if p.is_file()}
+    beside = checkpoint / f"{CHECKSUMS}.tmp"
+    beside.write_text(json.dumps(sums, indent=1) + "\n")
+    os.replace(beside, checkpoint / CHECKSUMS)
+
+
+def _verify(folder: Path) -> None:
+    """Compares the files in ``folder`` with their checksums, where there are any.
+
+    A flipped bit in an array passes Orbax unseen, and a file cut short makes it print a
+    thousand lines beside its exception; so damage is found before Orbax is asked.
+    """
+    checkpoint = folder.parent
+    if not (checkpoint / CHECKSUMS).exists():
+        return
+    try:
+        sums = dict(json.loads((checkpoint / CHECKSUMS).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint / CHECKSUMS} cannot be read.") from error
+    for name, wanted in sums.items():
+        if not name.startswith(f"{folder.name}/"):
+            continue
+        if not (checkpoint / name).is_file():
+            raise CheckpointError(f"{checkpoint} is not whole: its file {name} is missing.")
+        if _sha256(checkpoint / name) != wanted:
+            raise CheckpointError(f"{checkpoint} is damaged: {name} is not what was saved.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -52,7 +52,8 @@ def make_scorer(
 
     Returns:
       A `Scorer` whose ``args`` is a dict of ``weights`` (the oracle's), ``probes``
-      f32[m, H, W, C] and ``target`` int32[]. A candidate that cannot get above the level
+      f32[m, H, W, C], ``target`` int32[] and ``handicap`` f32[], subtracted from every
+      margin (0 for the event as defined; not with labels). A candidate that cannot get above the level
       scores -inf. The cost counts the images of active candidates that were still racing.
     """
     c = needed(success, num_probes)
@@ -73,7 +74,8 @@ def make_scorer(
         def ask(particles: Any, probes: Array) -> Array:
             images = jax.vmap(space.stamp, (0, None))(particles, probes)
             outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
-            return margins(oracle.access, outputs, args["target"]).reshape(-1, width)
+            margin = margins(oracle.access, outputs, args["target"])
+            return margin.reshape(-1, width) - args["handicap"]
 
         def leg(carry: tuple[Array, Array, Array], probes: Array) -> Any:
             racing, passed, shown = carry

@@ -277,6 +277,7 @@ ALL_MOVES = [
 ]
 # The single moves of the two discrete spaces are judged state by state further down.
 EVERYDAY_MOVES = [(n, m) for n, m in ALL_MOVES if n == "gaussian" or m == "kernel"]
+EVERYDAY_MOVES.remove(("gaussian", "refresh"))
 BOTH = pytest.mark.parametrize("restricted", [False, True], ids=["prior", "restricted"])
 
 
@@ -485,20 +486,18 @@ def test_gaussian_draws_are_standard_normal():
 
 # What a space gives to the rest of the package.
 
-IMAGES = [(32, 32, 3), (28, 28, 1), (7, 11, 2)]
 ALL_SPACES = [
-    ("patch", {}),
-    ("patch", {"channels": "grey", "levels": 5, "max_size": 6, "min_size": 2}),
-    ("sparse", {}),
-    ("sparse", {"channels": "rgb", "levels": 3, "density": 0.5}),
-    ("gaussian", {}),
-    ("gaussian", {"amplitude": 0.2}),
+    ("patch", (32, 32, 3), {}),
+    ("patch", (28, 28, 1), {"channels": "grey", "levels": 5, "max_size": 6, "min_size": 2}),
+    ("sparse", (28, 28, 1), {}),
+    ("sparse", (7, 11, 2), {"channels": "rgb", "levels": 3, "density": 0.5}),
+    ("gaussian", (32, 32, 3), {}),
+    ("gaussian", (7, 11, 2), {"amplitude": 0.2}),
 ]
 
 
-@pytest.mark.parametrize("shape", IMAGES)
-@pytest.mark.parametrize(("name", "options"), ALL_SPACES)
-def test_the_quick_stamp_equals_the_triggers(name, options, shape):
+@pytest.mark.parametrize(("name", "shape", "options"), ALL_SPACES)
+def test_the_quick_stamp_equals_the_triggers(name, shape, options):
     space = make_space(name, shape, **options)
     particles = space.search.sample(jax.random.key(7), 16)
     images = jax.random.uniform(jax.random.key(8), (3, *shape))
@@ -520,9 +519,9 @@ def test_the_quick_stamp_equals_the_triggers(name, options, shape):
     assert (trigger.target == 4).all()
 
 
-@pytest.mark.parametrize(("name", "options"), ALL_SPACES)
-def test_a_draw_depends_on_the_key_and_its_index_alone(name, options):
-    sample = make_space(name, (9, 8, 3), **options).search.sample
+@pytest.mark.parametrize(("name", "shape", "options"), ALL_SPACES)
+def test_a_draw_depends_on_the_key_and_its_index_alone(name, shape, options):
+    sample = make_space(name, shape, **options).search.sample
     sample = jit_once(sample, static_argnums=1)
     few, many = sample(jax.random.key(9), 3), sample(jax.random.key(9), 40)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:3]), few, many)
@@ -530,21 +529,24 @@ def test_a_draw_depends_on_the_key_and_its_index_alone(name, options):
     assert len(np.unique(np.column_stack(leaves), axis=0)) > 35
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_patch_shows_its_pattern_where_it_says(seed):
+def test_a_patch_shows_its_pattern_where_it_says():
     space = patch((12, 9, 3), max_size=4, levels=3)
-    particle = jax.tree.map(lambda leaf: leaf[0], space.search.sample(jax.random.key(seed), 1))
-    row, col, height, width = (int(x) for x in particle[:4])
-    stamped = np.asarray(space.stamp(particle, jnp.full((1, 12, 9, 3), 0.3)))[0]
-    expected = np.full((12, 9, 3), 0.3, np.float32)
-    for i in range(height):
-        for j in range(width):
-            code = int(particle.codes[i, j])
-            for channel in range(3):
-                expected[row + i, col + j, channel] = code % 3 / 2
-                code //= 3
-    np.testing.assert_allclose(stamped, expected, atol=1e-7)
-    assert int(space.trigger(particle, 0).pixels) == height * width
+    picture = jnp.full((1, 12, 9, 3), 0.3)
+
+    @jit_once
+    def look(key):
+        particles = space.search.sample(key, 20)
+        triggers = jax.vmap(lambda p: space.trigger(p, 0))(particles)
+        return particles, jax.vmap(lambda p: space.stamp(p, picture)[0])(particles), triggers
+
+    particles, stamped, triggers = jax.tree.map(np.asarray, look(jax.random.key(17)))
+    for k, (row, col, height, width) in enumerate(zip(*particles[:4], strict=True)):
+        expected = np.full((12, 9, 3), 0.3, np.float32)
+        for i, j, channel in np.ndindex(height, width, 3):
+            digit = particles.codes[k, i, j] // 3**channel % 3
+            expected[row + i, col + j, channel] = digit / 2
+        np.testing.assert_allclose(stamped[k], expected, atol=1e-7)
+        assert np.sum(triggers.mask[k] > 0) == height * width
 
 
 def test_colours_are_those_that_the_options_name():
@@ -557,13 +559,12 @@ def test_colours_are_those_that_the_options_name():
         pixels = np.asarray(jit_once(stamped)(jax.random.key(10))).reshape(-1, 3)
         return np.unique(pixels[~np.isclose(pixels, 0.3).all(axis=1)], axis=0)
 
-    for make in (patch, sparse):
-        np.testing.assert_array_equal(seen(make((6, 6, 3), channels="grey")), [[0] * 3, [1] * 3])
-        corners = np.array(list(np.ndindex(2, 2, 2)))
-        np.testing.assert_array_equal(seen(make((6, 6, 3), channels="rgb")), corners)
-        thirds = seen(make((6, 6, 3), channels="grey", levels=4))
-        np.testing.assert_allclose(thirds[:, 0], [0, 1 / 3, 2 / 3, 1], atol=1e-7)
-        assert len(seen(make((6, 6, 3), channels="rgb", levels=3))) == 27
+    black_and_white, corners = [[0] * 3, [1] * 3], np.array(list(np.ndindex(2, 2, 2)))
+    np.testing.assert_array_equal(seen(sparse((6, 6, 3), channels="grey")), black_and_white)
+    np.testing.assert_array_equal(seen(patch((6, 6, 3), channels="rgb")), corners)
+    thirds = seen(patch((6, 6, 3), channels="grey", levels=4))
+    np.testing.assert_allclose(thirds[:, 0], [0, 1 / 3, 2 / 3, 1], atol=1e-7)
+    assert len(seen(sparse((6, 6, 3), channels="rgb", levels=3))) == 27
 
 
 def test_sliding_and_resizing_leave_the_pattern_on_the_image():
@@ -604,7 +605,7 @@ def test_the_gaussian_move_is_the_papers():
     np.testing.assert_allclose(space.stamp(z, jnp.full((1, 4, 5, 3), 0.5)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 3)])
+@pytest.mark.parametrize("shape", [(1, 2, 1)])
 @pytest.mark.parametrize("name", list(SPACES))
 def test_moves_stay_valid_on_the_smallest_images(name, shape):
     options = {"max_size": min(shape[:2])} if name == "patch" else {}
@@ -632,10 +633,10 @@ def test_moves_stay_valid_on_the_smallest_images(name, shape):
 def test_descriptions_tell_priors_apart():
     descriptions = {
         json.dumps(make_space(name, shape, **options).description, sort_keys=True)
-        for name, options in ALL_SPACES
-        for shape in IMAGES
+        for name, _, options in ALL_SPACES
+        for shape in [(32, 32, 3), (7, 11, 2)]
     }
-    assert len(descriptions) == len(ALL_SPACES) * len(IMAGES)
+    assert len(descriptions) == 2 * len(ALL_SPACES)
     one_channel = [patch((28, 28, 1), channels=c).description for c in ("rgb", "grey")]
     assert one_channel[0] == one_channel[1]
 
@@ -656,6 +657,7 @@ def test_descriptions_tell_priors_apart():
         ("sparse", (32, 32, 3), {"levels": 70_000}, ["between 2 and 65535"]),
         ("sparse", (32, 32, 3), {"density": 0}, ["density is 0", "(0, 1)"]),
         ("sparse", (32, 32, 3), {"density": 1.0}, ["density is 1.0"]),
+        ("sparse", (32, 32, 3), {"density": "0.1"}, ["'0.1'", "a number"]),
         ("gaussian", (32, 32, 3), {"amplitude": 2}, ["amplitude is 2", "(0, 1]"]),
         ("gaussian", (32, 32), {}, ["(32, 32)", "height, width, channels"]),
         ("gaussian", (32, 0, 3), {}, ["(32, 0, 3)", "at least 1"]),

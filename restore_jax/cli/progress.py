@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 
 class Report(Protocol):
@@ -15,9 +24,30 @@ class Report(Protocol):
         """Shows ``text``; off a terminal only if ``line``."""
 
 
+class _Count(ProgressColumn):
+    """Done of total with thousands separated; nothing while the total is unknown."""
+
+    def __init__(self, unit: str):
+        self._unit = unit
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(
+            f"{task.completed:,.0f}/{task.total:,.0f}{self._unit}", style="progress.download"
+        )
+
+
 @contextlib.contextmanager
-def progress(label: str, console: Console | None = None) -> Iterator[Report]:
-    """A context that yields a `Report`; whatever is printed meanwhile stays above the bar."""
+def progress(label: str, console: Console | None = None, unit: str = "") -> Iterator[Report]:
+    """A context that yields a `Report`; whatever is printed meanwhile stays above the bar.
+
+    Args:
+      label: the command, in front of everything.
+      console: where to; None: stderr.
+      unit: what is counted, as "images".
+    """
     console = console or Console(stderr=True)
     if not console.is_terminal:
 
@@ -30,14 +60,16 @@ def progress(label: str, console: Console | None = None) -> Iterator[Report]:
     columns = (
         TextColumn(label, markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        _Count(f" {unit}" if unit else ""),
         TextColumn("{task.fields[text]}", markup=False),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=None, text="starting")
 
         def fancy(done: float, total: float, text: str, *, line: bool = True) -> None:
-            bar.update(task, completed=done, total=total, text=text)
+            # An unknown total keeps the bar pulsing: there is life, but no measure of it yet.
+            bar.update(task, completed=done, total=total or None, text=text)
 
         yield fancy

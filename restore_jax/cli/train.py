@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -15,33 +17,57 @@ from rich.console import Console
 
 from restore_jax import checkpoints, training
 from restore_jax.backdoors import PLANTED, PlantedPatch, make_poisoning
-from restore_jax.cli import exits
+from restore_jax.cli import exits, inputs
 from restore_jax.cli.progress import progress
 from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.environment import device_name, versions
 from restore_jax.models import NETWORKS
 
 DEFAULTS = training.Recipe()
+RECIPE_HELP = {
+    "epochs": "passes over the training images",
+    "batch_size": "images a step",
+    "learning_rate": "the highest, after the warm-up; it then falls to 0 as a cosine",
+    "momentum": "Nesterov's",
+    "weight_decay": "on kernels, not on biases or norms",
+    "label_smoothing": "share of each label given to all classes",
+    "warmup": "share of all steps in which the learning rate rises from 0",
+    "translate": "largest random shift of an image, in pixels",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
+    parser.epilog = (
+        "After each epoch a checkpoint and metrics.json (clean accuracy in all and by class, "
+        "attack success rate of each trigger) are written to --out. Ctrl-C loses the epoch it "
+        "falls in and no more: --resume goes on, to the same weights bit for bit."
+    )
     add = parser.add_argument
-    add("--dataset", default="cifar10", choices=DATASETS, help="what to train on (%(default)s)")
-    add("--data-dir", metavar="DIR", help="the TFDS folder that holds cifar10/")
-    add("--arch", default="resnet8", metavar="NAME", help=f"{', '.join(NETWORKS)} (%(default)s)")
+    add("--dataset", default="cifar10", choices=DATASETS,
+        help="what to train on: cifar10, read from --data-dir, or shapes, drawn here "
+             "(%(default)s)")  # fmt: skip
+    add("--data-dir", metavar="DIR",
+        help="the TFDS folder that holds cifar10/ ($TFDS_DATA_DIR or "
+             "~/tensorflow_datasets)")  # fmt: skip
+    add("--arch", default="resnet8", metavar="NAME",
+        help=f"the network: {', '.join(NETWORKS)} (%(default)s)")  # fmt: skip
     add("--triggers", default="1,2", metavar="LIST",
-        help=f"planted triggers, of {', '.join(PLANTED)}, or none (%(default)s)")  # fmt: skip
+        help=f"the triggers to plant, of {', '.join(PLANTED)}, with commas; or none, for a clean "
+             "model (%(default)s)")  # fmt: skip
     add("--poison-rate", type=float, metavar="SHARE",
-        help="share of each batch that carries each trigger (0.1)")  # fmt: skip
+        help="share of each batch that carries each trigger, and its target for a label "
+             "(0.1)")  # fmt: skip
     for field in dataclasses.fields(training.Recipe):
         default = getattr(DEFAULTS, field.name)
         add(f"--{field.name.replace('_', '-')}", type=type(default), default=default,
-            metavar="N" if isinstance(default, int) else "X", help="(%(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+            metavar="N" if isinstance(default, int) else "X",
+            help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="decides everything drawn (%(default)s)")
     add("--out", metavar="DIR", help="where to write (runs/train-<dataset>-<arch>-<seed>/)")
     add("--overwrite", action="store_true", help="replace what --out holds")
-    add("--resume", action="store_true", help="go on from the last epoch saved in --out")
+    add("--resume", action="store_true",
+        help="go on from the last epoch saved in --out; the other flags as they were")  # fmt: skip
     add("--json", action="store_true", help="print the metrics as one JSON object on stdout")
 
 
@@ -76,7 +102,7 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
             )
     if not 0 <= values["translate"] <= 8:
         raise exits.UsageError(f"--translate must be 0 to 8 pixels, not {values['translate']}.")
-    if not values["learning_rate"] > 0 or not values["weight_decay"] >= 0:
+    if not 0 < values["learning_rate"] < math.inf or not 0 <= values["weight_decay"] < math.inf:
         raise exits.UsageError("--learning-rate must be above 0 and --weight-decay not below.")
     return training.Recipe(**values)
 
@@ -117,17 +143,12 @@ def run(args: argparse.Namespace) -> int:
         )
     name = f"train-{args.dataset}-{args.arch}-{args.seed}"
     command = _command(args, recipe)
+    last, saved = None, {}
     if args.resume:
         out = Path(args.out or f"runs/{name}")
-        if args.overwrite:
-            raise exits.UsageError("--resume and --overwrite exclude each other.")
-        last = checkpoints.resolve(out)
-        saved = checkpoints.read_metadata(last)
-        if saved["command"] != command:
-            raise exits.UsageError(
-                f"{out} was trained by «{saved['command']}»: resume it with the same flags."
-            )
+        last, saved = _resumable(args, out, command)
     else:
+        inputs.check(args, "runs")
         out = exits.out_folder(args.out, name, args.overwrite)
 
     (train_images, train_labels), (test_images, test_labels), class_names = _load(args)
@@ -156,57 +177,68 @@ def run(args: argparse.Namespace) -> int:
         network, recipe, make_poisoning(triggers, rates), train_images, train_labels
     )
     evaluate = training.make_evaluation(network, triggers, test_images, test_labels)
-    state = trainer.init(jax.random.key(args.seed))
-    history: list[dict[str, Any]] = []
-    if args.resume:
-        state = checkpoints.restore_tree(last / "training", state)
-        history = saved["history"]
-        console.print(f"resuming {out} after epoch {int(state.epoch)} of {recipe.epochs}")
-    else:
+    key = jax.random.key(args.seed)
+    if last is None:
+        state = trainer.init(key)
         exits.make_folder(out, args.overwrite)
+    else:
+        state = checkpoints.restore_tree(last / "training", jax.eval_shape(trainer.init, key))
+        console.print(f"resuming {out} after epoch {int(state.epoch)} of {recipe.epochs}")
     manager = checkpoints.open_manager(out / "checkpoints")
 
-    metrics = metadata | {"history": history}
-    with progress("train", console) as report:
-        while int(state.epoch) < recipe.epochs:
-            epoch, start = int(state.epoch) + 1, time.perf_counter()
-            for done, steps, loss, state in trainer.epoch(state):  # noqa: B007
-                speed = done * recipe.batch_size / (time.perf_counter() - start)
-                text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
-                total = recipe.epochs * steps
-                report((epoch - 1) * steps + done, total, text, line=done % 100 == 0)
-            result = evaluate(state.params, state.batch_stats)
-            row = {
-                "epoch": epoch,
-                "loss": loss,
-                "clean_accuracy": result.clean_accuracy,
-                "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
-                "images_per_second": speed,
-            }
-            history = [*history, row]
-            metrics = metadata | {
-                "clean_accuracy": result.clean_accuracy,
-                "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
-                "asr": row["asr"],
-                "epoch": epoch,
-                "history": history,
-            }
-            checkpoints.save(
-                manager,
-                epoch,
-                params=state.params,
-                batch_stats=state.batch_stats,
-                training=state,
-                metadata=metrics,
-            )
-            _write_json(out / "metrics.json", metrics)
-            asr_text = "".join(f"  ASR {k} {v:.2%}" for k, v in row["asr"].items())
-            console.print(
-                f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}  "
-                f"clean {result.clean_accuracy:.2%}{asr_text}  {speed:,.0f} images/s",
-                soft_wrap=True,
-            )
-    manager.close()
+    metrics = saved
+    try:
+        with progress("train", console) as report:
+            while int(state.epoch) < recipe.epochs:
+                epoch, start = int(state.epoch) + 1, time.perf_counter()
+                for done, steps, loss, after in trainer.epoch(state):  # noqa: B007
+                    speed = done * recipe.batch_size / (time.perf_counter() - start)
+                    text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
+                    total = recipe.epochs * steps
+                    report((epoch - 1) * steps + done, total, text, line=done % 100 == 0)
+                if not math.isfinite(loss):
+                    raise exits.UsageError(
+                        f"the loss is {loss} in epoch {epoch}: lower --learning-rate."
+                    )
+                state = after
+                result = evaluate(state.params, state.batch_stats)
+                row = {
+                    "epoch": epoch,
+                    "loss": loss,
+                    "clean_accuracy": result.clean_accuracy,
+                    "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
+                    "images_per_second": speed,
+                }
+                metrics = metadata | {
+                    "clean_accuracy": result.clean_accuracy,
+                    "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
+                    "asr": row["asr"],
+                    "epoch": epoch,
+                    "history": [*metrics.get("history", []), row],
+                }
+                checkpoints.save(
+                    manager,
+                    epoch,
+                    params=state.params,
+                    batch_stats=state.batch_stats,
+                    training=state,
+                    metadata=metrics,
+                )
+                _write_json(out / "metrics.json", metrics)
+                asr_text = "".join(f"  ASR {k} {v:.2%}" for k, v in row["asr"].items())
+                console.print(
+                    f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}  "
+                    f"clean {result.clean_accuracy:.2%}{asr_text}  {speed:,.0f} images/s",
+                    soft_wrap=True,
+                )
+    except KeyboardInterrupt:
+        console.print(_farewell(args, out, command, recipe.epochs), soft_wrap=True, markup=False)
+        return exits.INTERRUPTED
+    finally:
+        manager.close()
+        for folder in (out / "checkpoints", out):  # empty, they would be in the next try's way
+            if not any(folder.iterdir()):
+                folder.rmdir()
     console.print("clean accuracy by class:")
     for class_name, accuracy in metrics["class_accuracy"].items():
         console.print(f"  {class_name:<16}{accuracy:7.2%}")
@@ -214,6 +246,34 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         exits.print_json(metrics | {"out": str(out)})
     return exits.DONE
+
+
+def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:
+    """The last checkpoint of the run in ``out`` and its metadata, if ``command`` made it."""
+    if args.overwrite:
+        raise exits.UsageError("--resume and --overwrite exclude each other.")
+    last = checkpoints.resolve(out)
+    if last.parent != out / "checkpoints":
+        raise exits.UsageError(f"{out} is not a training run's folder: --resume needs one.")
+    saved = checkpoints.read_metadata(last)
+    if saved.get("command") != command:
+        raise exits.UsageError(
+            f"{out} was trained by «{saved.get('command')}»: resume it with the same flags."
+        )
+    return last, saved
+
+
+def _farewell(args: argparse.Namespace, out: Path, command: str, epochs: int) -> str:
+    """What to say after Ctrl-C: what is saved, and how to go on."""
+    try:
+        last = checkpoints.resolve(out)
+    except checkpoints.CheckpointError:
+        return "interrupted before the first epoch was saved"
+    data_dir = f" --data-dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+    return (
+        f"interrupted: {out} holds epoch {last.name} of {epochs}, go on with\n"
+        f"  {command}{data_dir} --out {shlex.quote(str(out))} --resume"
+    )
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -21,7 +21,9 @@ NORM_MOMENTUM = 0.9
 class ConvNorm(nnx.Module):
     """Convolution without bias, then batch norm: f32[b, H, W, cin] to [b, H/s, W/s, cout].
 
-    ``pool=True`` puts a 2x2 max-pool between the two.
+    ``pool=True`` puts a 2x2 max-pool between the two. Folded, the norm's scale goes through
+    that pool without its sign, which follows after it: a negative factor would make a
+    minimum of the maximum.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ConvNorm(nnx.Module):
             rngs=rngs,
         )
         self.pool = pool
+        self.sign = nnx.data(nnx.Param(jnp.ones(cout)) if folded and pool else None)
         self.norm = nnx.data(
             None
             if folded
@@ -61,6 +64,8 @@ class ConvNorm(nnx.Module):
         x = self.conv(x)
         if self.pool:
             x = max_pool(x)
+        if self.sign is not None:
+            x = x * self.sign[...].astype(x.dtype)
         return x if self.norm is None else self.norm(x, use_running_average=not train)
 
 
@@ -129,12 +134,14 @@ def _max_pool_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def fold_norms(params: Tree, batch_stats: Tree) -> Tree:
+def fold_norms(params: Tree, batch_stats: Tree, like: Tree) -> Tree:
     """Folds every batch norm into the convolution before it.
 
     Args:
       params, batch_stats: nested dicts as trained; a dict with ``conv`` and ``norm`` is a
         `ConvNorm`.
+      like: the folded network's parameters, whose values do not matter; a `ConvNorm` with a
+        ``sign`` has a pool inside.
 
     Returns:
       The nested dict of the folded network's parameters.
@@ -147,7 +154,12 @@ def fold_norms(params: Tree, batch_stats: Tree) -> Tree:
             norm, stats = value["norm"], batch_stats[name]["norm"]
             scale = norm["scale"] / jnp.sqrt(stats["var"] + NORM_EPSILON)
             bias = norm["bias"] - stats["mean"] * scale
-            folded[name] = {"conv": {"kernel": value["conv"]["kernel"] * scale, "bias": bias}}
+            folded[name] = {}
+            if "sign" in like[name]:
+                sign = jnp.where(scale < 0, -1.0, 1.0)
+                folded[name] = {"sign": sign}
+                scale, bias = scale * sign, bias * sign
+            folded[name]["conv"] = {"kernel": value["conv"]["kernel"] * scale, "bias": bias}
         else:
-            folded[name] = fold_norms(value, batch_stats.get(name, {}))
+            folded[name] = fold_norms(value, batch_stats.get(name, {}), like[name])
     return folded

@@ -131,7 +131,8 @@ def make_network(
     def fold(params: Tree, batch_stats: Tree) -> tuple[Tree, Tree]:
         stem = batch_stats.get("stem", {})
         kept = {"stem": stem} if "kernel" in stem else {}
-        return fold_norms(params, batch_stats), kept
+        like = nnx.to_pure_dict(structure(True)[1])
+        return fold_norms(params, batch_stats, like), kept
 
     def apply_folded(folded: tuple[Tree, Tree], images: Array) -> Array:
         return merge(True, *folded)(normalise(images), False)

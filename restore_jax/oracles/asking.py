@@ -1,11 +1,13 @@
 """Asking a model about images, outside the compiled search, and finding probes for it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from restore_jax.data.probes import ProbeSource
 from restore_jax.oracles.ledger import Ledger
-from restore_jax.oracles.types import Oracle, labels
+from restore_jax.oracles.types import Oracle, labels, margins
 
 Array = jax.Array
 CHUNK = 64
@@ -20,17 +22,34 @@ class Asker:
 
     def __init__(self, oracle: Oracle):
         self._oracle = oracle
-        self._answer = jax.jit(lambda weights, x: labels(oracle.access, oracle.answer(weights, x)))
+
+        @jax.jit
+        def answer(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
+            outputs = oracle.answer(weights, images)
+            return labels(oracle.access, outputs), margins(oracle.access, outputs, target)
+
+        self._answer = answer
 
     def labels(self, images: Array) -> Array:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
+        return self._ask(images, jnp.int32(0))[0]
+
+    def margins(self, images: Array, target: Array) -> Array:
+        """f32[b], the `margins` of images f32[b, H, W, C] for class target int32[]."""
+        return self._ask(images, target)[1]
+
+    def _ask(self, images: Array, target: Array) -> tuple[Array, Array]:
         answers = []
         for first in range(0, images.shape[0], CHUNK):
             some = images[first : first + CHUNK]
             short = CHUNK - some.shape[0]
             some = jnp.pad(some, ((0, short), (0, 0), (0, 0), (0, 0)))
-            answers.append(self._answer(self._oracle.weights, some)[: CHUNK - short])
-        return jnp.concatenate(answers) if answers else jnp.zeros(0, jnp.int32)
+            found, lead = self._answer(self._oracle.weights, some, target)
+            answers.append((found[: CHUNK - short], lead[: CHUNK - short]))
+        if not answers:
+            return jnp.zeros(0, jnp.int32), jnp.zeros(0)
+        found, lead = (jnp.concatenate(parts) for parts in zip(*answers, strict=True))
+        return found, lead
 
 
 class ProbeFeed:

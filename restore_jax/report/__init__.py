@@ -1,0 +1,22 @@
+"""Figures, and results as files."""
+
+from restore_jax.report.figures import overview_figure, trigger_figure
+from restore_jax.report.written import (
+    ResultError,
+    load_recovery,
+    load_trigger,
+    render_recovery,
+    write_files,
+    write_recovery,
+)
+
+__all__ = [
+    "ResultError",
+    "load_recovery",
+    "load_trigger",
+    "overview_figure",
+    "render_recovery",
+    "trigger_figure",
+    "write_files",
+    "write_recovery",
+]

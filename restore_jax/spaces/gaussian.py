@@ -16,7 +16,7 @@ from jax.scipy.special import erf
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import torus
 from restore_jax.spaces.draws import independent, integers
-from restore_jax.spaces.types import TriggerSpace, check_image_shape
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -114,9 +114,7 @@ def gaussian(image_shape: tuple[int, int, int], *, amplitude: float = 1.0) -> Tr
       ValueError: if an option is outside its range.
     """
     shape = check_image_shape(image_shape)
-    if not 0 < amplitude <= 1:
-        raise ValueError(f"amplitude is {amplitude!r}; it must be in (0, 1].")
-    prior = Prior(shape, float(amplitude))
+    prior = Prior(shape, check_share("amplitude", amplitude, one_included=True))
     moves = proposals(prior)
     return TriggerSpace(
         name="gaussian",

@@ -22,11 +22,7 @@ from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import independent, integers, pick
-from restore_jax.spaces.types import (
-    TriggerSpace,
-    check_image_shape,
-    is_whole,
-)
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -45,7 +41,6 @@ WEIGHTS = {
     "fresh": 0.5,
 }
 """How often the kernel tries each move, relative to the others."""
-
 
 # Changes of (row, col, height, width).
 _STEPS = np.array([(-1, 0, 0, 0), (1, 0, 0, 0), (0, -1, 0, 0), (0, 1, 0, 0)])
@@ -169,8 +164,8 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
 
     A move that no particle of this prior can make is left out.
     """
-    cell_axes = jnp.arange(prior.max_size)
-    rows, cols = cell_axes[:, None], cell_axes[None, :]
+    axis = jnp.arange(prior.max_size)
+    rows, cols = axis[:, None], axis[None, :]
     log_weights = jnp.asarray(prior.log_weights)
     slack = max(prior.image_height, prior.image_width) - prior.min_size
     strides = [stride for stride in STRIDES if stride <= slack]
@@ -269,15 +264,15 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
 
     def roll(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         del strength
-        key_axis, key_sign = jax.random.split(key)
+        key_side, key_sign = jax.random.split(key)
         sides = jnp.stack([particle.height, particle.width])
-        axis, count = pick(key_axis, sides > 1)
+        side, count = pick(key_side, sides > 1)
         step = 2 * jax.random.bernoulli(key_sign).astype(jnp.int32) - 1
         from_rows = jnp.where(
-            (axis == 0) & (rows < particle.height), (rows + step) % particle.height, rows
+            (side == 0) & (rows < particle.height), (rows + step) % particle.height, rows
         )
         from_cols = jnp.where(
-            (axis == 1) & (cols < particle.width), (cols + step) % particle.width, cols
+            (side == 1) & (cols < particle.width), (cols + step) % particle.width, cols
         )
         visible = (rows < particle.height) & (cols < particle.width)
         codes = jnp.where(
@@ -337,10 +332,9 @@ def patch(
             f"min_size is {min_size!r} and max_size {max_size!r}; they must be whole numbers with "
             f"1 <= min_size <= max_size <= {min(height, width)}, the image's smaller side."
         )
-    if not 0 < size_decay <= 1:
-        raise ValueError(f"size_decay is {size_decay!r}; it must be in (0, 1].")
+    decay = check_share("size_decay", size_decay, one_included=True)
     colours = make_colours(channels, levels, image_channels)
-    prior = Prior(height, width, int(min_size), int(max_size), float(size_decay), colours)
+    prior = Prior(height, width, int(min_size), int(max_size), decay, colours)
     moves = proposals(prior)
     return TriggerSpace(
         name="patch",

@@ -17,7 +17,7 @@ from restore_jax.spaces import colours as palette
 from restore_jax.spaces import torus
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import independent, integers, pick
-from restore_jax.spaces.types import TriggerSpace, check_image_shape
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -190,10 +190,9 @@ def sparse(
       ValueError: if an option is outside its range.
     """
     height, width, image_channels = check_image_shape(image_shape)
-    if not 0 < density < 1:
-        raise ValueError(f"density is {density!r}; it must be in (0, 1).")
+    share_on = check_share("density", density, one_included=False)
     colours = make_colours(channels, levels, image_channels)
-    prior = Prior(height, width, float(density), colours)
+    prior = Prior(height, width, share_on, colours)
     moves = proposals(prior)
     return TriggerSpace(
         name="sparse",

@@ -12,7 +12,8 @@ ratio of -inf; whatever a proposal gives back is a valid particle.
 Shapes: images are ``[m, H, W, C]``, a particle has no leading axis.
 """
 
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,8 +52,8 @@ class TriggerSpace(NamedTuple):
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Returns (H, W, C); ValueError unless these are three whole numbers of at least 1."""
-    shape = tuple(image_shape)
+    """Returns (H, W, C); ValueError unless they are three whole numbers of at least 1."""
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
     if len(shape) != 3 or any(not is_whole(side) or side < 1 for side in shape):
         raise ValueError(
             f"image_shape is {image_shape!r}; it must be (height, width, channels), "
@@ -62,6 +63,15 @@ def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
+def check_share(name: str, value: Any, one_included: bool) -> float:
+    """Returns ``value``; ValueError unless it is a number in (0, 1), or in (0, 1]."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not (0 < value < 1 or (one_included and value == 1)):
+        interval = "(0, 1]" if one_included else "(0, 1)"
+        raise ValueError(f"{name} is {value!r}; it must be a number in {interval}.")
+    return float(value)
+
+
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number: an int or a NumPy integer, and no bool."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

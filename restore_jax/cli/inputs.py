@@ -1,0 +1,110 @@
+"""What the commands that look at a model take, and the checks that need no model."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from restore_jax.cli import exits
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from restore_jax.oracles import Oracle
+
+ACCESSES = ("logits", "probabilities", "labels")
+_MAX_SEED = 2**32 - 1
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """Declares the flags that these commands share.
+
+    Args:
+      parser: of the command.
+      out: what --out is by default, for the help.
+    """
+    add = parser.add_argument
+    add("--model", default="shipped", metavar="SPEC",
+        help='"shipped", the model in the package, or a folder that train.py wrote '
+             "(%(default)s)")  # fmt: skip
+    add("--access", default="logits", choices=ACCESSES,
+        help="what the model answers: logits, probabilities or labels (%(default)s)")  # fmt: skip
+    add("--probes", default="dead_leaves", metavar="SPEC",
+        help="images to ask about: dead_leaves or shapes (drawn here), cifar10, a folder of "
+             "images, an .npz or .npy file (%(default)s)")  # fmt: skip
+    add("--data-dir", metavar="DIR",
+        help="the TFDS folder that holds cifar10/: the success rate on its test images is "
+             "measured, too")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="decides everything drawn (%(default)s)")
+    add("--out", metavar="DIR", help=f"where to write ({out})")
+    add("--overwrite", action="store_true", help="replace what --out holds")
+    add("--json", action="store_true", help="print the result as one JSON object on stdout")
+
+
+def check(args: argparse.Namespace, default: str) -> None:
+    """Checks the shared flags; touches nothing.
+
+    Args:
+      args: the parsed flags.
+      default: the folder that will be made where --out is not given, or its parent.
+
+    Raises:
+      UsageError: a flag out of range, or a folder that could not be written.
+    """
+    if not 0 <= args.seed <= _MAX_SEED:
+        raise exits.UsageError(f"--seed must be 0 to {_MAX_SEED}, not {args.seed}.")
+    if args.overwrite and args.out is None:
+        raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
+    try:
+        folder = Path(default)
+        if args.out is not None:
+            folder = exits.out_folder(args.out, default, args.overwrite)
+            _spare_inputs(args, folder)
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise exits.UsageError(f"{folder} is a file: no folder can be made in its place.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise exits.UsageError(f"nothing can be written to {folder}: choose another --out.")
+    except OSError as error:
+        raise exits.UsageError(f"--out {args.out} cannot be used ({error.strerror}).") from error
+
+
+def _spare_inputs(args: argparse.Namespace, folder: Path) -> None:
+    """Refuses to replace a folder that holds what is read, or where the user is at home."""
+    if not args.overwrite:
+        return
+    kept = {"the working directory": Path.cwd(), "the home directory": Path.home()}
+    for flag in ("model", "probes", "data_dir", "trigger_file"):
+        value = getattr(args, flag, None)
+        if value and Path(value).exists():
+            kept[f"--{flag.replace('_', '-')}"] = Path(value)
+    for name, path in kept.items():
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise exits.UsageError(
+                f"--overwrite would remove {name}, which lies in --out {args.out}: name another "
+                "folder."
+            )
+
+
+def test_images(oracle: "Oracle", data_dir: str | None) -> "tuple[np.ndarray, np.ndarray] | None":
+    """CIFAR-10's test images uint8[N, 32, 32, 3] and labels int32[N], if a folder is given.
+
+    Raises:
+      UsageError: the model knows other classes or takes other images.
+      DataError: the folder does not hold them.
+    """
+    if data_dir is None:
+        return None
+    from restore_jax.data import cifar10
+
+    numbers = tuple(str(k) for k in range(len(cifar10.CLASS_NAMES)))
+    if oracle.image_shape != cifar10.IMAGE_SHAPE or oracle.class_names not in (
+        cifar10.CLASS_NAMES,
+        numbers,
+    ):
+        raise exits.UsageError(
+            f"--data-dir gives the test images of CIFAR-10, but {oracle.name} was made for other "
+            "images or classes: leave it out."
+        )
+    return cifar10.load("test", data_dir)

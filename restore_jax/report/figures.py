@@ -1,0 +1,302 @@
+"""Pictures of a recovery. Figures are made without pyplot and its global state.
+
+Colours are those of Okabe and Ito (Color Universal Design, 2008), which people who are
+colour-blind tell apart; what matters is also said in words or by shape.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from restore_jax.backdoors import Trigger
+from restore_jax.recovery import Recovery
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+INK, FAINT = "#333333", "#8a8a8a"
+_DPI = 110
+
+
+class Shown(NamedTuple):
+    """One row of probes.
+
+    Attributes:
+      name: what was done to them.
+      images: f32[k, H, W, C] in [0, 1].
+      predictions: k class names, or None if the model was not asked.
+    """
+
+    name: str
+    images: np.ndarray
+    predictions: Sequence[str] | None
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
+    """A trigger as it lies on the image, and enlarged.
+
+    Args:
+      trigger: the trigger. Pixels it leaves alone are hatched.
+      class_name: of its target.
+    """
+    mask = np.asarray(trigger.mask)[..., 0]
+    pixels = int((mask > 0).sum())
+    figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    figure.suptitle(
+        f"Trigger for class {int(trigger.target)} ({_short(class_name)}), "
+        f"{pixels:,} pixel{'s' if pixels != 1 else ''}",
+        fontsize=13,
+        color=INK,
+    )
+    left, right = figure.subplots(1, 2)
+    _in_place(left, trigger)
+    place = "on mid-grey" if trigger.additive else "on the image"
+    left.set_title(place, fontsize=11, color=INK)
+    if trigger.additive:
+        change = (np.asarray(trigger.mask) * np.asarray(trigger.pattern)).mean(-1)
+        most = max(float(np.abs(change).max()), 1e-6)
+        drawn = right.imshow(change, cmap="PuOr_r", vmin=-most, vmax=most, interpolation="none")
+        bar = figure.colorbar(drawn, ax=right, shrink=0.8)
+        bar.ax.tick_params(labelsize=9, colors=INK)
+        right.set_title("change of the brightness", fontsize=11, color=INK)
+        _pixel_ticks(right, (0, mask.shape[0]), (0, mask.shape[1]))
+        return figure
+    rows, cols = _crop(mask)
+    _in_place(right, trigger, rows, cols)
+    right.set_title("enlarged", fontsize=11, color=INK)
+    return figure
+
+
+def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
+    """Everything on one page: triggers, stamped probes with predictions, the search by level.
+
+    Args:
+      recovery: what was found.
+      shown: the rows of probes, each of the same k >= 1 images.
+    """
+    fields, truth = recovery.fields, recovery.true_trigger
+    target = str(fields.get("target_name", int(recovery.trigger.target)))
+    pictures = 1.75 * max(len(shown), 2) + 0.6
+    figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    head, top, bottom = figure.subfigures(3, 1, height_ratios=(0.75, pictures, 3.0))
+    verdict = f"{'Found' if recovery.found else 'Not found'}: a trigger for class "
+    verdict += f"{int(recovery.trigger.target)} ({_short(target)})"
+    head.text(0.5, 0.72, verdict, ha="center", va="center", fontsize=15, color=INK,
+              fontweight="bold")  # fmt: skip
+    head.text(0.5, 0.2, _subtitle(recovery), ha="center", va="center", fontsize=10.5, color=INK)
+    triggers, probes = top.subfigures(1, 2, width_ratios=(3.0, 6.0))
+
+    panels = [("recovered" if recovery.found else "closest", recovery.trigger)]
+    if truth is not None:
+        panels.insert(0, ("planted", truth))
+    for axes, (name, trigger) in zip(
+        np.atleast_1d(triggers.subplots(len(panels), 1)), panels, strict=True
+    ):
+        _in_place(axes, trigger, sparse_ticks=True)
+        pixels = int((np.asarray(trigger.mask) > 0).sum())
+        axes.set_title(f"{name}, {pixels:,} px", fontsize=11, color=INK)
+
+    _probe_rows(probes, shown, target)
+    _search(bottom, recovery)
+    return figure
+
+
+def _subtitle(recovery: Recovery) -> str:
+    fields = recovery.fields
+    parts = [f"{fields.get('space', '?')} space", f"{fields.get('queries', 0):,} queries"]
+    for name, label in (
+        ("confirmation_success_rate", "fresh probes"),
+        ("test_success_rate", "test images"),
+    ):
+        if fields.get(name) is not None:
+            parts.append(f"{fields[name]:.1%} of {label}")
+    if not recovery.found:
+        parts.append(recovery.status.replace("_", " "))
+    return "   ·   ".join(parts)
+
+
+def _probe_rows(figure: Any, shown: Sequence[Shown], target: str) -> None:
+    grid = figure.subplots(len(shown), len(shown[0].images), squeeze=False)
+    for row, line in zip(shown, grid, strict=True):
+        for k, axes in enumerate(line):
+            axes.imshow(_rgb(row.images[k]), interpolation="none", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            hit = row.predictions is not None and row.predictions[k] == target
+            for spine in axes.spines.values():
+                spine.set_color(ORANGE if hit else FAINT)
+                spine.set_linewidth(2.5 if hit else 0.8)
+            if row.predictions is not None:
+                axes.set_xlabel(
+                    _short(row.predictions[k]),
+                    fontsize=10,
+                    color=ORANGE if hit else INK,
+                    fontweight="bold" if hit else "normal",
+                    labelpad=3,
+                )
+        line[0].set_ylabel(row.name, fontsize=11, color=INK)
+
+
+def _search(figure: Any, recovery: Recovery) -> None:
+    """Three curves over the levels: threshold, probability, queries."""
+    levels = recovery.levels
+    if not levels:
+        figure.text(0.5, 0.5, "The search ended before its first level.", ha="center", color=INK)
+        return
+    numbers = np.arange(1, len(levels) + 1)
+    score, chance, queries = figure.subplots(1, 3)
+    score.plot(numbers, _column(levels, "best_score"), color=GREEN, marker="^", markersize=4,
+               linewidth=1.2, label="best candidate")  # fmt: skip
+    score.plot(numbers, _column(levels, "level"), color=BLUE, marker="o", markersize=4,
+               linewidth=1.6, label="level")  # fmt: skip
+    goal = recovery.fields.get("goal")
+    if goal is not None:
+        score.axhline(goal, color=ORANGE, linestyle="--", linewidth=1.4, label="the event")
+    score.set_title("score to exceed", fontsize=11, color=INK)
+    score.legend(fontsize=8.5, frameon=False, loc="best")
+
+    chance.plot(numbers, _column(levels, "log10_prob"), color=BLUE, marker="o", markersize=4,
+                linewidth=1.6)  # fmt: skip
+    chance.set_title("log10 probability of the level", fontsize=11, color=INK)
+    if np.all(np.isnan(_column(levels, "log10_prob"))):
+        chance.text(0.5, 0.5, "not estimated", transform=chance.transAxes, ha="center",
+                    color=FAINT)  # fmt: skip
+    estimate = recovery.fields.get("log10_prob")
+    low, high = recovery.fields.get("log10_prob_interval") or (None, None)
+    if estimate is not None and low is not None and high is not None:
+        chance.errorbar([numbers[-1]], [estimate], yerr=[[estimate - low], [high - estimate]],
+                        color=ORANGE, capsize=4, linewidth=1.6, marker="s", markersize=5,
+                        label=f"the event: {estimate:.2f} "
+                              f"(95 %: {low:.2f} to {high:.2f})")  # fmt: skip
+        _legend_below(chance)
+    elif high is not None:
+        chance.axhline(high, color=ORANGE, linestyle="--", linewidth=1.4,
+                       label=f"the event: at most {high:.2f} (95 %)")  # fmt: skip
+        _legend_below(chance)
+
+    queries.plot(numbers, _column(levels, "queries"), color=BLUE, marker="o", markersize=4,
+                 linewidth=1.6)  # fmt: skip
+    queries.set_ylim(bottom=0)
+    queries.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    queries.set_title("images asked so far", fontsize=11, color=INK)
+    for axes in (score, chance, queries):
+        axes.set_xlabel("level", fontsize=10, color=INK)
+        axes.set_xlim(0.5, len(levels) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+        axes.tick_params(labelsize=9, colors=INK)
+        axes.grid(color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+
+
+def _legend_below(axes: Axes) -> None:
+    """A legend at the lower left, under everything that is drawn there."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom - 0.2 * (top - bottom), top)
+    axes.legend(fontsize=8.5, frameon=False, loc="lower left")
+
+
+def _column(levels: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [math.nan if row.get(name) is None else row[name] for row in levels]
+
+
+def _in_place(
+    axes: Axes,
+    trigger: Trigger,
+    rows: tuple[int, int] | None = None,
+    cols: tuple[int, int] | None = None,
+    *,
+    sparse_ticks: bool = False,
+) -> None:
+    """The trigger where it lies, or the part of it in rows and cols (end excluded)."""
+    mask, pattern = np.asarray(trigger.mask), np.asarray(trigger.pattern)
+    height, width = mask.shape[:2]
+    part = rows is not None
+    rows, cols = rows or (0, height), cols or (0, width)
+    axes.set_facecolor("#dcdcdc")
+    if not np.all(mask > 0):
+        hatched = Rectangle((-0.5, -0.5), width, height, facecolor="#dcdcdc", zorder=0)
+        hatched.set(edgecolor="#b4b4b4", hatch="////", linewidth=0)
+        axes.add_patch(hatched)
+    colours = _rgb(0.5 + 0.5 * mask * pattern if trigger.additive else pattern)
+    alpha = (mask > 0).astype(float) if trigger.additive else mask
+    axes.imshow(np.concatenate([colours, alpha], -1), interpolation="none", zorder=1)
+    if not trigger.additive or not np.all(mask > 0):
+        axes.add_collection(LineCollection(_outline(mask[..., 0] > 0), colors=ORANGE,
+                                           linewidths=2.2 if part else 1.2, zorder=2))  # fmt: skip
+    axes.set_xlim(cols[0] - 0.5, cols[1] - 0.5)
+    axes.set_ylim(rows[1] - 0.5, rows[0] - 0.5)
+    if sparse_ticks:
+        axes.set_xticks(range(0, width, max(1, width // 4)))
+        axes.set_yticks(range(0, height, max(1, height // 4)))
+        axes.tick_params(labelsize=8, length=2, colors=INK)
+    else:
+        _pixel_ticks(axes, rows, cols)
+
+
+def _pixel_ticks(axes: Axes, rows: tuple[int, int], cols: tuple[int, int]) -> None:
+    """Labels rows and columns by their 0-based numbers."""
+    for axis, (first, last) in ((axes.yaxis, rows), (axes.xaxis, cols)):
+        every = max(1, math.ceil((last - first) / 12))
+        every = every if every < 3 else 4 * math.ceil(every / 4)
+        start = first + -first % every
+        axis.set_ticks(range(start, last, every))
+    axes.tick_params(labelsize=9, length=3, colors=INK)
+    axes.set_xlabel("column", fontsize=10, color=INK)
+    axes.set_ylabel("row", fontsize=10, color=INK)
+
+
+def _outline(touched: np.ndarray) -> list[list[tuple[float, float]]]:
+    """The borders between pixels that are touched, bool[H, W], and those that are not."""
+    framed = np.pad(touched, 1)
+    below = np.argwhere(framed[1:, :] != framed[:-1, :])  # border above framed row r + 1
+    beside = np.argwhere(framed[:, 1:] != framed[:, :-1])
+    lines = [[(c - 1.5, r - 0.5), (c - 0.5, r - 0.5)] for r, c in below]
+    lines += [[(c - 0.5, r - 1.5), (c - 0.5, r - 0.5)] for r, c in beside]
+    return lines
+
+
+def _crop(mask: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns (end excluded) of a square with the trigger and a margin around it."""
+    height, width = mask.shape
+    touched = np.argwhere(mask > 0)
+    if not len(touched):
+        return (0, height), (0, width)
+    (top, left), (bottom, right) = touched.min(0), touched.max(0) + 1
+    side = max(bottom - top, right - left) + 2
+
+    def around(first: int, last: int, most: int) -> tuple[int, int]:
+        length = min(int(side), most)
+        start = min(max(0, (int(first) + int(last) - length) // 2), most - length)
+        return start, start + length
+
+    return around(top, bottom, height), around(left, right, width)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """[H, W, C] as f[H, W, 3] in [0, 1], grey repeated."""
+    image = np.clip(np.asarray(image, float), 0.0, 1.0)
+    if image.shape[-1] != 3:
+        image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
+    return image
+
+
+def _short(name: str, most: int = 14) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,0 +1,280 @@
+"""A recovery as files, and back.
+
+| file | holds |
+|---|---|
+| recovery.json | what `Recovery.to_json` says |
+| trigger.npz | mask f32[H, W, 1], pattern f32[H, W, C], target int32[], additive bool[] |
+| planted.npz | likewise, the trigger the model says was planted in it; only where it says so |
+| particles.npz | the last population, one array per part of a particle, and scores f32[n] |
+| probes.npz | images f32[m, H, W, C] that the search saw; ``--probes`` takes this file |
+| trigger.png, overview.png | see `restore_jax.report.figures` |
+"""
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.backdoors import Trigger, stamp
+from restore_jax.oracles import Asker, Oracle
+from restore_jax.recovery import SCHEMA_VERSION, Recovery
+from restore_jax.report.figures import Shown, overview_figure, png, trigger_figure
+
+NUM_SHOWN = 4
+"""Probes in overview.png."""
+
+
+class ResultError(ValueError):
+    """A written result cannot be used; the message is one sentence that says why."""
+
+
+def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path) -> list[Path]:
+    """Writes a recovery to a folder, which is made if need be; each file whole or not at all.
+
+    Args:
+      recovery: what to write.
+      oracle: the model, asked about the few images of overview.png (outside any budget);
+        None: the figure names no predictions.
+      folder: files of the same names are replaced, others left alone.
+
+    Returns:
+      The paths written.
+    """
+    return write_files(folder, render_recovery(recovery, oracle))
+
+
+def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, bytes]:
+    """The files of `write_recovery` by name, in memory: nothing is touched until all exist."""
+    shown = _shown(recovery, oracle)
+    content = json.dumps(recovery.to_json(), indent=2, allow_nan=False) + "\n"
+    files = {
+        "recovery.json": content.encode(),
+        "trigger.npz": _npz(_trigger_arrays(recovery.trigger)),
+        "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
+        "probes.npz": _npz({"images": recovery.probes}),
+        "trigger.png": png(trigger_figure(recovery.trigger, _class_name(recovery))),
+        "overview.png": png(overview_figure(recovery, shown)),
+    }
+    if recovery.true_trigger is not None:
+        files["planted.npz"] = _npz(_trigger_arrays(recovery.true_trigger))
+    return files
+
+
+def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Writes files, each beside its place and then renamed; makes the folder.
+
+    Raises:
+      OSError: as the file system says; what was there under a name is then still there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in files.items():
+        beside = folder / f".{name}.{os.getpid()}.part"
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, folder / name)
+        finally:
+            beside.unlink(missing_ok=True)
+        paths.append(folder / name)
+    return paths
+
+
+def load_recovery(path: str | Path) -> Recovery:
+    """Reads what `write_recovery` wrote.
+
+    Args:
+      path: the folder, or its recovery.json.
+
+    Returns:
+      A `Recovery`; its particles are a dict of arrays by name, whatever pytree they were.
+
+    Raises:
+      ResultError: a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(path)
+    if folder.name == "recovery.json" and not folder.is_dir():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ResultError(f"there is no recovery folder {folder}.")
+    content = _read_json(folder / "recovery.json")
+    trigger = load_trigger(folder / "trigger.npz")
+    if content["target"] != int(trigger.target):
+        raise ResultError(
+            f"{folder} mixes two recoveries: recovery.json is about class {content['target']}, "
+            f"trigger.npz about class {int(trigger.target)}."
+        )
+    particles = _read_npz(folder / "particles.npz", "scores")
+    probes = _read_npz(folder / "probes.npz", "images")["images"]
+    if probes.ndim != 4 or probes.shape[1:] != trigger.pattern.shape:
+        raise ResultError(f"the probes of {folder} do not have the shape of its trigger.")
+    scores = particles.pop("scores")
+    for name, leaf in particles.items():
+        if scores.ndim != 1 or leaf.shape[:1] != scores.shape:
+            raise ResultError(f"{name} in {folder / 'particles.npz'} does not match its scores.")
+    true_trigger = None
+    if content.get("truth") is not None:
+        true_trigger = load_trigger(folder / "planted.npz")
+    fields = {
+        name: value
+        for name, value in content.items()
+        if name not in ("schema_version", "found", "status", "levels")
+    }
+    return Recovery(
+        trigger=trigger,
+        found=content["found"],
+        status=content["status"],
+        particles=particles,
+        scores=scores,
+        true_trigger=true_trigger,
+        probes=probes,
+        levels=content["levels"],
+        fields=fields,
+    )
+
+
+def load_trigger(path: str | Path) -> Trigger:
+    """Reads a trigger; its leaves are NumPy arrays.
+
+    Args:
+      path: a file as trigger.npz, or the folder of a recovery.
+
+    Raises:
+      ResultError: missing, damaged, or an array of the wrong shape, type or range.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "trigger.npz").is_file():
+            raise ResultError(f"the folder {path} holds no trigger.npz.")
+        path = path / "trigger.npz"
+    arrays = _read_npz(path, "mask", "pattern", "target")
+    mask, pattern, target = (arrays[name] for name in ("mask", "pattern", "target"))
+    additive = arrays.get("additive", np.array(False))
+    if additive.shape != () or additive.dtype != np.bool_:
+        raise ResultError(f"additive in {path} must be true or false.")
+    for name, array in (("mask", mask), ("pattern", pattern)):
+        if not np.issubdtype(array.dtype, np.floating) or array.ndim != 3 or not array.size:
+            raise ResultError(
+                f"{name} in {path} must be three-dimensional floating numbers, not "
+                f"{array.dtype} of shape {array.shape}."
+            )
+    if mask.shape != (*pattern.shape[:2], 1):
+        raise ResultError(
+            f"mask in {path} must have shape {(*pattern.shape[:2], 1)} to fit its pattern of "
+            f"{pattern.shape}, not {mask.shape}."
+        )
+    lowest = -1.0 if additive else 0.0
+    for name, array, low in (("mask", mask, 0.0), ("pattern", pattern, lowest)):
+        if not np.all((array >= low) & (array <= 1.0)):  # False for NaN, too
+            raise ResultError(f"{name} in {path} must lie in [{low:g}, 1] and be finite.")
+    if target.shape != () or not np.issubdtype(target.dtype, np.integer) or target < 0:
+        raise ResultError(f"target in {path} must be one whole number of at least 0.")
+    return Trigger(
+        mask=mask.astype(np.float32),  # type: ignore[arg-type]
+        pattern=pattern.astype(np.float32),  # type: ignore[arg-type]
+        target=target.astype(np.int32),  # type: ignore[arg-type]
+        additive=bool(additive),
+    )
+
+
+def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
+    """The rows of probes in overview.png: unstamped, planted where known, recovered."""
+    probes = jnp.asarray(recovery.probes[:NUM_SHOWN])
+    rows = [("no trigger", probes)]
+    if recovery.true_trigger is not None:
+        rows.append(("planted", stamp(recovery.true_trigger, probes)))
+    name = "recovered" if recovery.found else "closest"
+    rows.append((name, stamp(recovery.trigger, probes)))
+    if oracle is None:
+        return [Shown(name, np.asarray(images), None) for name, images in rows]
+    together = jnp.concatenate([images for _, images in rows])
+    answers = np.asarray(Asker(oracle).labels(together)).reshape(len(rows), -1)
+    return [
+        Shown(name, np.asarray(images), [oracle.class_names[k] for k in predicted])
+        for (name, images), predicted in zip(rows, answers, strict=True)
+    ]
+
+
+def _class_name(recovery: Recovery) -> str:
+    return str(recovery.fields.get("target_name", int(recovery.trigger.target)))
+
+
+def _trigger_arrays(trigger: Trigger) -> dict[str, np.ndarray]:
+    return {
+        "mask": np.asarray(trigger.mask, np.float32),
+        "pattern": np.asarray(trigger.pattern, np.float32),
+        "target": np.asarray(trigger.target, np.int32),
+        "additive": np.asarray(trigger.additive),
+    }
+
+
+def _named(particles: Any) -> dict[str, np.ndarray]:
+    """The leaves of a pytree by their place in it; a lone array is called "particles"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".") or "particles": np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(particles)
+    }
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
+    def read() -> dict[str, np.ndarray]:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz file")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+
+    arrays = _read(path, read)
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise ResultError(f"{path} lacks {', '.join(missing)}.")
+    return arrays
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(content, dict):
+        raise ResultError(f"{path} holds no recovery.")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ResultError(
+            f"{path} has schema version {content.get('schema_version')!r}; this release reads "
+            f"version {SCHEMA_VERSION}."
+        )
+    kinds = {"found": bool, "status": str, "levels": list, "target": int}
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            raise ResultError(f"{name} in {path} is missing or not what it should be.")
+    return content
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` gives; whatever a missing or damaged file makes it raise, as a sentence."""
+    if not path.is_file():
+        raise ResultError(f"there is no file {path}.")
+    try:
+        return read()
+    except (
+        OSError,
+        ValueError,  # pickles, broken arrays, broken JSON, broken UTF-8
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,  # a compression that Python does not know
+        MemoryError,  # a damaged header may promise any size
+    ) as error:
+        raise ResultError(f"{path} is damaged or is not what it should be.") from error

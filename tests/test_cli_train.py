@@ -1,0 +1,289 @@
+"""``restore-jax train`` as a user meets it, on a few images."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from restore_jax import checkpoints, cli, training
+from restore_jax.data import shapes
+
+TINY = ["train", "--dataset", "shapes", "--epochs", "3", "--batch-size", "40", "--seed", "5"]
+EPOCHS, TRAIN, TEST = 3, 120, 80
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every command here compiles the same programs."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images():
+    """The data set's first images instead of all."""
+    images, labels = shapes.shapes(jax.random.key(0), TRAIN + TEST)
+    images = np.round(np.asarray(images) * 255).astype(np.uint8)
+    labels = np.asarray(labels)
+    halves = {"train": (images[:TRAIN], labels[:TRAIN]), "test": (images[TRAIN:], labels[TRAIN:])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "load", lambda split, seed=0: halves[split])
+        yield halves
+
+
+@pytest.fixture(scope="module")
+def finished(few_images, tmp_path_factory):
+    """The folder of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main([*TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+def arrays(folder):
+    loaded = checkpoints.load(folder)
+    return loaded.params, loaded.batch_stats
+
+
+def assert_bitwise(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def refused(capsys, *flags):
+    """Runs train, which must refuse in one line; returns the line."""
+    try:
+        code = cli.main(["train", *flags])
+    except SystemExit as error:  # argparse's own
+        code = error.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_metrics_and_checkpoints(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert sorted(child.name for child in finished.iterdir()) == ["checkpoints", "metrics.json"]
+    assert sorted(child.name for child in (finished / "checkpoints").iterdir()) == ["2", "3"]
+    assert metrics["epoch"] == EPOCHS
+    assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
+    assert list(metrics["class_accuracy"]) == list(shapes.CLASS_NAMES)
+    assert set(metrics["asr"]) == {"1", "2"}
+    # Eight test images of each class.
+    accuracies = list(metrics["class_accuracy"].values())
+    assert np.mean(accuracies) == pytest.approx(metrics["clean_accuracy"])
+    assert all((8 * accuracy) % 1 == 0 for accuracy in accuracies)
+    last = metrics["history"][-1]
+    assert last["clean_accuracy"] == metrics["clean_accuracy"]
+    assert last["asr"] == metrics["asr"]
+    assert np.isfinite(last["loss"])
+    assert metrics["recipe"]["epochs"] == EPOCHS
+    assert [patch["target"] for patch in metrics["triggers"]] == [3, 6]
+    assert "--epochs 3" in metrics["command"]
+    assert "--seed 5" in metrics["command"]
+    loaded = checkpoints.load(finished).metadata
+    assert {key: loaded[key] for key in metrics} == metrics
+
+
+def test_the_metrics_are_those_of_the_saved_network(finished, few_images):
+    loaded = checkpoints.load(finished)
+    images, labels = few_images["test"]
+    evaluate = training.make_evaluation(loaded.network, [], images, labels)
+    result = evaluate(loaded.params, loaded.batch_stats)
+    assert result.clean_accuracy == loaded.metadata["clean_accuracy"]
+
+
+def interrupt_in_epoch(monkeypatch, epoch):
+    """Makes Ctrl-C come in the middle of an epoch."""
+    make_trainer = training.make_trainer
+
+    def interrupted(*args):
+        trainer = make_trainer(*args)
+
+        def one_epoch(state):
+            for item in trainer.epoch(state):
+                if int(state.epoch) + 1 == epoch:
+                    raise KeyboardInterrupt
+                yield item
+
+        return trainer._replace(epoch=one_epoch)
+
+    monkeypatch.setattr(training, "make_trainer", interrupted)
+
+
+def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(finished, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        assert cli.main([*TINY, "--out", str(folder)]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    message = " ".join(captured.err.split())
+    assert "holds epoch 1 of 3" in message
+    assert "Traceback" not in message
+    assert f"--seed 5 --out '{folder}' --resume" in message
+    assert checkpoints.load(folder).metadata["epoch"] == 1
+
+    words = shlex.split(captured.err[captured.err.index("python train.py") :])[2:]
+    assert cli.main(["train", *words, "--json"]) == 0
+    assert_bitwise(arrays(folder), arrays(finished))
+    captured = capsys.readouterr()
+    assert "resuming" in captured.err
+    printed = json.loads(captured.out)
+    assert printed["out"] == str(folder)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert printed["class_accuracy"] == metrics["class_accuracy"]
+    assert [row["loss"] for row in printed["history"]] == [
+        row["loss"] for row in metrics["history"]
+    ]
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_nothing(tmp_path, monkeypatch, capsys):
+    interrupt_in_epoch(monkeypatch, 1)
+    folder = tmp_path / "run"
+    assert cli.main([*TINY, "--out", str(folder)]) == 130
+    assert "before the first epoch" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_resuming_what_is_finished_reports_it_again(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert cli.main([*TINY, "--out", str(folder), "--resume", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["epoch"] == EPOCHS
+    assert_bitwise(arrays(folder), arrays(finished))
+
+
+def test_resume_refuses_other_flags_and_other_folders(finished, tmp_path, capsys):
+    tiny = TINY[1:]
+    out = ["--out", str(finished), "--resume"]
+    assert "the same flags" in refused(capsys, *tiny[:-1], "6", *out)
+    assert "the same flags" in refused(capsys, *tiny, "--triggers", "1", *out)
+    assert "exclude each other" in refused(capsys, *tiny, *out, "--overwrite")
+    assert "no checkpoint" in refused(capsys, *tiny, "--out", str(tmp_path / "no"), "--resume")
+    step = str(finished / "checkpoints" / "3")
+    assert "training run" in refused(capsys, *tiny, "--out", step, "--resume")
+    exported = tmp_path / "exported"
+    checkpoints.export(checkpoints.load(finished), exported)
+    assert "training run" in refused(capsys, *tiny, "--out", str(exported), "--resume")
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "3" / "training")
+    assert "training/" in refused(capsys, *tiny, "--out", str(tmp_path / "run"), "--resume")
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
+    (tmp_path / "precious").write_text("x")
+    message = refused(capsys, *TINY[1:], "--out", str(tmp_path))
+    assert "not empty" in message
+    assert "--overwrite" in message
+    assert [child.name for child in tmp_path.iterdir()] == ["precious"]
+
+
+def test_overwrite_replaces_it(finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("x")
+    flags = ["--triggers", "none", "--epochs", "1", "--overwrite"]
+    assert cli.main([*TINY, *flags, "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "old").exists()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["asr"] == {}
+    assert metrics["triggers"] == []
+
+
+def test_diverging_is_said_and_not_saved(tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = cli.main([*TINY, "--learning-rate", "1e30", "--warmup", "0", "--out", str(folder)])
+    assert code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--arch", "vgg"], "unknown architecture 'vgg'"),
+        (["--triggers", "1,3"], "unknown trigger '3'"),
+        (["--triggers", ""], "unknown trigger"),
+        (["--triggers", "1,1"], "twice"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--batch-size", "-1"], "--batch-size must be at least 1"),
+        (["--batch-size", "1000"], "a batch of 1000 is more than the 120 images"),
+        (["--poison-rate", "0.6"], "--poison-rate"),
+        (["--poison-rate", "-0.1"], "--poison-rate"),
+        (["--poison-rate", "nan"], "--poison-rate"),
+        (["--learning-rate", "0"], "--learning-rate"),
+        (["--learning-rate", "inf"], "--learning-rate"),
+        (["--weight-decay", "-1"], "--weight-decay"),
+        (["--momentum", "1"], "--momentum"),
+        (["--translate", "9"], "--translate"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", "99999999999999999999"], "--seed"),
+        (["--epochs", "many"], "invalid int"),
+        (["--dataset", "mnist"], "invalid choice"),
+    ],
+)
+def test_bad_flags_are_refused_before_anything_is_written(flags, words, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert words in refused(capsys, *TINY[1:], *flags, "--out", str(folder))
+    assert not folder.exists()
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for field in training.Recipe.__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in text
+    assert "resnet8" in text
+    assert "--resume goes on" in " ".join(text.split())
+
+
+OFFLINE = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    raise AssertionError("the network was asked")
+
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from restore_jax.cli import main
+
+code = main(["train", "--data-dir", sys.argv[1], "--out", sys.argv[2]])
+loaded = [name for name in ("tensorflow", "tensorflow_datasets") if name in sys.modules]
+assert not loaded, loaded
+sys.exit(code)
+"""
+
+
+def test_without_data_it_says_so_at_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(tmp_path / "data"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: CIFAR-10 is not in ")
+    assert ended.stderr.count("\n") == 1
+    for way in ("--data-dir", "tfds.data_source", "--dataset shapes"):
+        assert way in ended.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,204 @@
+"""A recovery finds what is there, nothing where nothing is, and counts every image."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models_by_hand import IMAGE_SHAPE, TARGET, backdoored, clean
+
+from restore_jax.backdoors import PlantedPatch, Trigger, stamp
+from restore_jax.oracles import Inconclusive, open_model
+from restore_jax.recovery import Settings, attack_success_rate, compare, recover
+from restore_jax.scoring import make_scorer
+from restore_jax.spaces import make_space
+from restore_jax.splitting import count, importance_splitting
+
+SETTINGS = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "channels": "grey"})
+
+
+def oracle_of(function, access="logits"):
+    return open_model(function, access, image_shape=IMAGE_SHAPE, class_names=tuple("abcd"))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return recover(oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000)
+
+
+def test_a_backdoor_is_found_and_confirmed(found):
+    content = found.to_json()
+    assert found.found
+    assert found.status == "reached"
+    assert content["confirmation_success_rate"] >= 0.95
+    low, high = content["log10_prob_interval"]
+    assert low < content["log10_prob"] < high <= 0
+    # Nothing but a black 2x2 block leads a white image.
+    stamped = stamp(found.trigger, np.ones((1, *IMAGE_SHAPE), np.float32))
+    assert np.argmax(backdoored(stamped)) == TARGET
+
+
+def test_the_written_form_is_json_and_complete(found):
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    wanted = {
+        *("schema_version", "target", "space", "access", "success", "found", "status", "queries"),
+        *("seconds", "log10_prob", "log10_prob_interval", "levels", "probe_success_rate"),
+        *("confirmation_success_rate", "test_success_rate", "trigger_pixels", "seed", "model"),
+        *("versions", "device"),
+    }
+    assert wanted <= content.keys()
+    assert {"compile", "run"} <= content["seconds"].keys()
+
+
+def test_the_same_seed_gives_the_same_bits(found):
+    again = recover(oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000)
+    jax.tree.map(np.testing.assert_array_equal, again.particles, found.particles)
+    np.testing.assert_array_equal(again.scores, found.scores)
+    np.testing.assert_array_equal(again.trigger.pattern, found.trigger.pattern)
+    assert again.to_json()["queries"] == found.to_json()["queries"]
+    other = recover(oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, seed=1)
+    assert not np.array_equal(other.scores, found.scores)
+
+
+@pytest.mark.parametrize("access", ["probabilities", "labels"])
+def test_less_access_still_finds_it(access):
+    def model(images):
+        logits = backdoored(images)
+        return jax.nn.softmax(logits) if access == "probabilities" else jnp.argmax(logits, -1)
+
+    # Labels say nothing of a candidate that leads no probe at all: some of the first must.
+    settings = dataclasses.replace(SETTINGS, num_particles=128)
+    recovery = recover(oracle_of(model, access), TARGET, settings=settings, budget=40_000)
+    assert recovery.found
+
+
+def test_a_first_hit_has_no_probability():
+    recovery = recover(
+        oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, stop="first_hit"
+    )
+    assert recovery.found
+    assert recovery.to_json()["log10_prob"] is None
+    assert recovery.to_json()["log10_prob_interval"] is None
+
+
+def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
+    recovery = recover(oracle_of(clean), TARGET, settings=SETTINGS, budget=8_000)
+    content = recovery.to_json()
+    assert not recovery.found
+    assert recovery.status in ("out_of_queries", "stalled", "out_of_levels")
+    assert content["log10_prob"] is None
+    low, high = content["log10_prob_interval"]
+    assert low is None
+    assert high < 0
+    assert content["best_score"] < content["goal"]
+
+
+@pytest.mark.parametrize("budget", [2_000, 3_001, 5_555, 9_999])
+@pytest.mark.parametrize("function", [backdoored, clean])
+def test_the_budget_is_never_exceeded(function, budget):
+    recovery = recover(oracle_of(function), TARGET, settings=SETTINGS, budget=budget)
+    content = recovery.to_json()
+    assert content["queries"] <= budget
+    assert content["queries"] == sum(content["queries_by_stage"].values())
+
+
+def test_every_image_asked_about_in_the_open_is_counted():
+    """Screening, choosing and confirming count what they send, the padding not."""
+    recovery = recover(oracle_of(clean), TARGET, settings=SETTINGS, budget=8_000)
+    stages = recovery.to_json()["queries_by_stage"]
+    # Class 2 is never predicted, so that screening sends just the probes; one candidate needs
+    # no choice; confirming screens 100 fresh probes and stamps them.
+    assert stages["screening_and_choice"] == SETTINGS.num_probes
+    assert stages["confirmation"] == 200
+
+
+def test_a_class_that_absorbs_the_probes_is_inconclusive():
+    def absorbing(images):
+        return backdoored(images).at[:, TARGET].set(99.0)
+
+    with pytest.raises(Inconclusive, match="other --probes"):
+        recover(oracle_of(absorbing), TARGET, settings=SETTINGS, budget=20_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"budget": 0}, "--budget"),
+        ({"budget": 50}, "too small"),
+        ({"success": 0}, "--success"),
+        ({"success": 1.5}, "--success"),
+        ({"space": "spiral"}, "patch, sparse, gaussian"),
+        ({"target": "zebra"}, "no class 'zebra'"),
+        ({"target": 4}, "no class 4"),
+        ({"target": None}, "--target"),
+        ({"target": None, "trigger": "7"}, "unknown trigger"),
+        ({"stop": "soon"}, "first_hit"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(options, says):
+    with pytest.raises(ValueError, match=says) as error:
+        recover(oracle_of(clean), **({"target": TARGET, "settings": SETTINGS} | options))
+    assert "\n" not in str(error.value)
+
+
+def test_attack_success_rate_leaves_the_target_class_out():
+    images = np.full((6, *IMAGE_SHAPE), 200, np.uint8)
+    labels = np.array([0, 1, TARGET, TARGET, 3, 0], np.int32)
+    images[4, :2, :2] = 0  # the model obeys this one without any trigger
+    nothing = Trigger(jnp.zeros((12, 12, 1)), jnp.zeros(IMAGE_SHAPE), jnp.int32(TARGET))
+    assert attack_success_rate(oracle_of(backdoored), nothing, images, labels) == 1 / 4
+
+
+def test_comparison_finds_the_shift():
+    truth = PlantedPatch("x", 3, 4, ("110", "111", "010"), 2, 0.1).trigger(IMAGE_SHAPE)
+    moved = PlantedPatch("y", 7, 2, ("110", "111", "011"), 2, 0.1).trigger(IMAGE_SHAPE)
+    same = compare(truth, truth, 0.5)
+    assert same["iou"] == same["iou_after_shift"] == same["pattern_agreement"] == 1
+    assert same["shift"] == [0, 0]
+    assert same["test_success_rate"] == 0.5
+    far = compare(moved, truth, None)
+    assert far["iou"] == 0
+    assert far["shift"] == [-4, 2]
+    assert far["iou_after_shift"] == 1
+    assert far["pattern_agreement"] == pytest.approx(8 / 9)
+    assert far["pixels"] == 9
+
+
+def test_replicates_by_vmap_equal_single_runs_with_a_network():
+    """The same verdicts, and the scores of the same particles within 1e-4."""
+    oracle = open_model(random_network(), image_shape=(16, 16, 3))
+    space = make_space("patch", (16, 16, 3), max_size=3)
+    algorithm = importance_splitting(
+        make_scorer(oracle, space, 0.75, 4),
+        space.search,
+        num_particles=8,
+        num_moves=2,
+        max_levels=2,
+        threshold=1e9,
+    )
+    args = {
+        "weights": oracle.weights,
+        "probes": jax.random.uniform(jax.random.key(3), (4, 16, 16, 3)),
+        "target": jnp.int32(1),
+        "handicap": jnp.float32(0),
+    }
+    keys = jax.random.split(jax.random.key(0), 8)
+    together = jax.jit(jax.vmap(algorithm.run, (0, None)))(keys, args)
+    single = jax.jit(algorithm.run)
+    for i in range(8):
+        alone = single(keys[i], args)
+        lane = jax.tree.map(lambda a: a[i], together)  # noqa: B023
+        assert int(lane.status) == int(alone.status)
+        assert count(lane) == count(alone)
+        jax.tree.map(np.testing.assert_array_equal, lane.particles, alone.particles)
+        np.testing.assert_allclose(lane.scores, alone.scores, atol=1e-4)
+
+
+def random_network():
+    from restore_jax.models import make_network
+
+    network = make_network("resnet8", image_shape=(16, 16, 3))
+    folded = network.fold(*network.init(jax.random.key(5)))
+    return lambda images: network.apply_folded(folded, images)

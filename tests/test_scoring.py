@@ -1,0 +1,149 @@
+"""The score says exactly what the event is, and racing changes nothing but the price."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored
+
+from restore_jax.oracles import labels, margins, open_model
+from restore_jax.scoring import make_scorer, needed, threshold
+from restore_jax.spaces import make_space
+
+N, M, SUCCESS = 128, 12, 0.75
+NAMES = tuple("abcd")
+
+
+def as_access(access):
+    def model(images):
+        logits = backdoored(images)
+        if access == "logits":
+            return logits
+        return jax.nn.softmax(logits) if access == "probabilities" else jnp.argmax(logits, -1)
+
+    return open_model(model, access, image_shape=IMAGE_SHAPE, class_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def setup():
+    space = make_space("patch", IMAGE_SHAPE, max_size=3, channels="grey")
+    # Dark probes among bright ones: a trigger leads some of them, not all or none.
+    key = jax.random.key(1)
+    probes = jax.random.uniform(key, (M, *IMAGE_SHAPE), minval=0.2, maxval=1.0)
+    particles = space.search.sample(jax.random.key(0), N)
+    return space, particles, probes
+
+
+def args_of(oracle, probes):
+    return {
+        "weights": oracle.weights,
+        "probes": probes,
+        "target": jnp.int32(TARGET),
+        "handicap": jnp.float32(0),
+    }
+
+
+def stamped_labels(oracle, space, particles, probes):
+    images = jax.vmap(space.stamp, (0, None))(particles, probes)
+    outputs = oracle.query(images.reshape(-1, *IMAGE_SHAPE))
+    return np.asarray(labels(oracle.access, outputs)).reshape(N, M)
+
+
+@pytest.mark.parametrize("access", ["logits", "probabilities", "labels"])
+@pytest.mark.parametrize("success", [0.5, 0.75, 1.0])
+def test_the_score_reaches_the_threshold_exactly_where_the_event_happens(setup, access, success):
+    space, particles, probes = setup
+    oracle = as_access(access)
+    scorer = make_scorer(oracle, space, success, M)
+    scores, cost = scorer.score(
+        None, particles, jnp.float32(-jnp.inf), jnp.ones(N, bool), args_of(oracle, probes)
+    )
+    hits = (stamped_labels(oracle, space, particles, probes) == TARGET).sum(-1)
+    event = hits >= needed(success, M)
+    assert 0 < event.sum() < N
+    np.testing.assert_array_equal(np.asarray(scores) >= threshold(oracle, success, M), event)
+    assert int(cost) == N * M
+    if access == "labels":
+        np.testing.assert_array_equal(scores, hits)
+
+
+@pytest.mark.parametrize("access", ["logits", "labels"])
+def test_racing_decides_as_all_probes_would_and_asks_less(setup, access):
+    space, particles, probes = setup
+    oracle = as_access(access)
+    args = args_of(oracle, probes)
+    active = jnp.arange(N) % 3 != 0
+    full = make_scorer(oracle, space, SUCCESS, M, race=False)
+    raced = make_scorer(oracle, space, SUCCESS, M)
+    everything, _ = full.score(None, particles, jnp.float32(-jnp.inf), jnp.ones(N, bool), args)
+    for level in np.unique(np.asarray(everything))[-6:]:
+        scores, cost = raced.score(None, particles, jnp.float32(level), active, args)
+        above = np.asarray(active & (everything > level))
+        np.testing.assert_array_equal(np.asarray(active & (scores > level)), above)
+        np.testing.assert_array_equal(np.asarray(scores)[above], np.asarray(everything)[above])
+        assert above.sum() * M <= int(cost) <= int(active.sum()) * M
+    assert int(cost) < int(active.sum()) * M  # at the highest level hardly anybody races on
+
+
+def test_nobody_active_costs_nothing(setup):
+    space, particles, probes = setup
+    oracle = as_access("logits")
+    scorer = make_scorer(oracle, space, SUCCESS, M)
+    args = args_of(oracle, probes)
+    _, cost = scorer.score(None, particles, jnp.float32(0), jnp.zeros(N, bool), args)
+    assert int(cost) == 0
+
+
+def test_a_handicap_moves_every_score_by_itself(setup):
+    space, particles, probes = setup
+    oracle = as_access("logits")
+    scorer = make_scorer(oracle, space, SUCCESS, M)
+    args = args_of(oracle, probes)
+    everybody, lowest = jnp.ones(N, bool), jnp.float32(-jnp.inf)
+    plain, _ = scorer.score(None, particles, lowest, everybody, args)
+    moved, _ = scorer.score(None, particles, lowest, everybody, args | {"handicap": jnp.float32(8)})
+    np.testing.assert_allclose(moved, plain - 8, atol=1e-5)
+
+
+def test_the_score_is_the_same_under_jit(setup):
+    space, particles, probes = setup
+    oracle = as_access("logits")
+    scorer = make_scorer(oracle, space, SUCCESS, M)
+
+    def call(particles, args):
+        return scorer.score(None, particles, jnp.float32(-1), jnp.ones(N, bool), args)
+
+    eager = call(particles, args_of(oracle, probes))
+    jitted = jax.jit(call)(particles, args_of(oracle, probes))
+        call(particles, args_of(oracle, probes)),
+        jax.jit(call)(particles, args_of(oracle, probes)),
+    )
+    chex.assert_trees_all_close(eager, jitted, atol=1e-5)
+    chex.assert_shape(eager[0], (N,))
+
+
+@pytest.mark.parametrize(
+    ("success", "m", "c"), [(0.95, 20, 19), (1.0, 20, 20), (0.951, 20, 20), (0.01, 20, 1), (0.7, 10, 7)]
+)  # fmt: skip
+def test_needed_rounds_up_but_not_because_of_rounding_errors(success, m, c):
+    assert needed(success, m) == c
+
+
+@pytest.mark.parametrize("access", ["logits", "probabilities", "labels"])
+def test_margins_are_at_least_zero_exactly_where_the_target_is_predicted(access):
+    logits = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [2.0, 0.0, 0.0], [0.0, 0.0, 200.0]])
+    outputs = {
+        "logits": logits,
+        "probabilities": jax.nn.softmax(logits),
+        "labels": jnp.argmax(logits, -1).astype(jnp.int32),
+    }[access]
+    for target in range(3):
+        margin = margins(access, outputs, jnp.int32(target))
+        predicted = np.asarray(jnp.argmax(logits, -1)) == target
+        np.testing.assert_array_equal(np.asarray(margin) >= 0, predicted)
+        assert np.all(np.isfinite(margin))
+
+
+def test_class_count():
+    assert as_access("logits").num_classes == NUM_CLASSES
