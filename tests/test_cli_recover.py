@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import restore_jax
 from restore_jax import checkpoints, cli, recovery
@@ -19,6 +20,7 @@ from restore_jax import oracles as oracles_module
 from restore_jax.backdoors import PLANTED, stamp
 from restore_jax.cli import inputs
 from restore_jax.cli import recover as recover_command
+from restore_jax.cli.progress import progress
 from restore_jax.models import make_network
 from restore_jax.oracles import ACCESSES, open_model
 from restore_jax.report import write_files
@@ -65,12 +67,17 @@ def toys():
     def open_toy(spec, access="logits", **options):
         if spec not in TOYS:
             return open_model(spec, access, **options)
-        oracle = open_model(TOYS[spec], access, image_shape=SHAPE, class_names=CLASSES)
+        answers = {
+            "logits": TOYS[spec],
+            "labels": lambda images: jnp.argmax(TOYS[spec](images), -1),
+        }
+        oracle = open_model(answers[access], access, image_shape=SHAPE, class_names=CLASSES)
         return dataclasses.replace(oracle, name=spec, metadata=metadata)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracles_module, "open_model", open_toy)
         patch.setitem(recovery.DEFAULTS, "patch", SETTINGS)
+        patch.setitem(recovery.DEFAULTS, "gaussian", dataclasses.replace(SETTINGS, options={}))
         yield
 
 
@@ -135,8 +142,20 @@ def test_progress_is_plain_lines_off_a_terminal(found):
     assert lines[0] == "recover: loading JAX and the model"
     assert all(line.startswith("recover: ") for line in lines)
     levels = [line for line in lines if "level" in line and "threshold" in line]
-    assert len(levels) == len(json.loads(found[1])["levels"])
+    assert len(levels) >= len(json.loads(found[1])["levels"])
     assert all(f"of {int(BUDGET):,} queries" in line for line in levels)
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    shown = io.StringIO()
+    with progress(
+        "recover", Console(file=shown, force_terminal=True, width=150), "images"
+    ) as report:
+        report(0, 0, "compiling")
+        step = recovery.Progress(4, -1.234, 0.0, 0.5, 1500, 4000, -0.5)
+        report(step.queries, step.budget, recover_command.progress_text(step))
+    for words in ("1,500/4,000 images", "level 4", "threshold -1.23 (goal 0)", "accepted 50%"):
+        assert words in shown.getvalue()
 
 
 def test_the_files_work_as_a_user_would_use_them(found):
@@ -180,16 +199,21 @@ def test_the_summary_is_for_people(found):
     assert max(map(len, lines.splitlines())) < 200
 
 
-def test_a_clean_class_is_not_found_and_the_folders_are_fresh(home):
-    for name in ("recover-4-0", "recover-4-0-2"):
-        code, out, err = call("recover", "--model", "toy", "--target", "NEVER", "--budget", 2000)
-        assert code == 3, err
-        assert out.startswith("not found: no trigger leads 95% of fresh probes to class 4 (never)")
-        assert "at most 10^" in out
-        written = json.loads((home / "runs" / name / "recovery.json").read_text())
-        assert not written["found"]
-        assert written["log10_prob"] is None
-        assert written["truth"] is None
+def test_a_clean_class_is_not_found_and_the_folder_is_fresh(home):
+    write_files("runs/recover-4-0", {"recovery.json": b"of an earlier run"})
+    code, out, err = call(
+        "recover", "--model", "toy", "--target", "NEVER", "--space", "gaussian", "--budget", 2000
+    )
+    assert code == 3, err
+    assert out.startswith("not found: no trigger leads 95% of fresh probes to class 4 (never)")
+    assert "at most 10^" in out
+    assert "runs/recover-4-0-2/: recovery.json" in out
+    assert (home / "runs" / "recover-4-0" / "recovery.json").read_bytes() == b"of an earlier run"
+    written = restore_jax.load_recovery(home / "runs" / "recover-4-0-2")
+    assert not written.found
+    assert written.trigger.additive
+    assert written.fields["log10_prob"] is None
+    assert written.fields["truth"] is None
 
 
 def test_an_interrupted_search_leaves_what_it_has(home, monkeypatch):
@@ -197,7 +221,8 @@ def test_an_interrupted_search_leaves_what_it_has(home, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recover_command, "progress_text", stop)
-    code, out, _ = call("recover", "--model", "toy", "--target", 3, "--budget", BUDGET, "--json")
+    argv = ("--target", 3, "--space", "gaussian", "--budget", BUDGET, "--json")
+    code, out, _ = call("recover", "--model", "toy", *argv)
     assert code == 130
     assert json.loads(out)["status"] == "interrupted"
     assert restore_jax.load_recovery(home / "runs" / "recover-3-0").status == "interrupted"
@@ -279,7 +304,7 @@ def test_bad_input_is_refused_in_a_sentence(name, home):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((9, 8, 8, 3), np.float32), "shape"),
+        (np.zeros((9, 8, 8, 3), np.float32), "must be [N, 16, 16, 3]"),
         (np.full((9, *SHAPE), 1.5, np.float32), "[0, 1]"),
         (np.zeros((2, *SHAPE), np.float32), "holds 2 images"),
     ],

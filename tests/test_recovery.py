@@ -196,6 +196,39 @@ def test_replicates_by_vmap_equal_single_runs_with_a_network():
         np.testing.assert_allclose(lane.scores, alone.scores, atol=1e-4)
 
 
+def test_a_recovery_is_one_while_loop_without_callbacks():
+    oracle = oracle_of(backdoored)
+    space = make_space("patch", IMAGE_SHAPE, max_size=3)
+    scorer = make_scorer(oracle, space, 0.75, 4)
+    algorithm = importance_splitting(scorer, space.search, num_particles=8)
+    args = {
+        "weights": oracle.weights,
+        "probes": jnp.zeros((4, *IMAGE_SHAPE)),
+        "target": jnp.int32(TARGET),
+        "handicap": jnp.float32(0),
+    }
+    jaxpr = jax.make_jaxpr(algorithm.run)(jax.random.key(0), args)
+    assert outer_whiles(jaxpr.jaxpr) == 1
+    assert "callback" not in str(jaxpr)
+
+
+def outer_whiles(jaxpr):
+    """`while` primitives that are in no other loop; calls are looked into."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "while":
+            total += 1
+        else:
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")
+            ):
+                if hasattr(value, "jaxpr"):
+                    total += outer_whiles(value.jaxpr)
+                elif hasattr(value, "eqns"):
+                    total += outer_whiles(value)
+    return total
+
+
 def random_network():
     from restore_jax.models import make_network
 

@@ -116,16 +116,14 @@ def test_the_score_is_the_same_under_jit(setup):
 
     eager = call(particles, args_of(oracle, probes))
     jitted = jax.jit(call)(particles, args_of(oracle, probes))
-        call(particles, args_of(oracle, probes)),
-        jax.jit(call)(particles, args_of(oracle, probes)),
-    )
     chex.assert_trees_all_close(eager, jitted, atol=1e-5)
     chex.assert_shape(eager[0], (N,))
 
 
 @pytest.mark.parametrize(
-    ("success", "m", "c"), [(0.95, 20, 19), (1.0, 20, 20), (0.951, 20, 20), (0.01, 20, 1), (0.7, 10, 7)]
-)  # fmt: skip
+    ("success", "m", "c"),
+    [(0.95, 20, 19), (1.0, 20, 20), (0.951, 20, 20), (0.01, 20, 1), (0.7, 10, 7)],
+)
 def test_needed_rounds_up_but_not_because_of_rounding_errors(success, m, c):
     assert needed(success, m) == c
 

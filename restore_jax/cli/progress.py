@@ -21,7 +21,7 @@ class Report(Protocol):
     """Says how far the work is."""
 
     def __call__(self, done: float, total: float, text: str, *, line: bool = True) -> None:
-        """Shows ``text``; off a terminal only if ``line``."""
+        """Shows ``text``; off a terminal only if ``line``. A total of 0: not known."""
 
 
 class _Count(ProgressColumn):
@@ -69,7 +69,9 @@ def progress(label: str, console: Console | None = None, unit: str = "") -> Iter
         task = bar.add_task(label, total=None, text="starting")
 
         def fancy(done: float, total: float, text: str, *, line: bool = True) -> None:
-            # An unknown total keeps the bar pulsing: there is life, but no measure of it yet.
-            bar.update(task, completed=done, total=total or None, text=text)
+            # Without a total there is no measure: a bar that has none yet goes on pulsing.
+            if total:
+                bar.update(task, completed=done, total=total)
+            bar.update(task, text=text)
 
         yield fancy

@@ -130,6 +130,8 @@ def progress_text(step: "Progress") -> str:
     """One line of progress."""
     moved = "-" if math.isnan(step.acceptance) else f"{step.acceptance:.0%}"
     goal = "" if math.isnan(step.goal) else f" (goal {step.goal:.3g})"
+    if step.threshold >= step.goal:
+        goal = " (past the goal)"
     return (
         f"level {step.level}  threshold {step.threshold:.3g}{goal}  "
         f"best {step.best:.3g}  accepted {moved}  {step.queries:,} of {step.budget:,} queries"
