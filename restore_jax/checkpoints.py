@@ -103,6 +103,9 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
                 metadata=ocp.args.JsonSave(checkpoint.metadata),
             ),
         )
+    # Orbax's marks of a finished save name the folder where it was made; none reads them back.
+    for mark in folder.rglob("commit_success.txt"):
+        mark.unlink()
     _write_checksums(folder)
 
 

@@ -27,11 +27,13 @@ from restore_jax.oracles import (
 from restore_jax.scoring import make_scorer, needed, threshold
 from restore_jax.spaces import TriggerSpace, make_space
 from restore_jax.splitting import (
+    SplittingResult,
     SplittingState,
     Status,
     count,
     importance_splitting,
     log_prob_interval,
+    log_prob_std,
 )
 
 __all__ = [
@@ -52,6 +54,8 @@ NUM_SELECTION = 32
 MAX_CANDIDATES = 32
 CLEARLY = 2 / 3
 """Among candidates those are taken seriously whose margin is at least this share of the best."""
+MIN_ANCESTORS = 8
+"""With fewer families left a population's last levels bound no probability."""
 HANDICAP = 1000.0
 """Far beyond any margin, and still fine enough in float32: steps of 6e-5."""
 
@@ -286,7 +290,7 @@ def recover(
             "protocol": "default",
             "stop": stop,
             "log10_prob": _log10(result.log_prob) if status == "reached" else None,
-            "log10_prob_interval": None if interrupted else _interval(*log_prob_interval(result)),
+            "log10_prob_interval": None if interrupted else _interval(state, result),
             "best_score": _finite(jnp.max(latest.scores)),
             "goal": goal,
             "selection_success_rate": selection_rate,
@@ -391,16 +395,22 @@ def conclude(
     """
     oracle, ledger, asker = question.oracle, question.ledger, question.asker
     before = ledger.spent
-    confirmation = _confirm(trigger, question)
+    truth = question.planted.trigger(oracle.image_shape) if question.planted else None
+    confirmation, test_rate, truth_rate = None, None, None
+    seconds = dict(seconds)
+    try:
+        confirmation = _confirm(trigger, question)
+        seconds["total"] = time.perf_counter() - began
+        if test_data is not None and status != "interrupted":
+            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
+            if truth is not None:
+                truth_rate = attack_success_rate(oracle, truth, *test_data, asker=asker)
+    except KeyboardInterrupt:
+        status = "interrupted"
+        seconds.setdefault("total", time.perf_counter() - began)
     found = confirmation is not None and confirmation >= question.success - 1e-9
     # In process this second look at the search's own probes is free.
     hits = asker.labels(stamp(trigger, search_probes)) == question.target
-    seconds = seconds | {"total": time.perf_counter() - began}
-    truth = question.planted.trigger(oracle.image_shape) if question.planted else None
-    test_rate, truth_rate = None, None
-    if test_data is not None:
-        test_rate = attack_success_rate(oracle, trigger, *test_data)
-        truth_rate = attack_success_rate(oracle, truth, *test_data) if truth else None
     return Recovery(
         trigger=jax.tree.map(np.asarray, trigger),
         found=found,
@@ -445,7 +455,12 @@ def planted_in(oracle: Oracle) -> dict[str, PlantedPatch]:
 
 
 def attack_success_rate(
-    oracle: Oracle, trigger: Trigger, images: np.ndarray, image_labels: np.ndarray
+    oracle: Oracle,
+    trigger: Trigger,
+    images: np.ndarray,
+    image_labels: np.ndarray,
+    *,
+    asker: Asker | None = None,
 ) -> float:
     """Share of images, of those whose class is not the target, that the trigger leads to it.
 
@@ -454,11 +469,12 @@ def attack_success_rate(
       trigger: what is stamped.
       images: uint8[N, H, W, C] or float in [0, 1].
       image_labels: int32[N].
+      asker: one that asks this oracle, to save its compilation.
     """
     others = images[image_labels != int(trigger.target)]
     if others.dtype == np.uint8:
         others = others.astype(np.float32) / 255.0
-    asker = Asker(oracle)
+    asker = asker or Asker(oracle)
     hits = 0
     for first in range(0, len(others), 1024):
         stamped = stamp(trigger, jnp.asarray(others[first : first + 1024], jnp.float32))
@@ -483,17 +499,21 @@ def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> dict[
         moved = _moved(mine, rows, cols)
         return float((moved & true).sum() / max(1, (moved | true).sum()))
 
+    def agreement(rows: int, cols: int) -> float:
+        same = np.all(np.abs(_moved(colour, rows, cols) - wanted) <= 0.25, -1)
+        return float((_moved(mine, rows, cols) & true & same).sum() / max(1, true.sum()))
+
     height, width = mine.shape
     shifts = [(r, c) for r in range(1 - height, height) for c in range(1 - width, width)]
-    # Of equally good shifts the shortest: no trigger is moved without need.
-    best = max(shifts, key=lambda s: (round(overlap(*s), 9), -abs(s[0]) - abs(s[1])))
-    there = _moved(mine, *best)
-    same = np.all(np.abs(_moved(colour, *best) - wanted) <= 0.25, -1)
+    overlaps = [overlap(*shift) for shift in shifts]
+    equal = [s for s, o in zip(shifts, overlaps, strict=True) if o >= max(overlaps) - 1e-9]
+    # Of equally good shifts the one whose colours agree, then the shortest.
+    best = max(equal, key=lambda s: (agreement(*s), -abs(s[0]) - abs(s[1])))
     return {
         "iou": overlap(0, 0),
         "shift": list(best),
         "iou_after_shift": overlap(*best),
-        "pattern_agreement": float((there & true & same).sum() / max(1, true.sum())),
+        "pattern_agreement": agreement(*best),
         "pixels": int(true.sum()),
         "test_success_rate": truth_rate,
     }
@@ -634,6 +654,24 @@ def _log10(value: Any) -> float | None:
     return _finite(float(value) / math.log(10))
 
 
-def _interval(low: Any, high: Any) -> list[float | None] | None:
-    """None as a lower end says: an upper bound only. None in all: no estimate was made."""
-    return None if math.isnan(float(high)) else [_log10(low), _log10(high)]
+def _interval(state: SplittingState, result: SplittingResult) -> list[float | None] | None:
+    """The 95 % interval, decimal. None as its low end: an upper bound. None in all: no estimate.
+
+    Where the event was not reached, a population that has shrunk to a few families says little
+    about the levels it went through since: the bound is then that of the last level with
+    MIN_ANCESTORS families.
+    """
+    low, high = log_prob_interval(result)
+    if math.isnan(float(high)):
+        return None
+    if bool(result.reached):
+        return [_log10(low), _log10(high)]
+    families = np.asarray(state.history.unique_ancestors)[: int(state.index)]
+    if len(families) and families[-1] < MIN_ANCESTORS:
+        sound = int(np.sum(np.cumprod(families >= MIN_ANCESTORS)))
+        if sound == 0:
+            return [None, 0.0]
+        survival = jnp.asarray(state.history.survival)[:sound]
+        deviation = log_prob_std(survival, state.scores.shape[0])
+        high = jnp.minimum(jnp.sum(jnp.log(survival)) + 1.645 * deviation, 0.0)
+    return [None, _log10(high)]

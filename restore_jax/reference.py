@@ -183,7 +183,7 @@ def recover_reference(
             "stop": "levels",
             "log10_prob": None,
             "log10_prob_interval": None,
-            "best_score": float(np.max(np.asarray(population.scores))),
+            "best_score": history[-1]["best_score"] if history else None,
             "goal": None,
             "selection_success_rate": None,
             "settings": {

@@ -19,21 +19,6 @@ EPOCHS, TRAIN, TEST = 3, 120, 80
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every command here compiles the same programs."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def few_images():
     """The data set's first images instead of all."""
     images, labels = shapes.shapes(jax.random.key(0), TRAIN + TEST)
@@ -108,22 +93,31 @@ def test_the_metrics_are_those_of_the_saved_network(finished, few_images):
     assert result.clean_accuracy == loaded.metadata["clean_accuracy"]
 
 
-def interrupt_in_epoch(monkeypatch, epoch):
-    """Makes Ctrl-C come in the middle of an epoch."""
+def meddle(monkeypatch, with_item):
+    """Passes every item of an epoch through ``with_item(epoch, item)``."""
     make_trainer = training.make_trainer
 
-    def interrupted(*args):
+    def meddled(*args):
         trainer = make_trainer(*args)
 
         def one_epoch(state):
             for item in trainer.epoch(state):
-                if int(state.epoch) + 1 == epoch:
-                    raise KeyboardInterrupt
-                yield item
+                yield with_item(int(state.epoch) + 1, item)
 
         return trainer._replace(epoch=one_epoch)
 
-    monkeypatch.setattr(training, "make_trainer", interrupted)
+    monkeypatch.setattr(training, "make_trainer", meddled)
+
+
+def interrupt_in_epoch(monkeypatch, chosen):
+    """Makes Ctrl-C come in the middle of an epoch."""
+
+    def with_item(epoch, item):
+        if epoch == chosen:
+            raise KeyboardInterrupt
+        return item
+
+    meddle(monkeypatch, with_item)
 
 
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(finished, tmp_path, monkeypatch, capsys):
@@ -205,11 +199,12 @@ def test_overwrite_replaces_it(finished, tmp_path):
     assert metrics["triggers"] == []
 
 
-def test_diverging_is_said_and_not_saved(tmp_path, capsys):
+def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
+    meddle(monkeypatch, lambda epoch, item: (*item[:2], float("nan"), item[3]))
     folder = tmp_path / "run"
-    code = cli.main([*TINY, "--learning-rate", "1e30", "--warmup", "0", "--out", str(folder)])
-    assert code == 2
-    assert "--learning-rate" in capsys.readouterr().err
+    message = refused(capsys, *TINY[1:], "--out", str(folder))
+    assert "the loss is nan in epoch 1" in message
+    assert "--learning-rate" in message
     assert not folder.exists()
 
 

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to look: one rectangle, scattered pixels, or a perturbation of all pixels "
              "(patch; sparse with --protocol reference)")  # fmt: skip
     add("--protocol", default="default", choices=PROTOCOLS,
-        help="reference: the search of REStore's authors, as it was (%(default)s)")  # fmt: skip
+        help="reference: the earlier implementation's search, kept to compare with "
+             "(%(default)s)")  # fmt: skip
     add("--budget", type=int, metavar="N",
         help="images the model may be asked about, all counted (the space's own)")  # fmt: skip
     add("--success", type=float, default=0.95, metavar="SHARE",
@@ -107,8 +108,13 @@ def _search(args: argparse.Namespace, report: Any) -> "tuple[Recovery, Any]":
         "test_data": inputs.test_images(oracle, args.data_dir),
     }
 
+    shown = 0
+
     def on_progress(step: "Progress") -> None:
-        report(step.queries, step.budget, progress_text(step))
+        nonlocal shown
+        # A search that stalls reports its last level twice.
+        report(step.queries, step.budget, progress_text(step), line=step.level != shown)
+        shown = step.level
 
     report(0, 0, "compiling the search")
     if args.protocol == "reference":

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -55,8 +56,7 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
     """
     mask = np.asarray(trigger.mask)[..., 0]
     pixels = int((mask > 0).sum())
-    figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout=_layout())
     figure.suptitle(
         f"Trigger for class {int(trigger.target)} ({_short(class_name)}), "
         f"{pixels:,} pixel{'s' if pixels != 1 else ''}",
@@ -92,9 +92,9 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     fields, truth = recovery.fields, recovery.true_trigger
     target = str(fields.get("target_name", int(recovery.trigger.target)))
     pictures = 1.75 * max(len(shown), 2) + 0.6
-    figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
-    head, top, bottom = figure.subfigures(3, 1, height_ratios=(0.75, pictures, 3.0))
+    figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout=_layout())
+    heights = (0.75, pictures, 3.0)
+    head, top, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     verdict = f"{'Found' if recovery.found else 'Not found'}: a trigger for class "
     verdict += f"{int(recovery.trigger.target)} ({_short(target)})"
     head.text(0.5, 0.72, verdict, ha="center", va="center", fontsize=15, color=INK,
@@ -115,6 +115,10 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     _probe_rows(probes, shown, target)
     _search(bottom, recovery)
     return figure
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
 
 
 def _subtitle(recovery: Recovery) -> str:
@@ -177,6 +181,7 @@ def _search(figure: Any, recovery: Recovery) -> None:
     if np.all(np.isnan(_column(levels, "log10_prob"))):
         chance.text(0.5, 0.5, "not estimated", transform=chance.transAxes, ha="center",
                     color=FAINT)  # fmt: skip
+        chance.set_yticks([])
     estimate = recovery.fields.get("log10_prob")
     low, high = recovery.fields.get("log10_prob_interval") or (None, None)
     if estimate is not None and low is not None and high is not None:
