@@ -7,6 +7,7 @@ left out of the times.
 """
 
 import argparse
+import copy
 import dataclasses
 import datetime
 import json
@@ -27,12 +28,15 @@ from restore_jax import checkpoints
 from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.environment import device_name, versions
 from restore_jax.models import NETWORKS, Network, make_network
+from restore_jax.models.layers import NORM_EPSILON
 from restore_jax.oracles import Oracle
 from restore_jax.scoring import make_scorer
 from restore_jax.spaces import patch
 from restore_jax.splitting import Status, count, importance_splitting
 
 FORWARD = "forward pass alone"
+FOLDED = "PyTorch eager, norms folded"
+AS_TRAINED = "PyTorch eager, norms as trained"
 NEVER = 1e9
 
 
@@ -73,7 +77,7 @@ def main() -> None:
     contestants.append(forward_pass(FORWARD, network, folded, probes, images, chunk))
     torch_version = None
     if not args.no_torch:
-        torch_version, more = torch_eager(args, network, params, folded, probes, images)
+        torch_version, more = torch_eager(args, network, (params, stats), probes, images)
         contestants += more
 
     for contestant in contestants:
@@ -176,9 +180,9 @@ def forward_pass(
 
 
 def torch_eager(
-    args: argparse.Namespace, network: Network, params: Any, folded: Any, probes: Any, images: int
+    args: argparse.Namespace, network: Network, trained: Any, probes: Any, images: int
 ) -> tuple[str | None, list[Contestant]]:
-    """PyTorch's eager mode on the same network, batch norm folded as well."""
+    """PyTorch's eager mode on the same network, with batch norm folded and as trained."""
     try:
         import torch
     except ImportError:
@@ -187,46 +191,49 @@ def torch_eager(
         )
         return None, []
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = torch_network(torch, args, network, folded)
     pixels = torch.from_numpy(np.array(probes)).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        theirs = model(pixels).numpy()
-    exact = network if arithmetic() == jnp.float32 else make_network(network.name)
-    ours = np.asarray(exact.apply_folded(folded, probes))
-    furthest = np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max())
-    if not furthest < 1e-3:
-        sys.exit(f"PyTorch's logits differ by {furthest:.2g}: it does not run the same network.")
-
+    exact = checkpoints.load(args.model).network if args.model else make_network(args.arch)
+    ours = np.asarray(jax.jit(exact.apply)(*trained, probes))
     gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     where = {"device": "cuda", "dtype": torch.bfloat16} if gpu else {}
+    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     contestants = []
-    for layout in ("contiguous", "channels_last"):
-        memory = getattr(torch, f"{layout}_format")
-        laid_out = torch_network(torch, args, network, folded).to(**where).to(memory_format=memory)
-        for size in (64, 4096) if gpu else (64, 256):
-            batch = pixels[torch.arange(size) % len(pixels)].to(**where)
-            batch = batch.contiguous(memory_format=memory)
-            calls = max(1, round(images / size))
+    for form, weights in {FOLDED: network.fold(*trained), AS_TRAINED: trained}.items():
+        model = torch_network(args, *weights)
+        with torch.inference_mode():
+            furthest = np.abs(ours - model(pixels).numpy()).max() / max(1.0, np.abs(ours).max())
+        if not furthest < 1e-3:
+            sys.exit(f"PyTorch's logits differ by {furthest:.2g}: not the same network.")
+        for layout, memory in layouts.items():
+            laid_out = copy.deepcopy(model).to(**where).to(memory_format=memory)
+            for size in (64, 4096) if gpu else (64, 256):
+                batch = pixels[torch.arange(size) % len(pixels)].to(**where)
+                batch = batch.contiguous(memory_format=memory)
+                calls = max(1, round(images / size))
 
-            def go(model: Any = laid_out, batch: Any = batch, calls: int = calls) -> None:
-                with torch.inference_mode():
-                    for _ in range(calls):
-                        model(batch)
-                if gpu:
-                    torch.cuda.synchronize()
+                def go(model: Any = laid_out, batch: Any = batch, calls: int = calls) -> None:
+                    with torch.inference_mode():
+                        for _ in range(calls):
+                            model(batch)
+                    if gpu:
+                        torch.cuda.synchronize()
 
-            contestants.append(
-                Contestant(f"PyTorch eager, {layout}, batch {size}", calls * size, go)
-            )
+                name = f"{form}, {layout}, batch {size}"
+                contestants.append(Contestant(name, calls * size, go))
     return torch.__version__, contestants
 
 
-def torch_network(torch: Any, args: argparse.Namespace, network: Network, folded: Any) -> Any:
-    """The folded network as a `torch.nn.Module`: f32[b, C, H, W] in [0, 1] to logits."""
+def torch_network(args: argparse.Namespace, params: Any, stats: Any) -> Any:
+    """The network as a `torch.nn.Module`: f32[b, C, H, W] in [0, 1] to logits f32[b, K].
+
+    Args:
+      args: whose model says how images are normalised.
+      params, stats: the network's, as trained or as `Network.fold` gives them.
+    """
+    import torch
     from torch import nn
     from torch.nn import functional
 
-    params, stem_stats = folded
     mean, std = (0.5,), (0.25,)
     if args.model:
         saved = checkpoints.read_metadata(checkpoints.resolve(Path(args.model)))["normalisation"]
@@ -235,11 +242,12 @@ def torch_network(torch: Any, args: argparse.Namespace, network: Network, folded
     def tensor(array: Any) -> Any:
         return torch.from_numpy(np.array(array, np.float32))
 
-    def convolution(kernel: Any, bias: Any, stride: int = 1, padding: int = 0) -> Any:
+    def convolution(kernel: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
         height, width, cin, cout = kernel.shape
-        layer = nn.Conv2d(cin, cout, (height, width), stride, padding)
+        layer = nn.Conv2d(cin, cout, (height, width), stride, padding, bias=bias is not None)
         layer.weight.data = tensor(np.transpose(kernel, (3, 2, 0, 1)))
-        layer.bias.data = tensor(bias)
+        if bias is not None:
+            layer.bias.data = tensor(bias)
         return layer
 
     def linear(head: Any) -> Any:
@@ -249,26 +257,51 @@ def torch_network(torch: Any, args: argparse.Namespace, network: Network, folded
             layer.bias.data = tensor(head["bias"])
         return layer
 
-    def conv(fields: Any, stride: int = 1) -> Any:
-        kernel = fields["conv"]["kernel"]
-        return convolution(kernel, fields["conv"]["bias"], stride, (kernel.shape[0] - 1) // 2)
-
-    class PooledStage(nn.Module):
-        def __init__(self, fields: Any):
+    class Sign(nn.Module):
+        def __init__(self, sign: Any):
             super().__init__()
-            self.first, self.second = conv(fields["first"]), conv(fields["second"])
-            self.register_buffer("sign", tensor(fields["first"]["sign"]).view(-1, 1, 1))
+            self.register_buffer("sign", tensor(sign).view(-1, 1, 1))
 
         def forward(self, x: Any) -> Any:
-            x = functional.relu(functional.max_pool2d(self.first(x), 2) * self.sign)
+            return x * self.sign
+
+    def conv_norm(fields: Any, stats: Any, stride: int = 1, pool: bool = False) -> Any:
+        kernel, bias = fields["conv"]["kernel"], fields["conv"].get("bias")
+        layers = [convolution(kernel, bias, stride, (kernel.shape[0] - 1) // 2)]
+        if pool:
+            layers.append(nn.MaxPool2d(2))
+        if "sign" in fields:
+            layers.append(Sign(fields["sign"]))
+        if "norm" in fields:
+            norm = nn.BatchNorm2d(kernel.shape[-1], eps=NORM_EPSILON)
+            norm.weight.data = tensor(fields["norm"]["scale"])
+            norm.bias.data = tensor(fields["norm"]["bias"])
+            norm.running_mean = tensor(stats["norm"]["mean"])
+            norm.running_var = tensor(stats["norm"]["var"])
+            layers.append(norm)
+        return nn.Sequential(*layers)
+
+    class PooledStage(nn.Module):
+        def __init__(self, fields: Any, stats: Any):
+            super().__init__()
+            self.first = conv_norm(fields["first"], stats.get("first"), pool=True)
+            self.second = conv_norm(fields["second"], stats.get("second"))
+
+        def forward(self, x: Any) -> Any:
+            x = functional.relu(self.first(x))
             return x + functional.relu(self.second(x))
 
     class Block(nn.Module):
-        def __init__(self, fields: Any, stride: int):
+        def __init__(self, fields: Any, stats: Any):
             super().__init__()
-            self.first, self.second = conv(fields["first"], stride), conv(fields["second"])
+            # A later stage begins with a block that projects its shortcut, at stride 2.
             projects = "shortcut" in fields
-            self.shortcut = conv(fields["shortcut"], stride) if projects else nn.Identity()
+            stride = 2 if projects else 1
+            self.first = conv_norm(fields["first"], stats.get("first"), stride)
+            self.second = conv_norm(fields["second"], stats.get("second"))
+            self.shortcut = nn.Identity()
+            if projects:
+                self.shortcut = conv_norm(fields["shortcut"], stats.get("shortcut"), stride)
 
         def forward(self, x: Any) -> Any:
             y = self.second(functional.relu(self.first(x)))
@@ -279,16 +312,16 @@ def torch_network(torch: Any, args: argparse.Namespace, network: Network, folded
             super().__init__()
             self.register_buffer("mean", tensor(mean).view(-1, 1, 1))
             self.register_buffer("std", tensor(std).view(-1, 1, 1))
-            self.pooled = bool(stem_stats)
-            fields = [params["stages"][k] for k in sorted(params["stages"])]
+            stem = stats.get("stem", {})
+            self.pooled = "kernel" in stem
             if self.pooled:
-                self.stem = convolution(stem_stats["stem"]["kernel"], params["stem"]["bias"])
-                stages = [PooledStage(stage) for stage in fields]
+                self.stem = convolution(stem["kernel"], params["stem"]["bias"])
             else:
-                self.stem = conv(params["stem"])
-                # A later stage begins with a block that projects its shortcut, at stride 2.
-                stages = [Block(stage, 2 if "shortcut" in stage else 1) for stage in fields]
-            self.stages = nn.Sequential(*stages)
+                self.stem = conv_norm(params["stem"], stem)
+            stage = PooledStage if self.pooled else Block
+            running = stats.get("stages", {})
+            stages = sorted(params["stages"].items())
+            self.stages = nn.Sequential(*(stage(f, running.get(k, {})) for k, f in stages))
             self.head = linear(params["head"])
 
         def forward(self, x: Any) -> Any:
@@ -318,9 +351,11 @@ def write(
     torch_version: str | None,
 ) -> None:
     median = {c.name: statistics.median(c.rates()) for c in contestants}
-    ours = [c.name for c in contestants if not c.name.startswith("PyTorch")]
-    theirs = [c.name for c in contestants if c.name.startswith("PyTorch")]
-    best = max(theirs, key=median.__getitem__) if theirs else None
+    best = {
+        form: max((name for name in median if name.startswith(form)), key=median.__getitem__)
+        for form in (FOLDED, AS_TRAINED)
+        if torch_version
+    }
     device = processor() if jax.default_backend() == "cpu" else device_name()
     cores = len(os.sched_getaffinity(0))
     used = versions() | ({"torch": torch_version} if torch_version else {})
@@ -350,36 +385,34 @@ def write(
             for c in contestants
         },
         "ratio_to_forward": {name: median[name] / median[FORWARD] for name in median},
-        "best_torch": best,
-        "ratio_to_best_torch": {name: median[name] / median[best] for name in ours} if best else {},
+        "ratio_to_best": {
+            best[form]: {name: median[name] / median[best[form]] for name in median}
+            for form in best
+        },
     }
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
 
-    of_torch = "best PyTorch" if best else ""
-    table = [
-        f"| | images/s, median | min–max | of the forward pass | of {of_torch or 'PyTorch'} |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["", "images/s, median", "min–max", "of the forward pass"]
+    columns += [f"of the best {form}" for form in best]
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for c in contestants:
-        share = f"{median[c.name] / median[best]:.2f}" if best else "not run"
-        table.append(
-            f"| {c.name} | {median[c.name]:,.0f} | {min(c.rates()):,.0f}–{max(c.rates()):,.0f} | "
-            f"{median[c.name] / median[FORWARD]:.2f} | {share} |"
-        )
+        cells = [c.name, f"{median[c.name]:,.0f}", f"{min(c.rates()):,.0f}–{max(c.rates()):,.0f}"]
+        cells += [f"{median[c.name] / median[name]:.2f}" for name in (FORWARD, *best.values())]
+        table.append(f"| {' | '.join(cells)} |")
     text = [
         f"# Throughput on {device}, {cores} cores",
         "",
         f"{result['date']}; {result['network']}; {result['dtype']}; {args.particles} particles, "
-        f"{args.probes} probes, {args.levels} levels of {args.moves} moves per measurement, "
+        f"{args.probes} probes, {args.levels} level(s) of {args.moves} move(s) per measurement, "
         f"{args.repeats} repeats in turns, seed {args.seed}.",
         "",
         *table,
         "",
         "Images of the loop are the queries that it counts; it shows the network "
         f"{' and '.join(map(str, sorted(set(chunks.values()))))} at a time, the forward pass "
-        f"{next(iter(chunks.values()))}. Batch norm is folded everywhere.",
+        f"{next(iter(chunks.values()))}. Both fold batch norm into the convolutions.",
         "",
         f"Versions: {', '.join(f'{name} {version}' for name, version in used.items())}.",
         "",

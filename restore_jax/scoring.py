@@ -54,7 +54,8 @@ def make_scorer(
       A `Scorer` whose ``args`` is a dict of ``weights`` (the oracle's), ``probes``
       f32[m, H, W, C], ``target`` int32[] and ``handicap`` f32[], subtracted from every
       margin (0 for the event as defined; not with labels). A candidate that cannot get
-      above the level scores -inf. The cost counts the images of active candidates that were still racing.
+      above the level scores -inf. The cost counts the images of active candidates that were
+      still racing.
     """
     c = needed(success, num_probes)
     width = _race_width(num_probes) if race else num_probes

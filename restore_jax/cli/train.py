@@ -143,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
         )
     name = f"train-{args.dataset}-{args.arch}-{args.seed}"
     command = _command(args, recipe)
-    last, saved = None, {}
+    last: Path | None = None
+    saved: dict[str, Any] = {}
     if args.resume:
         out = Path(args.out or f"runs/{name}")
         last, saved = _resumable(args, out, command)
@@ -202,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
                     )
                 state = after
                 result = evaluate(state.params, state.batch_stats)
-                row = {
+                row: dict[str, Any] = {
                     "epoch": epoch,
                     "loss": loss,
                     "clean_accuracy": result.clean_accuracy,
