@@ -194,21 +194,37 @@ def restore_tree(folder: Path, like: Any) -> Any:
     )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore(folder.absolute(), abstract)
+            # Shapes first: Orbax drops its other reads when one fails, and they complain.
+            saved = checkpointer.metadata(folder.absolute()).item_metadata
+            _check_shapes(folder, _shapes(saved.tree), _shapes(like))
+            return checkpointer.restore(folder.absolute(), abstract)
+    except CheckpointError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise CheckpointError(
             f"the arrays in {folder} are damaged or belong to another architecture than "
             "its metadata says."
         ) from error
-    for (path, found), wanted in zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True
-    ):
-        if found.shape != wanted.shape:
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _check_shapes(
+    folder: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    for name, shape in wanted.items():
+        if name not in found:
+            raise CheckpointError(f"{folder} lacks {name}, which its architecture needs.")
+        if found[name] != shape:
             raise CheckpointError(
-                f"{jax.tree_util.keystr(path)} in {folder} has shape {found.shape}, but its "
-                f"architecture needs {wanted.shape}."
+                f"{name} in {folder} has shape {found[name]}, but its architecture needs {shape}."
             )
-    return tree
 
 
 def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:

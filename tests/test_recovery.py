@@ -95,8 +95,7 @@ def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     assert content["best_score"] < content["goal"]
 
 
-@pytest.mark.parametrize("budget", [2_000, 3_001, 5_555, 9_999])
-@pytest.mark.parametrize("function", [backdoored, clean])
+@pytest.mark.parametrize(("function", "budget"), [(backdoored, 2_000), (clean, 9_999)])
 def test_the_budget_is_never_exceeded(function, budget):
     recovery = recover(oracle_of(function), TARGET, settings=SETTINGS, budget=budget)
     content = recovery.to_json()
@@ -166,6 +165,7 @@ def test_comparison_finds_the_shift():
     assert far["pixels"] == 9
 
 
+@pytest.mark.slow
 def test_replicates_by_vmap_equal_single_runs_with_a_network():
     """The same verdicts, and the scores of the same particles within 1e-4."""
     oracle = open_model(random_network(), image_shape=(16, 16, 3))

@@ -385,8 +385,8 @@ def edited(checkpoint, **changes):
     ("changes", "words"),
     [
         ({"architecture": "vgg16"}, "unknown architecture 'vgg16'"),
-        ({"architecture": "resnet20"}, "another architecture"),
-        ({"class_names": list("abc")}, "architecture"),
+        ({"architecture": "resnet20"}, "its architecture needs (16,)"),
+        ({"class_names": list("abc")}, "architecture needs (192, 3)"),
         ({"schema_version": 99}, "schema version 99"),
         ({"normalisation": None, "class_names": None}, "lacks class_names, normalisation"),
     ],
