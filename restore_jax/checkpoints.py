@@ -219,11 +219,11 @@ def _check_shapes(
     folder: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
     for name, shape in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{folder} lacks {name}, which its architecture needs.")
-        if found[name] != shape:
+        if found.get(name) != shape:
+            what = f"has shape {found[name]}" if name in found else "is missing"
             raise CheckpointError(
-                f"{name} in {folder} has shape {found[name]}, but its architecture needs {shape}."
+                f"{name} in {folder} {what}, where {shape} is needed: the arrays belong to "
+                "another architecture than the metadata says."
             )
 
 

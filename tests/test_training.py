@@ -385,8 +385,8 @@ def edited(checkpoint, **changes):
     ("changes", "words"),
     [
         ({"architecture": "vgg16"}, "unknown architecture 'vgg16'"),
-        ({"architecture": "resnet20"}, "its architecture needs (16,)"),
-        ({"class_names": list("abc")}, "architecture needs (192, 3)"),
+        ({"architecture": "resnet20"}, "has shape (32,), where (16,) is needed"),
+        ({"class_names": list("abc")}, "(192, 3) is needed"),
         ({"schema_version": 99}, "schema version 99"),
         ({"normalisation": None, "class_names": None}, "lacks class_names, normalisation"),
     ],
