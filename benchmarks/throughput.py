@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax import checkpoints
+from restore_jax.compilation import compiler_options
 from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.environment import device_name, versions
 from restore_jax.models import NETWORKS, Network, make_network
@@ -152,7 +153,10 @@ def splitting_loop(
         "handicap": jnp.float32(0),
     }
     start = jax.jit(algorithm.init)(jax.random.key(args.seed), inputs)
-    advance = jax.jit(lambda state, inputs: algorithm.advance(state, inputs, args.levels))
+    advance = jax.jit(
+        lambda state, inputs: algorithm.advance(state, inputs, args.levels),
+        compiler_options=compiler_options(),
+    )
 
     def go() -> Any:
         return jax.block_until_ready(advance(start, inputs))
@@ -167,7 +171,7 @@ def forward_pass(
     name: str, network: Network, folded: Any, probes: Any, images: int, chunk: int
 ) -> Contestant:
     """The jitted network, called again and again on one chunk."""
-    apply = jax.jit(network.apply_folded)
+    apply = jax.jit(network.apply_folded, compiler_options=compiler_options())
     batch = jax.block_until_ready(jnp.resize(probes, (chunk, *network.image_shape)))
     calls = max(1, round(images / chunk))
 

@@ -4,7 +4,8 @@ A checkpoint folder holds ``model/`` (parameters and batch statistics), ``metada
 (JSON: architecture, classes, normalisation, data, triggers, accuracy, ASR, command) and,
 where training may go on, ``training/`` (optimizer state, key, epoch). ``checksums.json``
 has the SHA-256 of every file of ``model/`` and ``training/``. A training run keeps them as
-``checkpoints/<epoch>/``; whatever opens a model takes either folder.
+``checkpoints/<epoch>/``, and at its end exports one to ``model/`` with its parameters in half
+precision; whatever opens a model takes any of these folders.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +94,30 @@ def save(
     _write_checksums(Path(manager.directory) / str(epoch))
 
 
+def rounded_to_half(params: Any) -> Any:
+    """Parameters f32[...] rounded to what half precision (IEEE 754 binary16) can say."""
+    return jax.tree.map(lambda p: p.astype(jnp.float16).astype(jnp.float32), params)
+
+
 def export(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint without its training state to an empty or new folder."""
+    """Writes a checkpoint without its training state to ``folder``, in place of what is there.
+
+    Parameters that `rounded_to_half` leaves as they are take two bytes each; `load` gives them
+    back as f32, the same bits.
+    """
+    params, rounded = checkpoint.params, rounded_to_half(checkpoint.params)
+    if all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(rounded))):
+        params = jax.tree.map(lambda p: p.astype(jnp.float16), params)
+    shutil.rmtree(folder, ignore_errors=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        model = {"params": checkpoint.params, "batch_stats": checkpoint.batch_stats}
+        model = {"params": params, "batch_stats": checkpoint.batch_stats}
         checkpointer.save(
             folder.absolute(),
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(model),
-                metadata=ocp.args.JsonSave(checkpoint.metadata),
+                metadata=ocp.args.JsonSave(
+                    {"schema_version": SCHEMA_VERSION} | checkpoint.metadata
+                ),
             ),
         )
     # Orbax's marks of a finished save name the folder where it was made; none reads them back.
@@ -180,7 +197,7 @@ def _describes_a_network(metadata: dict[str, Any]) -> bool:
 
 
 def restore_tree(folder: Path, like: Any) -> Any:
-    """Restores the pytree saved in ``folder``, which must match ``like`` in shape and dtype.
+    """Restores the pytree saved in ``folder``, which must match ``like`` in shape, in its dtypes.
 
     Raises:
       CheckpointError: it is missing or damaged, or does not match.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors import PlantedPatch, Trigger, stamp
+from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import open_probes
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import (
@@ -236,11 +237,12 @@ def recover(
     }
     key = jax.random.key(seed)
     compiling = time.perf_counter()
-    init = jax.jit(algorithm.init).lower(key, args).compile()
+    options = compiler_options()
+    init = jax.jit(algorithm.init).lower(key, args).compile(options)
     advance = (
         jax.jit(algorithm.advance, static_argnums=2)
         .lower(jax.eval_shape(algorithm.init, key, args), args, 1)
-        .compile()
+        .compile(options)
     )
     compiled = time.perf_counter()
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from restore_jax.compilation import compiler_options
 from restore_jax.oracles import ModelError, Oracle
 from restore_jax.recovery import NUM_CONFIRMATION, Progress, Recovery, ask, conclude
 from restore_jax.spaces import TriggerSpace, make_space
@@ -121,7 +122,9 @@ def recover_reference(
     population = Population(first, jnp.full(n, -jnp.inf))
     one_level = make_level(oracle, trigger_space, space)
     compiled_level = (
-        jax.jit(one_level).lower(key, population.particles, jnp.int32(0), args).compile()
+        jax.jit(one_level)
+        .lower(key, population.particles, jnp.int32(0), args)
+        .compile(compiler_options())
     )
     compiled = time.perf_counter()
 

@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from restore_jax.backdoors import Poisoning, Trigger, stamp
+from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
 from restore_jax.models import Network
 
@@ -96,9 +97,8 @@ class Trainer(NamedTuple):
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with Nesterov momentum, warm-up and cosine, weight decay on kernels."""
     steps = recipe.epochs * steps_per_epoch
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, round(recipe.warmup * steps), steps
-    )
+    warmup = min(round(recipe.warmup * steps), steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, steps)
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda p: p.ndim > 1, params)
@@ -151,7 +151,7 @@ def make_trainer(
     # One call a step, not a scan over steps: inside a loop XLA:CPU does not bring the
     # convolutions of the backward pass into the form its fast routine needs, and a step
     # takes 50 times as long.
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def step(
         carry: Any,
         key_data: Array,
@@ -219,7 +219,7 @@ def make_evaluation(
     padded = np.concatenate([images, images[:short]]).reshape(-1, chunk, *images.shape[1:])
     chunks = jnp.asarray(padded)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def predict(folded: Any, chunks: Array, trigger: Trigger | None) -> Array:
         def one(x: Array) -> Array:
             x = x.astype(jnp.float32) / 255.0

@@ -63,7 +63,8 @@ def refused(capsys, *flags):
 
 def test_metrics_and_checkpoints(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert sorted(child.name for child in finished.iterdir()) == ["checkpoints", "metrics.json"]
+    written = ["checkpoints", "metrics.json", "model"]
+    assert sorted(child.name for child in finished.iterdir()) == written
     assert sorted(child.name for child in (finished / "checkpoints").iterdir()) == ["2", "3"]
     assert metrics["epoch"] == EPOCHS
     assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
@@ -91,6 +92,21 @@ def test_the_metrics_are_those_of_the_saved_network(finished, few_images):
     evaluate = training.make_evaluation(loaded.network, [], images, labels)
     result = evaluate(loaded.params, loaded.batch_stats)
     assert result.clean_accuracy == loaded.metadata["clean_accuracy"]
+
+
+def test_the_model_alone_is_half_as_large_and_measured_as_it_is(finished, few_images):
+    last, alone = checkpoints.load(finished), checkpoints.load(finished / "model")
+    assert_bitwise(alone.params, checkpoints.rounded_to_half(last.params))
+    assert_bitwise(alone.batch_stats, last.batch_stats)
+    images, labels = few_images["test"]
+    evaluate = training.make_evaluation(alone.network, [], images, labels)
+    result = evaluate(alone.params, alone.batch_stats)
+    assert result.clean_accuracy == alone.metadata["clean_accuracy"]
+    size, whole = (
+        sum(file.stat().st_size for file in (folder / "model").rglob("*") if file.is_file())
+        for folder in (finished / "model", last.path)
+    )
+    assert size < 0.6 * whole
 
 
 def meddle(monkeypatch, with_item):
@@ -191,12 +207,13 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
 def test_overwrite_replaces_it(finished, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("x")
-    flags = ["--triggers", "none", "--epochs", "1", "--overwrite"]
+    flags = ["--triggers", "none", "--epochs", "2", "--evaluate-every", "2", "--overwrite"]
     assert cli.main([*TINY, *flags, "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "old").exists()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["asr"] == {}
     assert metrics["triggers"] == []
+    assert ["clean_accuracy" in row for row in metrics["history"]] == [False, True]
 
 
 def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
@@ -216,6 +233,7 @@ def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
         (["--triggers", ""], "unknown trigger"),
         (["--triggers", "1,1"], "twice"),
         (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--evaluate-every", "0"], "--evaluate-every must be at least 1"),
         (["--batch-size", "-1"], "--batch-size must be at least 1"),
         (["--batch-size", "1000"], "a batch of 1000 is more than the 120 images"),
         (["--poison-rate", "0.6"], "--poison-rate"),

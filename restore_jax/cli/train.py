@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = (
         "After each epoch a checkpoint and metrics.json (clean accuracy in all and by class, "
-        "attack success rate of each trigger) are written to --out. Ctrl-C loses the epoch it "
+        "attack success rate of each trigger) are written to --out, and at the end model/, the "
+        "network alone in half precision. Ctrl-C loses the epoch it "
         "falls in and no more: --resume goes on, to the same weights bit for bit."
     )
     add = parser.add_argument
@@ -63,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{field.name.replace('_', '-')}", type=type(default), default=default,
             metavar="N" if isinstance(default, int) else "X",
             help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
+    add("--evaluate-every", type=int, default=1, metavar="N",
+        help="measure accuracy and attack success rates after each N-th epoch and the last "
+             "(%(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="decides everything drawn (%(default)s)")
     add("--out", metavar="DIR", help="where to write (runs/train-<dataset>-<arch>-<seed>/)")
     add("--overwrite", action="store_true", help="replace what --out holds")
@@ -100,6 +104,8 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
             raise exits.UsageError(
                 f"--{name.replace('_', '-')} must lie in [0, 1), not {values[name]}."
             )
+    if args.evaluate_every < 1:
+        raise exits.UsageError(f"--evaluate-every must be at least 1, not {args.evaluate_every}.")
     if not 0 <= values["translate"] <= 8:
         raise exits.UsageError(f"--translate must be 0 to 8 pixels, not {values['translate']}.")
     if not 0 < values["learning_rate"] < math.inf or not 0 <= values["weight_decay"] < math.inf:
@@ -202,21 +208,14 @@ def run(args: argparse.Namespace) -> int:
                         f"the loss is {loss} in epoch {epoch}: lower --learning-rate."
                     )
                 state = after
-                result = evaluate(state.params, state.batch_stats)
-                row: dict[str, Any] = {
-                    "epoch": epoch,
-                    "loss": loss,
-                    "clean_accuracy": result.clean_accuracy,
-                    "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
-                    "images_per_second": speed,
-                }
-                metrics = metadata | {
-                    "clean_accuracy": result.clean_accuracy,
-                    "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
-                    "asr": row["asr"],
-                    "epoch": epoch,
-                    "history": [*metrics.get("history", []), row],
-                }
+                row: dict[str, Any] = {"epoch": epoch, "loss": loss, "images_per_second": speed}
+                measured: dict[str, Any] = {}
+                if epoch % args.evaluate_every == 0 or epoch == recipe.epochs:
+                    result = evaluate(state.params, state.batch_stats)
+                    measured = _measured(result, planted, class_names)
+                    row |= {name: measured[name] for name in ("clean_accuracy", "asr")}
+                history = [*metrics.get("history", []), row]
+                metrics = metadata | measured | {"epoch": epoch, "history": history}
                 checkpoints.save(
                     manager,
                     epoch,
@@ -226,12 +225,11 @@ def run(args: argparse.Namespace) -> int:
                     metadata=metrics,
                 )
                 _write_json(out / "metrics.json", metrics)
-                asr_text = "".join(f"  ASR {k} {v:.2%}" for k, v in row["asr"].items())
-                console.print(
-                    f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}  "
-                    f"clean {result.clean_accuracy:.2%}{asr_text}  {speed:,.0f} images/s",
-                    soft_wrap=True,
-                )
+                text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}"
+                if measured:
+                    text += f"  clean {measured['clean_accuracy']:.2%}"
+                    text += "".join(f"  ASR {k} {v:.2%}" for k, v in measured["asr"].items())
+                console.print(f"{text}  {speed:,.0f} images/s", soft_wrap=True)
     except KeyboardInterrupt:
         console.print(_farewell(args, out, command, recipe.epochs), soft_wrap=True, markup=False)
         return exits.INTERRUPTED
@@ -240,13 +238,36 @@ def run(args: argparse.Namespace) -> int:
         for folder in (out / "checkpoints", out):  # empty, they would be in the next try's way
             if not any(folder.iterdir()):
                 folder.rmdir()
+    rounded = checkpoints.rounded_to_half(state.params)
+    result = evaluate(rounded, state.batch_stats)
+    checkpoints.export(
+        checkpoints.Checkpoint(
+            network,
+            rounded,
+            state.batch_stats,
+            metrics | _measured(result, planted, class_names),
+            out / "model",
+        ),
+        out / "model",
+    )
     console.print("clean accuracy by class:")
     for class_name, accuracy in metrics["class_accuracy"].items():
         console.print(f"  {class_name:<16}{accuracy:7.2%}")
-    console.print(f"saved in {out}", soft_wrap=True)
+    console.print(f"saved in {out}, and in {out / 'model'} for use alone", soft_wrap=True)
     if args.json:
         exits.print_json(metrics | {"out": str(out)})
     return exits.DONE
+
+
+def _measured(
+    result: training.Evaluation, planted: list[PlantedPatch], class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """An evaluation as a checkpoint's metadata says it."""
+    return {
+        "clean_accuracy": result.clean_accuracy,
+        "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
+        "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
+    }
 
 
 def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:

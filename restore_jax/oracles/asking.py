@@ -1,10 +1,12 @@
 """Asking a model about images, outside the compiled search, and finding probes for it."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import ProbeSource
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import Oracle, labels, margins
@@ -23,7 +25,7 @@ class Asker:
     def __init__(self, oracle: Oracle):
         self._oracle = oracle
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=compiler_options())
         def answer(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
             outputs = oracle.answer(weights, images)
             return labels(oracle.access, outputs), margins(oracle.access, outputs, target)
