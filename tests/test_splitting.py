@@ -192,8 +192,46 @@ def test_nan_scores_are_the_worst(half_survive):
     result = half_survive([nan, 2, nan, 4, 5, nan, 6, nan, nan, 7])
     assert (result.levels[0], result.survival[0]) == (-math.inf, 0.5)
     assert not np.any(np.isnan(result.scores))
+    # Five of the first ten, and none of the proposals that were clones of the others.
+    assert count(result.num_nan) == 5
+    assert "5 scores were NaN" in result.summary()
     result = half_survive([nan] * 10)
     assert (result.status, result.log_prob) == (Status.STALLED, 0.0)
+    assert count(result.num_nan) == 10
+
+
+def test_nan_proposals_are_rejected_and_counted():
+    def score(particles, args):
+        return jnp.where(particles > 33, jnp.nan, particles)
+
+    algorithm = importance_splitting(
+        score, climbing_space(), num_particles=32, num_moves=2, max_levels=3, threshold=1e9
+    )
+    result = host(quick_jit(algorithm.run)(jax.random.key(0), ()))
+    assert count(result.num_nan) > 0
+    assert not np.any(np.isnan(result.scores))
+
+
+def test_the_summary_says_how_it_went(linear_runs, half_survive):
+    *_, run = linear_runs
+    result = host(run(jax.random.key(0), 5.0))
+    lines = result.summary().splitlines()
+    assert "the event was reached" in lines[0]
+    assert f"{count(result):,} queries" in lines[0]
+    low, high = result.interval()
+    assert f"{low / math.log(10):.3f} to {high / math.log(10):.3f}" in lines[1]
+    assert len(lines) >= 3 + int(result.num_levels)
+    last = lines[2 + int(result.num_levels)].split()
+    assert last[0] == str(int(result.num_levels))
+    assert float(last[3]) == pytest.approx(float(result.log_prob) / math.log(10), abs=1e-3)
+    assert "stalled" in half_survive([7] * 10).summary()
+    few = dataclasses.replace(result, families=np.ones_like(result.families))
+    assert "warning: only 1 of the first 128 particles" in few.summary()
+    stuck = dataclasses.replace(result, acceptance=np.full_like(result.acceptance, 0.01))
+    assert "fewer than 5% of the moves" in stuck.summary()
+    both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), result)
+    with pytest.raises(ValueError, match="one lane"):
+        both.summary()
 
 
 def test_constant_score_stalls(half_survive):

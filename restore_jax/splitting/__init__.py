@@ -5,6 +5,7 @@ from restore_jax.splitting.estimators import log_prob_interval, log_prob_std
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
+from restore_jax.splitting.priors import Mapped, mapped, standard_normal, uniform_box
 from restore_jax.splitting.types import (
     Kernel,
     LevelInfo,
@@ -23,6 +24,7 @@ from restore_jax.splitting.types import (
 __all__ = [
     "Kernel",
     "LevelInfo",
+    "Mapped",
     "MetropolisTuning",
     "MoveInfo",
     "Proposal",
@@ -38,6 +40,9 @@ __all__ = [
     "importance_splitting",
     "log_prob_interval",
     "log_prob_std",
+    "mapped",
     "metropolis",
     "particle_keys",
+    "standard_normal",
+    "uniform_box",
 ]

@@ -165,6 +165,7 @@ class _Population(NamedTuple):
     ancestors: Array
     tuning: Tuning
     num_queries: Array
+    num_nan: Array
     num_moves: Array
     acceptance: Array
 
@@ -190,7 +191,8 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
         index=jnp.int32(0),
         log_prob=jnp.where(hit, jnp.float32(jnp.nan), jnp.float32(0.0)),
         tuning=_strong(settings.space.kernel.init()),
-        num_queries=counting.add(counting.halves(0), trial.cost),
+        num_queries=counting.add(counting.halves(0), trial.cost[0]),
+        num_nan=counting.add(counting.halves(0), trial.cost[1]),
         status=jnp.where(hit, jnp.int32(Status.REACHED), jnp.int32(Status.RUNNING)),
         history=LevelInfo(
             index=integers,
@@ -252,6 +254,7 @@ def _survive(state: SplittingState, level: _Level) -> _Population:
         ancestors=ancestors,
         tuning=state.tuning,
         num_queries=state.num_queries,
+        num_nan=state.num_nan,
         num_moves=jnp.int32(0),
         acceptance=jnp.float32(0.0),
     )
@@ -286,7 +289,8 @@ def _move(
             particles=particles,
             scores=scores,
             tuning=tuning,
-            num_queries=counting.add(population.num_queries, info.cost),
+            num_queries=counting.add(population.num_queries, info.cost[0]),
+            num_nan=counting.add(population.num_nan, info.cost[1]),
             num_moves=move + 1,
             acceptance=population.acceptance + info.acceptance,
         )
@@ -339,6 +343,7 @@ def _account(
         log_prob=jnp.where(hit, jnp.nan, log_prob),
         tuning=population.tuning,
         num_queries=population.num_queries,
+        num_nan=population.num_nan,
         status=status,
         history=jax.tree.map(
             lambda rows, new: rows.at[row].set(new, mode="drop"), state.history, info
@@ -358,8 +363,10 @@ def _result(settings: _Settings, state: SplittingState) -> SplittingResult:
         levels=state.history.level,
         survival=state.history.survival,
         acceptance=state.history.acceptance,
+        families=state.history.unique_ancestors,
         num_levels=state.index,
         num_queries=state.num_queries,
+        num_nan=state.num_nan,
         reached=state.status == Status.REACHED,
         status=state.status,
         num_hits=jnp.sum(state.scores >= settings.threshold, dtype=jnp.int32),
@@ -379,10 +386,13 @@ def _try(settings: _Settings, key: Array, level: Array, args: Args) -> Any:
     def try_(proposals: Particles, active: Array) -> Trial:
         scores, cost = settings.scorer.score(key, proposals, level, active, args)
         scores = _checked_scores(scores, settings.num_particles)
+        no_number = jnp.isnan(scores)
+        scores = jnp.where(no_number, -jnp.inf, scores)
+        num_nan = jnp.sum(active & no_number, dtype=jnp.uint32)
         return Trial(
             scores=scores,
             above=active & (scores > level),
-            cost=jnp.asarray(cost).astype(jnp.uint32),
+            cost=jnp.stack([jnp.asarray(cost).astype(jnp.uint32), num_nan]),
         )
 
     return try_
@@ -412,7 +422,7 @@ def _strong(tree: Any) -> Any:
 
 
 def _checked_scores(scores: Any, num_particles: int) -> Array:
-    """Scores as f32[n], NaN as -inf."""
+    """Scores as f32[n]."""
     scores = jnp.asarray(scores)
     if scores.shape != (num_particles,):
         raise ValueError(
@@ -421,8 +431,7 @@ def _checked_scores(scores: Any, num_particles: int) -> Array:
         )
     if jnp.issubdtype(scores.dtype, jnp.complexfloating):
         raise ValueError(f"score_fn must return real scores, got {scores.dtype}.")
-    scores = scores.astype(jnp.float32)
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    return scores.astype(jnp.float32)
 
 
 def _check_particles(particles: Particles, num_particles: int) -> None:

@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.types import (
     Array,
-    Kernel,
     MoveInfo,
     Particles,
     SearchSpace,
@@ -134,61 +132,6 @@ def mapped(space: SearchSpace, function: Callable[[Any], Any]) -> SearchSpace:
     return SearchSpace(sample, space.kernel._replace(step=step))
 
 
-def elliptical_slice(max_trials: int = 8) -> Kernel:
-    """Elliptical slice sampling inside a level set, for particles with a `standard_normal` prior.
-
-    Draws an ellipse through each particle, a random place on it, and while that place is not
-    above the level shrinks the arc towards the particle and tries again (Murray, Adams &
-    MacKay, AISTATS 2010; with the level set in the place of the likelihood's slice). It has
-    nothing to tune. A particle that finds no place in ``max_trials`` trials stays, which
-    keeps the move reversible. Particles that have found theirs cost nothing more.
-
-    Args:
-      max_trials: >= 1, scores per particle and move at the most.
-
-    Raises:
-      ValueError: max_trials below 1.
-    """
-    if max_trials < 1:
-        raise ValueError(f"max_trials must be at least 1, got {max_trials}.")
-
-    def step(
-        keys: Array, particles: Particles, scores: Array, try_: Try, tuning: Tuning
-    ) -> tuple[Particles, Array, Tuning, MoveInfo]:
-        n = scores.shape[0]
-        other = jax.vmap(lambda key, particle: _each(key, jax.random.normal, particle))(
-            jax.vmap(jax.random.fold_in, (0, None))(keys, 0), particles
-        )
-        shares = jax.vmap(lambda key: jax.random.uniform(key, (max_trials + 1,)))(
-            jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        )
-        highest = 2.0 * jnp.pi * shares[:, max_trials]
-        lowest = highest - 2.0 * jnp.pi
-
-        def trial(carry: Any, share: Array) -> tuple[Any, None]:
-            low, high, found, new, new_scores, cost = carry
-            angle = low + (high - low) * share
-            candidates = jax.tree.map(
-                lambda x, v: _spread(jnp.cos(angle), x) * x + _spread(jnp.sin(angle), x) * v,
-                particles,
-                other,
-            )
-            answer = try_(candidates, ~found)
-            new = jax.tree.map(
-                lambda a, b: jnp.where(_spread(answer.above, a), a, b), candidates, new
-            )
-            new_scores = jnp.where(answer.above, answer.scores, new_scores)
-            low = jnp.where(angle < 0, angle, low)
-            high = jnp.where(angle < 0, high, angle)
-            return (low, high, found | answer.above, new, new_scores, cost + answer.cost), None
-
-        start = (lowest, highest, jnp.zeros(n, bool), particles, scores, jnp.uint32(0))
-        (_, _, found, new, new_scores, cost), _ = lax.scan(trial, start, shares[:, :max_trials].T)
-        return new, new_scores, tuning, MoveInfo(jnp.mean(found, dtype=jnp.float32), cost)
-
-    return Kernel(init=lambda: (), step=step, max_trials=max_trials)
-
-
 def _shapes(shape: Any) -> Any:
     """The pytree of shapes that a caller may write as an int, a tuple or a pytree of these."""
     whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 1  # noqa: E731
@@ -220,8 +163,3 @@ def _independent(draw: Callable[[Array], Particles]) -> Callable[[Array, int], P
 def _is_interval(low: Array, high: Array) -> bool:
     """Whether two arrays are the ends of an interval everywhere."""
     return low.shape == high.shape and bool(jnp.all((low < high) & jnp.isfinite(high - low)))
-
-
-def _spread(flags: Array, leaf: Array) -> Array:
-    """[n] shaped to broadcast against a leaf [n, ...]."""
-    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))

@@ -52,7 +52,8 @@ class Trial(NamedTuple):
     Attributes:
       scores: f32[n].
       above: bool[n], whether each proposal is active and strictly above the level.
-      cost: uint32[], the queries spent.
+      cost: uint32[2], the queries spent, and how many of the scores were NaN; a kernel
+        adds up what its trials give it.
     """
 
     scores: Array
@@ -79,7 +80,7 @@ class MoveInfo(NamedTuple):
 
     Attributes:
       acceptance: f32[], the share of particles that moved, in [0, 1].
-      cost: uint32[], the queries spent.
+      cost: uint32[2], the sum of what its trials cost.
     """
 
     acceptance: Array
@@ -174,6 +175,7 @@ class SplittingState:
         first hit.
       tuning: the kernel's tuning.
       num_queries: uint32[2], (high, low) halves of an exact 64-bit count.
+      num_nan: uint32[2], likewise, how many scores were NaN so far.
       status: int32[], a `Status`.
       history: `LevelInfo` with leaves of leading axis T; rows at and past
         ``index`` are not yet written (NaN for floats, 0 for integers).
@@ -187,6 +189,7 @@ class SplittingState:
     log_prob: Array
     tuning: Tuning
     num_queries: Array
+    num_nan: Array
     status: Array
     history: LevelInfo
 
@@ -227,8 +230,12 @@ class SplittingResult:
       survival: f32[T], share of particles above each level, NaN likewise.
       acceptance: f32[T], mean acceptance at each level, NaN likewise and at the last
         level of a run that reached the event, where nothing moves.
+      families: int32[T], how many of the first particles have descendants after each
+        level, 0 behind the last.
       num_levels: int32[], how many levels were used.
       num_queries: uint32[2], (high, low) halves of an exact count; `count` reads it.
+      num_nan: uint32[2], how many scores were NaN, likewise; those particles and
+        proposals counted as below every level.
       reached: bool[], whether the event was reached.
       status: int32[], a `Status`.
       num_hits: int32[], how many of the last particles are at or past the threshold.
@@ -242,8 +249,10 @@ class SplittingResult:
     levels: Array
     survival: Array
     acceptance: Array
+    families: Array
     num_levels: Array
     num_queries: Array
+    num_nan: Array
     reached: Array
     status: Array
     num_hits: Array
@@ -258,3 +267,9 @@ class SplittingResult:
         from restore_jax.splitting.estimators import log_prob_interval
 
         return log_prob_interval(self, confidence)
+
+    def summary(self, confidence: float = 0.95) -> str:
+        """The result of one run as text: see `restore_jax.splitting.summary`."""
+        from restore_jax.splitting.summary import summary
+
+        return summary(self, confidence)

@@ -1,0 +1,95 @@
+"""A run's result for a person to read."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from restore_jax.splitting.counting import count
+from restore_jax.splitting.types import Status
+
+if TYPE_CHECKING:
+    from restore_jax.splitting.types import SplittingResult
+
+FEW_FAMILIES = 8
+LOW_ACCEPTANCE = 0.05
+_ENDED = {
+    Status.RUNNING: "still running",
+    Status.REACHED: "the event was reached",
+    Status.STALLED: "stalled: all particles had the same score, and none could be left behind",
+    Status.OUT_OF_LEVELS: "out of levels before the event: raise max_levels",
+    Status.OUT_OF_QUERIES: "out of queries before the event: raise max_queries",
+}
+
+
+def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
+    """A few lines and a table of levels.
+
+    Args:
+      result: of one run.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      Text of several lines: how the run ended, the probability with its interval or bound, a row
+      per level (the score to exceed, the share above it, log10 of the probability so far, the
+      share of moves accepted, how many first particles still have descendants), and a warning
+      for whatever makes the interval doubtful.
+
+    Raises:
+      ValueError: the result of a vmapped run.
+    """
+    if np.ndim(result.status) != 0:
+        raise ValueError("summary reads one result: take one lane of a vmapped one first.")
+    status = Status(int(result.status))
+    lines = [
+        f"{_ENDED[status]}, {count(result.num_queries):,} queries",
+        _probability(result, confidence),
+    ]
+    lines.append(f"{'level':>5} {'score above':>12} {'survive':>8} {'log10 p':>9} "
+                 f"{'accepted':>9} {'families':>9}")  # fmt: skip
+    log_prob = 0.0
+    for i in range(int(result.num_levels)):
+        log_prob += math.log(float(result.survival[i]))
+        acceptance = float(result.acceptance[i])
+        accepted = "" if math.isnan(acceptance) else f"{acceptance:.1%}"
+        lines.append(
+            f"{i + 1:>5} {float(result.levels[i]):>12.5g} {float(result.survival[i]):>8.1%} "
+            f"{log_prob / math.log(10):>9.3f} {accepted:>9} "
+            f"{int(result.families[i]):>9}"
+        )
+    return "\n".join([*lines, *(f"warning: {text}" for text in warnings(result))])
+
+
+def warnings(result: "SplittingResult") -> list[str]:
+    """What makes the interval of one run doubtful, a sentence each; empty where nothing does."""
+    levels = int(result.num_levels)
+    n = result.scores.shape[-1]
+    found = []
+    if levels and int(result.families[levels - 1]) < min(FEW_FAMILIES, n):
+        found.append(
+            f"only {int(result.families[levels - 1])} of the first {n} particles have descendants: "
+            "the interval may be too narrow, take more particles."
+        )
+    accepted = np.asarray(result.acceptance)[:levels]
+    if np.any(accepted < LOW_ACCEPTANCE):
+        found.append(
+            f"at {int(np.sum(accepted < LOW_ACCEPTANCE))} of {levels} levels fewer than "
+            f"{LOW_ACCEPTANCE:.0%} of the moves were accepted: clones stay together, and the "
+            "interval may be too narrow; take more or smaller moves."
+        )
+    if count(result.num_nan):
+        found.append(f"{count(result.num_nan):,} scores were NaN and counted as below every level.")
+    return found
+
+
+def _probability(result: "SplittingResult", confidence: float) -> str:
+    log10 = lambda value: float(value) / math.log(10)  # noqa: E731
+    if math.isnan(float(result.log_prob)):
+        return "stopped at the first hit: no estimate of its probability"
+    low, high = result.interval(confidence)
+    if bool(result.reached):
+        return (
+            f"log10 p = {log10(result.log_prob):.3f}, {confidence:.0%} interval "
+            f"{log10(low):.3f} to {log10(high):.3f}"
+        )
+    return f"log10 p is at most {log10(high):.3f} ({confidence:.0%})"
