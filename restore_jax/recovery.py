@@ -34,7 +34,6 @@ from restore_jax.splitting import (
     count,
     importance_splitting,
     log_prob_interval,
-    log_prob_std,
 )
 
 __all__ = [
@@ -673,7 +672,6 @@ def _interval(state: SplittingState, result: SplittingResult) -> list[float | No
         sound = int(np.sum(np.cumprod(families >= MIN_ANCESTORS)))
         if sound == 0:
             return [None, 0.0]
-        survival = jnp.asarray(state.history.survival)[:sound]
-        deviation = log_prob_std(survival, state.scores.shape[0])
-        high = jnp.minimum(jnp.sum(jnp.log(survival)) + 1.645 * deviation, 0.0)
+        last = jax.tree.map(lambda rows: rows[sound - 1], state.history)
+        high = jnp.minimum(last.log_prob + 1.645 * last.log_prob_std, 0.0)
     return [None, _log10(high)]

@@ -23,7 +23,14 @@ from splitting_problems import (
     quick_jit,
 )
 
-from restore_jax.splitting import MoveInfo, Scorer, Status, count, importance_splitting
+from restore_jax.splitting import (
+    MoveInfo,
+    Scorer,
+    Status,
+    count,
+    ideal_log_prob_std,
+    importance_splitting,
+)
 
 COINS, LEAST = 16, 15
 REPLICATES = 100
@@ -126,6 +133,58 @@ def test_first_hit_has_no_estimate(coins_run):
     assert math.isnan(at_once.log_prob)
 
 
+# Waste-free.
+
+
+@pytest.fixture(scope="module")
+def waste_free():
+    return importance_splitting(
+        linear_score, gaussian_space(2), num_particles=1000, survival=0.1, num_moves=9,
+        waste_free=True, max_levels=60,
+    )  # fmt: skip
+
+
+def test_waste_free_is_unbiased_and_its_intervals_cover(waste_free):
+    keys = jax.random.split(jax.random.key(0), REPLICATES)
+    result = host(jax.jit(jax.vmap(waste_free.run, (0, None)))(keys, 5.612))
+    truth = log_tail(5.612)
+    ratio = np.exp(result.log_prob.astype(np.float64) - truth)
+    assert abs(ratio.mean() - 1.0) < 4.0 * ratio.std(ddof=1) / math.sqrt(len(ratio))
+    assert 0.75 < float(np.mean(result.log_prob_std)) / float(result.log_prob.std()) < 1.3
+    low, high = host(result.interval(0.9))
+    assert 0.8 < float(np.mean((low <= truth) & (truth <= high))) < 0.98
+    # Ideal moves would have a smaller error: the interval must know that these are not.
+    assert np.mean(result.log_prob_std) > 1.2 * np.mean(ideal_log_prob_std(result.survival, 1000))
+
+
+def test_a_waste_free_level_moves_a_tenth_nine_times(waste_free):
+    result = host(quick_jit(waste_free.run)(jax.random.key(0), 5.612))
+    assert count(result) == 1000 + (int(result.num_levels) - 1) * 900
+    assert result.particles.shape == (1000, 2)
+    np.testing.assert_allclose(result.scores, linear_score(result.particles, 5.612), atol=1e-5)
+    assert np.all(result.scores > result.levels[int(result.num_levels) - 2])
+
+
+def test_a_saved_waste_free_state_goes_on_bit_for_bit(waste_free):
+    advance = quick_jit(waste_free.advance)
+    start = quick_jit(waste_free.init)(jax.random.key(3), 4.0)
+    at_once = advance(start, 4.0, 60)
+    resumed = advance(jax.tree.map(jnp.array, host(advance(start, 4.0, 2))), 4.0, 60)
+    chex.assert_trees_all_equal(host(at_once), host(resumed))
+
+
+def test_a_waste_free_budget_is_never_exceeded():
+    for budget in (400, 439, 440, 800, 1111):
+        algorithm = importance_splitting(
+            linear_score, gaussian_space(2), num_particles=400, survival=0.1, num_moves=9,
+            waste_free=True, max_queries=budget,
+        )  # fmt: skip
+        result = host(quick_jit(algorithm.run)(jax.random.key(0), 9.0))
+        assert result.status == Status.OUT_OF_QUERIES
+        assert budget - 40 < count(result) <= budget
+        assert np.all(np.isfinite(result.scores))
+
+
 # Levels, ties and the ways to end.
 
 
@@ -161,7 +220,7 @@ def test_final_level_counts_the_share_at_or_past_the_threshold(half_survive):
     # The fifth smallest is at the threshold: 7 of 10 are at or past it.
     assert result.reached
     assert result.log_prob == pytest.approx(math.log(0.7))
-    assert result.log_prob_std == pytest.approx(math.sqrt(0.3 / 0.7 / 10))
+    assert result.log_prob_std == pytest.approx(math.sqrt(0.3 / 0.7 / 9))
     assert (result.levels[0], result.num_levels, result.num_hits) == (100.0, 1, 7)
     np.testing.assert_array_equal(result.scores, scores)
     assert math.isnan(result.acceptance[0])
@@ -226,7 +285,7 @@ def test_the_summary_says_how_it_went(linear_runs, half_survive):
     assert float(last[3]) == pytest.approx(float(result.log_prob) / math.log(10), abs=1e-3)
     assert "stalled" in half_survive([7] * 10).summary()
     few = dataclasses.replace(result, families=np.ones_like(result.families))
-    assert "warning: only 1 of the first 128 particles" in few.summary()
+    assert "warning: the 128 particles were of only 1 families" in few.summary()
     stuck = dataclasses.replace(result, acceptance=np.full_like(result.acceptance, 0.01))
     assert "fewer than 5% of the moves" in stuck.summary()
     both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), result)
@@ -480,6 +539,8 @@ def test_only_the_order_of_scores_matters(coins_run):
         ({"num_moves": 0}, "num_moves must be at least 1"),
         ({"max_levels": 0}, "max_levels must be at least 1"),
         ({"threshold": math.nan}, "threshold must be a number"),
+        ({"waste_free": True, "num_moves": 8, "num_particles": 100}, "must divide"),
+        ({"waste_free": True, "num_moves": 9, "num_particles": 10}, "at least twice"),
         ({"stop": "never"}, "stop must be 'estimate' or 'first_hit', got 'never'"),
         ({"queries_per_score": 0}, "queries_per_score must be at least 1"),
         ({"queries_per_score": 2**25}, "below 2\\^32"),

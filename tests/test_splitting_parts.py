@@ -15,9 +15,10 @@ from restore_jax.splitting import (
     Trial,
     count,
     counting,
+    genealogy,
+    ideal_log_prob_std,
     importance_splitting,
     log_prob_interval,
-    log_prob_std,
     metropolis,
     particle_keys,
     resampling,
@@ -90,10 +91,10 @@ def test_count_reads_batches():
 # Estimators.
 
 
-def test_log_prob_std_adds_the_levels():
+def test_ideal_log_prob_std_adds_the_levels():
     survival = jnp.array([[0.5, 0.25, jnp.nan], [jnp.nan] * 3])
     expected = [math.sqrt((1.0 + 3.0) / 100), 0.0]
-    np.testing.assert_allclose(log_prob_std(survival, 100), expected, rtol=1e-6)
+    np.testing.assert_allclose(ideal_log_prob_std(survival, 100), expected, rtol=1e-6)
 
 
 def reading(status, log_prob, std, hits=0, n=100):
@@ -108,7 +109,7 @@ def reading(status, log_prob, std, hits=0, n=100):
 
 def test_interval_of_a_reached_event():
     low, high = log_prob_interval(reading(Status.REACHED, -20.0, 0.5), 0.95)
-    assert (float(low), float(high)) == (pytest.approx(-20.98, abs=1e-3), pytest.approx(-19.02))
+    assert (float(low), float(high)) == (pytest.approx(-20.855, abs=1e-3), pytest.approx(-18.895))
     low, high = log_prob_interval(reading(Status.REACHED, -0.1, 0.5), 0.95)
     assert float(high) == 0.0
 
@@ -131,7 +132,9 @@ def test_upper_bound_of_an_event_not_reached(hits, n):
     if hits == 0:
         assert chance == pytest.approx(0.05, rel=1e-3)
     _, widened = log_prob_interval(reading(status, -3.0, 0.5, hits, n), 0.9)
-    assert float(widened) == pytest.approx(min(0.0, float(high) - 3.0 + 1.6449 * 0.5), abs=1e-4)
+    assert float(widened) == pytest.approx(
+        min(0.0, float(high) - 3.0 + 0.125 + 1.6449 * 0.5), abs=1e-4
+    )
 
 
 def test_interval_is_batched_and_checks_its_confidence():
@@ -142,11 +145,61 @@ def test_interval_is_batched_and_checks_its_confidence():
         [9, 0, 100, 1],
     )
     low, high = log_prob_interval(batch)
-    np.testing.assert_allclose(low, [-5.196, -np.inf, -np.inf, np.nan], atol=1e-3)
-    assert float(high[1]) < float(high[2]) == pytest.approx(-4.804, abs=1e-3)
+    np.testing.assert_allclose(low, [-5.191, -np.inf, -np.inf, np.nan], atol=1e-3)
+    assert float(high[1]) < float(high[2]) == pytest.approx(-4.799, abs=1e-3)
     assert bool(jnp.isnan(high[3]))
     with pytest.raises(ValueError, match="confidence must be in"):
         log_prob_interval(batch, 1.0)
+
+
+# The family tree.
+
+
+def test_the_variance_is_that_of_families_that_parted_three_levels_ago():
+    n, rng = 12, np.random.default_rng(0)
+    lineage = genealogy.start(n)
+    parents, flags = [], []
+    for _ in range(6):
+        survives = rng.random(n) < 0.6
+        sources = rng.choice(np.flatnonzero(survives), n)
+        lineage = genealogy.account(lineage, jnp.array(survives), jnp.bool_(False))
+        lineage = genealogy.resample(lineage, jnp.array(sources), jnp.bool_(False))
+        flags.append(survives)
+        parents.append(sources)
+
+    def family(level, i, back):
+        for step in range(min(back, level)):
+            i = parents[level - 1 - step][i]
+        return i
+
+    variance = 0.0
+    for level in range(len(flags)):
+        now, before = np.zeros(n), np.zeros(n)
+        for back in range(min(genealogy.LAG, level + 1)):
+            earlier = flags[level - back]
+            for i in range(n):
+                root = family(level - back, i, genealogy.LAG - back)
+                (before if back else now)[root] += (earlier[i] / earlier.mean() - 1) / n
+        families = len({family(level, i, genealogy.LAG) for i in range(n)})
+        factor = families / max(families - 1, 1)
+        variance += max(factor * np.sum(now**2) + 2 * np.sum(now * before), 0.0)
+    assert float(lineage.variance) == pytest.approx(variance, rel=1e-4)
+
+
+def test_independent_particles_have_the_variance_of_a_share():
+    survives = jnp.arange(40) < 10
+    lineage = genealogy.account(genealogy.start(40), survives, jnp.bool_(False))
+    assert float(lineage.variance) == pytest.approx(0.75 / 0.25 / 39)
+
+
+def test_seeds_are_survivors_and_distinct_while_they_can_be():
+    survives = jnp.array([False, True, True, False, True, True, False])
+    picked = np.stack([resampling.seeds(jax.random.key(k), survives, 3) for k in range(400)])
+    assert set(picked.ravel().tolist()) == {1, 2, 4, 5}
+    assert all(len(set(row)) == 3 for row in picked.tolist())
+    np.testing.assert_allclose(np.bincount(picked.ravel())[[1, 2, 4, 5]] / 1200, 0.25, atol=0.05)
+    many = np.asarray(resampling.seeds(jax.random.key(0), survives, 10))
+    assert sorted(np.bincount(many)[[1, 2, 4, 5]].tolist()) == [2, 2, 3, 3]
 
 
 # The Metropolis kernel.

@@ -1,7 +1,7 @@
 """The sampler: importance splitting over any search space, for any score."""
 
 from restore_jax.splitting.counting import count
-from restore_jax.splitting.estimators import log_prob_interval, log_prob_std
+from restore_jax.splitting.estimators import ideal_log_prob_std, log_prob_interval
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
@@ -9,6 +9,7 @@ from restore_jax.splitting.priors import Mapped, mapped, standard_normal, unifor
 from restore_jax.splitting.types import (
     Kernel,
     LevelInfo,
+    Lineage,
     MoveInfo,
     Proposal,
     ScoreFn,
@@ -24,6 +25,7 @@ from restore_jax.splitting.types import (
 __all__ = [
     "Kernel",
     "LevelInfo",
+    "Lineage",
     "Mapped",
     "MetropolisTuning",
     "MoveInfo",
@@ -37,9 +39,9 @@ __all__ = [
     "Status",
     "Trial",
     "count",
+    "ideal_log_prob_std",
     "importance_splitting",
     "log_prob_interval",
-    "log_prob_std",
     "mapped",
     "metropolis",
     "particle_keys",

@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from restore_jax.splitting import counting, resampling
-from restore_jax.splitting.estimators import log_prob_std
+from restore_jax.splitting import counting, genealogy, resampling
 from restore_jax.splitting.keys import Stream, key_data, level_key, particle_keys
 from restore_jax.splitting.types import (
     Args,
@@ -53,6 +52,7 @@ def importance_splitting(
     max_queries: int | None = None,
     stop: str = "estimate",
     queries_per_score: int = 1,
+    waste_free: bool = False,
 ) -> SplittingAlgorithm:
     """Builds the sampler for the event ``score >= threshold`` under a space's prior.
 
@@ -63,7 +63,7 @@ def importance_splitting(
       num_particles: n >= 2.
       survival: in (0, 1), the share of particles meant to survive a level; at least one
         particle of n must.
-      num_moves: moves of every particle per level, >= 1.
+      num_moves: moves of every particle per level, >= 1; of every chain, if waste-free.
       threshold: the score at which the event happens; anything but NaN.
       max_levels: T >= 1, the last level included.
       max_queries: the budget, below 2^64; None: no limit. A sweep of moves is made only if
@@ -74,6 +74,11 @@ def importance_splitting(
         past it, without one, since the value at a random hitting time is biased.
       queries_per_score: what one particle's score costs, >= 1; for a plain score function
         (probes per particle, say). A `Scorer` counts for itself.
+      waste_free: keep every state of every chain as a particle (Au & Beck, Probabilistic
+        Engineering Mechanics 2001; Dau & Chopin, JRSS B 2022). Each level then moves only
+        n / (num_moves + 1) survivors, that many times, and so costs less than n scores where
+        it otherwise costs n num_moves. Survival 0.1 with 9 moves is subset simulation.
+        num_moves + 1 must divide n.
 
     Returns:
       A `SplittingAlgorithm`: init, step, advance, run, result.
@@ -93,6 +98,7 @@ def importance_splitting(
         max_queries=max_queries,
         stop=stop,
         queries_per_score=queries_per_score,
+        waste_free=waste_free,
     )
 
     def init(key: Array, args: Args) -> SplittingState:
@@ -132,12 +138,14 @@ class _Settings(NamedTuple):
     """What is fixed when the sampler is built; see `importance_splitting`.
 
     ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
-    most queries that one move of all particles can make; ``scorer`` the score's long form.
+    most queries that one sweep of moves can make; ``scorer`` the score's long form.
+    ``num_chains`` is how many particles move in a sweep: all, unless waste-free.
     """
 
     scorer: Scorer
     space: SearchSpace
     num_particles: int
+    num_chains: int
     rank: int
     num_moves: int
     threshold: float
@@ -162,7 +170,7 @@ class _Population(NamedTuple):
 
     particles: Particles
     scores: Array
-    ancestors: Array
+    sources: Array
     tuning: Tuning
     num_queries: Array
     num_nan: Array
@@ -178,7 +186,7 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
     _check_particles(particles, n)
     # No level yet: everybody is to be scored as it is.
     scoring_key = jax.random.fold_in(level_key(data, Stream.SCORING, 0), 0)
-    try_ = _try(settings, scoring_key, jnp.float32(-jnp.inf), args)
+    try_ = _try(settings, n, scoring_key, jnp.float32(-jnp.inf), args)
     trial = try_(particles, jnp.ones(n, bool))
     hit = _any_hit(settings, trial.scores)
     floats = jnp.full(num_rows, jnp.nan, jnp.float32)
@@ -188,6 +196,7 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
         particles=_strong(particles),
         scores=trial.scores,
         ancestors=jnp.arange(n, dtype=jnp.int32),
+        lineage=genealogy.start(n),
         index=jnp.int32(0),
         log_prob=jnp.where(hit, jnp.float32(jnp.nan), jnp.float32(0.0)),
         tuning=_strong(settings.space.kernel.init()),
@@ -199,9 +208,11 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
             level=floats,
             survival=floats,
             log_prob=floats,
+            log_prob_std=floats,
             acceptance=floats,
             best_score=floats,
             unique_ancestors=integers,
+            families=integers,
             num_queries=jnp.zeros((num_rows, 2), jnp.uint32),
             status=integers,
         ),
@@ -213,7 +224,7 @@ def _one_level(
 ) -> tuple[SplittingState, LevelInfo]:
     """One level of a running state."""
     level = _level(settings, state.scores)
-    population = _survive(state, level)
+    population = _survive(settings, state, level)
     population = _move(settings, state, level, population, args)
     return _account(settings, state, level, population)
 
@@ -238,20 +249,24 @@ def _level(settings: _Settings, scores: Array) -> _Level:
     )
 
 
-def _survive(state: SplittingState, level: _Level) -> _Population:
+def _survive(settings: _Settings, state: SplittingState, level: _Level) -> _Population:
     """Gives the places of the dead to clones of the survivors."""
-    sources = resampling.balanced(
-        level_key(state.key_data, Stream.RESAMPLING, state.index), level.survives
-    )
+    key = level_key(state.key_data, Stream.RESAMPLING, state.index)
+    if settings.num_chains == settings.num_particles:
+        sources = resampling.balanced(key, level.survives)
+    else:
+        seeds = resampling.seeds(key, level.survives, settings.num_chains)
+        length = settings.num_particles // settings.num_chains
+        # Places of states that a chain has not reached yet are its seed's.
+        sources = jnp.tile(seeds, length)
     # The last population is the answer: it stays as it is, those short of the event included.
-    sources = jnp.where(level.last, jnp.arange(sources.shape[0]), sources)
-    particles, scores, ancestors = jax.tree.map(
-        lambda leaf: leaf[sources], (state.particles, state.scores, state.ancestors)
-    )
+    stays = level.last | level.stalled
+    sources = jnp.where(stays, jnp.arange(settings.num_particles, dtype=jnp.int32), sources)
+    particles, scores = jax.tree.map(lambda leaf: leaf[sources], (state.particles, state.scores))
     return _Population(
         particles=particles,
         scores=scores,
-        ancestors=ancestors,
+        sources=sources,
         tuning=state.tuning,
         num_queries=state.num_queries,
         num_nan=state.num_nan,
@@ -263,7 +278,13 @@ def _survive(state: SplittingState, level: _Level) -> _Population:
 def _move(
     settings: _Settings, state: SplittingState, level: _Level, population: _Population, args: Args
 ) -> _Population:
-    """Moves everybody, until the moves, the budget or the search is over."""
+    """Moves everybody, until the moves, the budget or the search is over.
+
+    Waste-free, the population is a table of chains, ``num_moves + 1`` states of each: a sweep
+    moves the states of one row and writes the next.
+    """
+    chains = settings.num_chains
+    all_move = chains == settings.num_particles
     moves_key = level_key(state.key_data, Stream.MOVES, state.index)
     scoring_key = level_key(state.key_data, Stream.SCORING, state.index)
 
@@ -278,13 +299,23 @@ def _move(
 
     def sweep(population: _Population) -> _Population:
         move = population.num_moves
+        everybody = (population.particles, population.scores)
+        particles, scores = everybody if all_move else _rows(everybody, move * chains, chains)
         particles, scores, tuning, info = settings.space.kernel.step(
-            particle_keys(jax.random.fold_in(moves_key, move), settings.num_particles),
-            population.particles,
-            population.scores,
-            _try(settings, jax.random.fold_in(scoring_key, move + 1), level.score, args),
+            particle_keys(jax.random.fold_in(moves_key, move), chains),
+            particles,
+            scores,
+            _try(settings, chains, jax.random.fold_in(scoring_key, move + 1), level.score, args),
             population.tuning,
         )
+        if not all_move:
+            particles, scores = jax.tree.map(
+                lambda leaf, rows: lax.dynamic_update_slice_in_dim(
+                    leaf, rows, (move + 1) * chains, 0
+                ),
+                everybody,
+                (particles, scores),
+            )
         return population._replace(
             particles=particles,
             scores=scores,
@@ -303,6 +334,8 @@ def _account(
 ) -> tuple[SplittingState, LevelInfo]:
     """Multiplies the probability, settles the status and writes the level down."""
     log_prob = state.log_prob + jnp.where(level.stalled, 0.0, jnp.log(level.survival))
+    lineage = genealogy.account(state.lineage, level.survives, level.stalled)
+    ancestors = state.ancestors[population.sources]
     hit = _any_hit(settings, population.scores)
     index = jnp.where(level.stalled, state.index, state.index + 1)
     status = jnp.select(
@@ -325,10 +358,12 @@ def _account(
         level=level.score,
         survival=level.survival,
         log_prob=log_prob,
+        log_prob_std=jnp.sqrt(lineage.variance),
         # 0/0 where nothing moved: the acceptance of no moves is NaN.
         acceptance=population.acceptance / population.num_moves.astype(jnp.float32),
         best_score=jnp.max(population.scores),
-        unique_ancestors=resampling.num_unique(population.ancestors),
+        unique_ancestors=resampling.num_unique(ancestors),
+        families=genealogy.num_families(state.lineage),
         num_queries=population.num_queries,
         status=status,
     )
@@ -338,7 +373,8 @@ def _account(
         key_data=state.key_data,
         particles=population.particles,
         scores=population.scores,
-        ancestors=population.ancestors,
+        ancestors=ancestors,
+        lineage=genealogy.resample(lineage, population.sources, level.stalled | level.last),
         index=index,
         log_prob=jnp.where(hit, jnp.nan, log_prob),
         tuning=population.tuning,
@@ -354,7 +390,7 @@ def _account(
 
 def _result(settings: _Settings, state: SplittingState) -> SplittingResult:
     """Reads a state."""
-    deviation = log_prob_std(state.history.survival, settings.num_particles)
+    deviation = jnp.sqrt(state.lineage.variance)
     return SplittingResult(
         log_prob=state.log_prob,
         log_prob_std=jnp.where(jnp.isnan(state.log_prob), jnp.nan, deviation),
@@ -363,7 +399,7 @@ def _result(settings: _Settings, state: SplittingState) -> SplittingResult:
         levels=state.history.level,
         survival=state.history.survival,
         acceptance=state.history.acceptance,
-        families=state.history.unique_ancestors,
+        families=state.history.families,
         num_levels=state.index,
         num_queries=state.num_queries,
         num_nan=state.num_nan,
@@ -380,12 +416,12 @@ def _last_info(state: SplittingState) -> LevelInfo:
     return info._replace(status=state.status, num_queries=state.num_queries)
 
 
-def _try(settings: _Settings, key: Array, level: Array, args: Args) -> Any:
-    """The ``try_`` of a move: scores the active proposals and says who is above the level."""
+def _try(settings: _Settings, number: int, key: Array, level: Array, args: Args) -> Any:
+    """The ``try_`` of a move: scores the active ones of ``number`` proposals against a level."""
 
     def try_(proposals: Particles, active: Array) -> Trial:
         scores, cost = settings.scorer.score(key, proposals, level, active, args)
-        scores = _checked_scores(scores, settings.num_particles)
+        scores = _checked_scores(scores, number)
         no_number = jnp.isnan(scores)
         scores = jnp.where(no_number, -jnp.inf, scores)
         num_nan = jnp.sum(active & no_number, dtype=jnp.uint32)
@@ -414,6 +450,11 @@ def _affordable(settings: _Settings, num_queries: Array) -> Array:
     if spare < 0:
         return jnp.bool_(False)
     return counting.at_most(num_queries, counting.halves(spare))
+
+
+def _rows(tree: Any, first: Array, number: int) -> Any:
+    """``number`` particles from the ``first`` on."""
+    return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, number), tree)
 
 
 def _strong(tree: Any) -> Any:
@@ -469,6 +510,7 @@ def _checked_settings(
     max_queries: int | None,
     stop: str,
     queries_per_score: int,
+    waste_free: bool,
 ) -> _Settings:
     """The settings, or one sentence about the first argument that is wrong."""
     num_particles = _at_least("num_particles", num_particles, 2)
@@ -501,7 +543,20 @@ def _checked_settings(
         raise ValueError(f"score_fn must be a function or a Scorer, got {type(score_fn).__name__}.")
     max_cost = _at_least("score_fn.max_cost", scorer.max_cost, 1)
     max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
-    sweep_cost = num_particles * max_cost * max_trials
+    num_chains = num_particles
+    if waste_free:
+        if num_particles % (num_moves + 1):
+            raise ValueError(
+                f"num_moves + 1 = {num_moves + 1} must divide num_particles = {num_particles}, "
+                "when waste-free."
+            )
+        num_chains = num_particles // (num_moves + 1)
+        if num_chains < 2:
+            raise ValueError(
+                f"num_particles must be at least twice num_moves + 1 = {num_moves + 1} when "
+                f"waste-free, got {num_particles}."
+            )
+    sweep_cost = num_chains * max_cost * max_trials
     if sweep_cost >= 2**32:
         raise ValueError(
             "num_particles times the dearest score must stay below 2^32 queries a move, "
@@ -515,6 +570,7 @@ def _checked_settings(
         scorer=scorer,
         space=space,
         num_particles=num_particles,
+        num_chains=num_chains,
         rank=rank,
         num_moves=num_moves,
         threshold=float(threshold),

@@ -33,6 +33,25 @@ def balanced(key: Array, survives: Array) -> Array:
     return jnp.where(survives | (num_survivors == 0), places, clones)
 
 
+def seeds(key: Array, survives: Array, number: int) -> Array:
+    """Chooses the survivors that chains start from, each as often as any other can be.
+
+    Args:
+      key: a typed key.
+      survives: bool[n].
+      number: how many.
+
+    Returns:
+      int32[number], indices of survivors; distinct ones while there are enough, each
+      floor or ceil of number / survivors times where there are not. Drawn uniformly.
+    """
+    n = survives.shape[0]
+    num_survivors = jnp.sum(survives, dtype=jnp.int32)
+    order = jnp.where(survives, jax.random.uniform(key, (n,)), 2.0)
+    shuffled = jnp.argsort(order).astype(jnp.int32)
+    return shuffled[jnp.arange(number, dtype=jnp.int32) % jnp.maximum(num_survivors, 1)]
+
+
 def num_unique(ancestors: Array) -> Array:
     """int32[]: how many distinct indices in [0, n) there are in ``ancestors`` int32[n]."""
     present = jnp.zeros(ancestors.shape[0], bool).at[ancestors].set(True)

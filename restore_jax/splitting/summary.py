@@ -32,7 +32,7 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
     Returns:
       Text of several lines: how the run ended, the probability with its interval or bound, a row
       per level (the score to exceed, the share above it, log10 of the probability so far, the
-      share of moves accepted, how many first particles still have descendants), and a warning
+      share of moves accepted, how many families they are), and a warning
       for whatever makes the interval doubtful.
 
     Raises:
@@ -65,10 +65,11 @@ def warnings(result: "SplittingResult") -> list[str]:
     levels = int(result.num_levels)
     n = result.scores.shape[-1]
     found = []
-    if levels and int(result.families[levels - 1]) < min(FEW_FAMILIES, n):
+    fewest = min(np.asarray(result.families)[:levels], default=n)
+    if fewest < min(FEW_FAMILIES, n):
         found.append(
-            f"only {int(result.families[levels - 1])} of the first {n} particles have descendants: "
-            "the interval may be too narrow, take more particles."
+            f"the {n} particles were of only {fewest} families at some level: the interval may be "
+            "too narrow, take more particles."
         )
     accepted = np.asarray(result.acceptance)[:levels]
     if np.any(accepted < LOW_ACCEPTANCE):

@@ -141,10 +141,13 @@ class LevelInfo(NamedTuple):
       survival: f32[], the share of particles strictly above it (at the last level
         of a run that reached the event, the share at or past the threshold).
       log_prob: f32[], natural log-probability accumulated so far.
+      log_prob_std: f32[], its standard error.
       acceptance: f32[], mean share of particles that moved, over the level's moves; NaN
         if there were none, as at the last level.
       best_score: f32[], the highest score in the population.
       unique_ancestors: int32[], how many of the first particles have descendants.
+      families: int32[], how many families there were at this level that had parted a few
+        levels before; the standard error rests on them.
       num_queries: uint32[2], exact count so far, (high, low) 32-bit halves.
       status: int32[], a `Status`.
     """
@@ -153,9 +156,11 @@ class LevelInfo(NamedTuple):
     level: Array
     survival: Array
     log_prob: Array
+    log_prob_std: Array
     acceptance: Array
     best_score: Array
     unique_ancestors: Array
+    families: Array
     num_queries: Array
     status: Array
 
@@ -170,6 +175,7 @@ class SplittingState:
       particles: pytree with leading axis n.
       scores: f32[n].
       ancestors: int32[n], the index of each particle's ancestor in the first draw.
+      lineage: a `Lineage`, what the standard error is computed from.
       index: int32[], how many levels are behind.
       log_prob: f32[], natural log of the product of the survivals so far; NaN after a
         first hit.
@@ -185,6 +191,7 @@ class SplittingState:
     particles: Particles
     scores: Array
     ancestors: Array
+    lineage: "Lineage"
     index: Array
     log_prob: Array
     tuning: Tuning
@@ -192,6 +199,21 @@ class SplittingState:
     num_nan: Array
     status: Array
     history: LevelInfo
+
+
+class Lineage(NamedTuple):
+    """Who descends from whom over the last few levels, and the variance so far.
+
+    Attributes:
+      roots: int32[lag, n], each particle's ancestor before 1, ..., lag levels.
+      influence: f32[lag, n], by ancestor, what its descendants have added to the
+        estimated log-probability since.
+      variance: f32[], of the estimated log-probability.
+    """
+
+    roots: Array
+    influence: Array
+    variance: Array
 
 
 class SplittingAlgorithm(NamedTuple):
@@ -230,8 +252,8 @@ class SplittingResult:
       survival: f32[T], share of particles above each level, NaN likewise.
       acceptance: f32[T], mean acceptance at each level, NaN likewise and at the last
         level of a run that reached the event, where nothing moves.
-      families: int32[T], how many of the first particles have descendants after each
-        level, 0 behind the last.
+      families: int32[T], how many nearly independent families the particles of each level
+        were, 0 behind the last; see `genealogy`.
       num_levels: int32[], how many levels were used.
       num_queries: uint32[2], (high, low) halves of an exact count; `count` reads it.
       num_nan: uint32[2], how many scores were NaN, likewise; those particles and
