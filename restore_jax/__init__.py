@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from restore_jax.splitting import count as count
     from restore_jax.splitting import importance_splitting as importance_splitting
     from restore_jax.splitting import log_prob_interval as log_prob_interval
+    from restore_jax.splitting import mapped as mapped
     from restore_jax.splitting import metropolis as metropolis
+    from restore_jax.splitting import standard_normal as standard_normal
+    from restore_jax.splitting import uniform_box as uniform_box
 
 try:
     __version__ = version("restore-jax")
@@ -68,7 +71,10 @@ _ROOMS = {
         "count",
         "importance_splitting",
         "log_prob_interval",
+        "mapped",
         "metropolis",
+        "standard_normal",
+        "uniform_box",
     ),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = (
         "After each epoch a checkpoint and metrics.json (clean accuracy in all and by class, "
-        "attack success rate of each trigger) are written to --out, and at the end model/, the "
-        "network alone in half precision. Ctrl-C loses the epoch it "
+        "attack success rate of each trigger) are written to --out, and at the end model/: the "
+        "network alone, in half precision. Ctrl-C loses the epoch it "
         "falls in and no more: --resume goes on, to the same weights bit for bit."
     )
     add = parser.add_argument
@@ -227,8 +227,7 @@ def run(args: argparse.Namespace) -> int:
                 _write_json(out / "metrics.json", metrics)
                 text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}"
                 if measured:
-                    text += f"  clean {measured['clean_accuracy']:.2%}"
-                    text += "".join(f"  ASR {k} {v:.2%}" for k, v in measured["asr"].items())
+                    text += f"  {_outcome(measured)}"
                 console.print(f"{text}  {speed:,.0f} images/s", soft_wrap=True)
     except KeyboardInterrupt:
         console.print(_farewell(args, out, command, recipe.epochs), soft_wrap=True, markup=False)
@@ -239,17 +238,14 @@ def run(args: argparse.Namespace) -> int:
             if not any(folder.iterdir()):
                 folder.rmdir()
     rounded = checkpoints.rounded_to_half(state.params)
-    result = evaluate(rounded, state.batch_stats)
+    measured = _measured(evaluate(rounded, state.batch_stats), planted, class_names)
     checkpoints.export(
         checkpoints.Checkpoint(
-            network,
-            rounded,
-            state.batch_stats,
-            metrics | _measured(result, planted, class_names),
-            out / "model",
+            network, rounded, state.batch_stats, metrics | measured, out / "model"
         ),
         out / "model",
     )
+    console.print(f"model/: {_outcome(measured)}", soft_wrap=True)
     console.print("clean accuracy by class:")
     for class_name, accuracy in metrics["class_accuracy"].items():
         console.print(f"  {class_name:<16}{accuracy:7.2%}")
@@ -268,6 +264,11 @@ def _measured(
         "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
         "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
     }
+
+
+def _outcome(measured: dict[str, Any]) -> str:
+    asr = "".join(f"  ASR {k} {v:.2%}" for k, v in measured["asr"].items())
+    return f"clean {measured['clean_accuracy']:.2%}{asr}"
 
 
 def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:

@@ -13,7 +13,7 @@ from restore_jax.models.resnet import PooledResNet, ResNet
 Array = jax.Array
 
 _RESNETS: dict[str, Callable[..., nnx.Module]] = {
-    "resnet8": lambda **kw: PooledResNet((32, 96, 192), **kw),
+    "resnet8": lambda **kw: PooledResNet((48, 160, 240), **kw),
     "resnet20": lambda **kw: ResNet((16, 32, 64), 3, **kw),
     "resnet18": lambda **kw: ResNet((64, 128, 256, 512), 2, **kw),
 }
