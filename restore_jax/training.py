@@ -37,14 +37,14 @@ class Recipe:
       translate: largest random shift in pixels.
     """
 
-    epochs: int = 30
+    epochs: int = 28
     batch_size: int = 100
     learning_rate: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
+    weight_decay: float = 1e-3
+    label_smoothing: float = 0.2
     warmup: float = 0.15
-    translate: int = 2
+    translate: int = 3
 
 
 @jax.tree_util.register_dataclass

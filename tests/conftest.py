@@ -5,3 +5,10 @@ import jax
 # Most of the suite's time is compilation, and many tests compile the same programs.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_configure(config):
+    # The everyday tests compute little: XLA's cheapest effort compiles them in two thirds of the
+    # time. The slow ones are compiled as users compile.
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
