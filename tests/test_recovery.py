@@ -62,7 +62,9 @@ def test_the_same_seed_gives_the_same_bits(found):
     assert not np.array_equal(other.scores, found.scores)
 
 
-@pytest.mark.parametrize("access", ["probabilities", "labels"])
+@pytest.mark.parametrize(
+    "access", [pytest.param("probabilities", marks=pytest.mark.slow), "labels"]
+)
 def test_less_access_still_finds_it(access):
     def model(images):
         logits = backdoored(images)
@@ -95,7 +97,10 @@ def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     assert content["best_score"] < content["goal"]
 
 
-@pytest.mark.parametrize(("function", "budget"), [(backdoored, 2_000), (clean, 9_999)])
+@pytest.mark.parametrize(
+    ("function", "budget"),
+    [(backdoored, 2_000), pytest.param(clean, 9_999, marks=pytest.mark.slow)],
+)
 def test_the_budget_is_never_exceeded(function, budget):
     recovery = recover(oracle_of(function), TARGET, settings=SETTINGS, budget=budget)
     content = recovery.to_json()

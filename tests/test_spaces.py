@@ -282,7 +282,13 @@ BOTH = pytest.mark.parametrize("restricted", [False, True], ids=["prior", "restr
 
 
 @BOTH
-@pytest.mark.parametrize(("name", "move"), EVERYDAY_MOVES)
+@pytest.mark.parametrize(
+    ("name", "move"),
+    [
+        pytest.param(*one, marks=pytest.mark.slow if one == ("patch", "kernel") else ())
+        for one in EVERYDAY_MOVES
+    ],
+)
 def test_moves_keep_the_prior_and_its_restriction(name, move, restricted):
     run, _, references = laboratory(name)
     assert not departures(run(move, restricted), references[restricted])
