@@ -88,7 +88,9 @@ def coins_run(coins):
 # Probabilities.
 
 
-@pytest.mark.parametrize(("level", "log10"), [(5.612, -8), (13.31, -40)])
+@pytest.mark.parametrize(
+    ("level", "log10"), [pytest.param(5.612, -8, marks=pytest.mark.slow), (13.31, -40)]
+)
 def test_linear_score_in_gaussian_space(linear_runs, level, log10):
     *_, run = linear_runs
     result = replicates(run, level)
