@@ -223,6 +223,7 @@ def recover(
         num_particles=n,
         survival=settings.survival,
         num_moves=settings.num_moves,
+        moving="all",
         threshold=goal,
         max_levels=settings.max_levels,
         max_queries=ledger.left - reserve,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from optax import contrib
 
 from restore_jax.backdoors import Poisoning, Trigger, stamp
 from restore_jax.compilation import compiler_options
@@ -19,6 +20,7 @@ from restore_jax.models import Network
 Array = jax.Array
 EVALUATION_CHUNK = 100
 STEPS_PER_REPORT = 25
+OPTIMIZERS = ("muon", "sgd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +30,26 @@ class Recipe:
     Attributes:
       epochs: passes over the training images.
       batch_size: images a step; the last, incomplete batch of an epoch is left out.
+      optimizer: one of `OPTIMIZERS`; see `make_optimizer`.
       learning_rate: its peak; it warms up linearly over ``warmup`` of all steps, then
         falls to 0 as a cosine.
-      momentum: Nesterov's.
-      weight_decay: on kernels only.
+      adam_learning_rate: likewise, of what Muon leaves to Adam; not with SGD.
+      momentum: Nesterov's, in [0, 1).
+      weight_decay: on kernels only; not with Muon, which keeps their norms.
       label_smoothing: in [0, 1).
       warmup: share of all steps, in [0, 1).
       translate: largest random shift in pixels.
     """
 
-    epochs: int = 28
-    batch_size: int = 100
-    learning_rate: float = 0.1
+    epochs: int = 20
+    batch_size: int = 250
+    optimizer: str = "muon"
+    learning_rate: float = 0.03
+    adam_learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-3
     label_smoothing: float = 0.2
-    warmup: float = 0.15
+    warmup: float = 0.1
     translate: int = 3
 
 
@@ -95,18 +101,60 @@ class Trainer(NamedTuple):
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum, warm-up and cosine, weight decay on kernels."""
+    """The optimizer of a recipe, with warm-up and cosine.
+
+    "sgd" is SGD with Nesterov momentum and weight decay on kernels. "muon" gives convolution
+    kernels, as matrices [inputs, outputs], orthogonalised Nesterov momentum (Jordan et al. 2024,
+    "Muon"), and everything else to Adam. Behind a batch norm only a kernel's direction matters,
+    so its norm is kept at the square root of its number of outputs, and a step's share of it
+    is what the learning rate says.
+
+    Raises:
+      ValueError: an unknown optimizer.
+    """
     steps = recipe.epochs * steps_per_epoch
     warmup = min(round(recipe.warmup * steps), steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, steps)
 
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+    def schedule(peak: float) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
 
-    return optax.chain(
-        optax.add_decayed_weights(recipe.weight_decay, mask=kernels),
-        optax.sgd(schedule, momentum=recipe.momentum, nesterov=True),
-    )
+    if recipe.optimizer == "muon":
+        return optax.chain(
+            contrib.muon(
+                schedule(recipe.learning_rate),
+                beta=recipe.momentum,
+                adam_learning_rate=schedule(recipe.adam_learning_rate),
+                muon_weight_dimension_numbers=_as_matrices,
+            ),
+            _keep_kernel_norms(),
+        )
+    if recipe.optimizer == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(
+                recipe.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+            ),
+            optax.sgd(schedule(recipe.learning_rate), momentum=recipe.momentum, nesterov=True),
+        )
+    raise ValueError(f"unknown optimizer {recipe.optimizer!r}: it may be {', '.join(OPTIMIZERS)}.")
+
+
+def _as_matrices(params: Any) -> Any:
+    """Which axes of a convolution kernel are inputs and outputs; None for all else."""
+    matrix = contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    return jax.tree.map(lambda p: matrix if p.ndim == 4 else None, params)
+
+
+def _keep_kernel_norms() -> optax.GradientTransformation:
+    """Ends an update so that each convolution kernel has norm sqrt(outputs) after it."""
+
+    def kept(update: Array, param: Array) -> Array:
+        if param.ndim != 4:
+            return update
+        moved = param + update
+        norm = jnp.linalg.norm(moved.reshape(-1))
+        return moved * (jnp.sqrt(moved.shape[-1]) / norm) - param
+
+    return optax.stateless(lambda updates, params: jax.tree.map(kept, updates, params))
 
 
 def make_trainer(

@@ -1,11 +1,25 @@
 """Problems with a known answer for the sampler's tests."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from restore_jax.splitting import Kernel, MoveInfo, SearchSpace, metropolis, particle_keys
+from restore_jax.splitting import (
+    Kernel,
+    MoveInfo,
+    SearchSpace,
+    importance_splitting,
+    metropolis,
+    particle_keys,
+)
+
+all_move = partial(
+    importance_splitting, num_particles=128, survival=0.5, num_moves=10, moving="all"
+)
+"""A population in which everybody moves: the simplest to reason about."""
 
 
 def gaussian_space(dim, **kernel_options):

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored, clean
+from splitting_problems import all_move
 
 from restore_jax.backdoors import PlantedPatch, Trigger, stamp
 from restore_jax.oracles import Inconclusive, open_model
 from restore_jax.recovery import Settings, attack_success_rate, compare, recover
 from restore_jax.scoring import make_scorer
 from restore_jax.spaces import make_space
-from restore_jax.splitting import count, importance_splitting
+from restore_jax.splitting import count
 
 SETTINGS = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "channels": "grey"})
 
@@ -175,7 +176,7 @@ def test_replicates_by_vmap_equal_single_runs_with_a_network():
     """The same verdicts, and the scores of the same particles within 1e-4."""
     oracle = open_model(random_network(), image_shape=(16, 16, 3))
     space = make_space("patch", (16, 16, 3), max_size=3)
-    algorithm = importance_splitting(
+    algorithm = all_move(
         make_scorer(oracle, space, 0.75, 4),
         space.search,
         num_particles=8,
@@ -205,7 +206,7 @@ def test_a_recovery_is_one_while_loop_without_callbacks():
     oracle = oracle_of(backdoored)
     space = make_space("patch", IMAGE_SHAPE, max_size=3)
     scorer = make_scorer(oracle, space, 0.75, 4)
-    algorithm = importance_splitting(scorer, space.search, num_particles=8)
+    algorithm = all_move(scorer, space.search, num_particles=8)
     args = {
         "weights": oracle.weights,
         "probes": jnp.zeros((4, *IMAGE_SHAPE)),

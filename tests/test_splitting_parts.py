@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from splitting_problems import gaussian_space, linear_score, quick_jit
+from splitting_problems import all_move, gaussian_space, linear_score, quick_jit
 
 from restore_jax.splitting import (
     Status,
@@ -17,7 +17,6 @@ from restore_jax.splitting import (
     counting,
     genealogy,
     ideal_log_prob_std,
-    importance_splitting,
     log_prob_interval,
     metropolis,
     particle_keys,
@@ -97,11 +96,12 @@ def test_ideal_log_prob_std_adds_the_levels():
     np.testing.assert_allclose(ideal_log_prob_std(survival, 100), expected, rtol=1e-6)
 
 
-def reading(status, log_prob, std, hits=0, n=100):
+def reading(status, log_prob, std, hits=0, n=100, dof=math.inf):
     return SimpleNamespace(
         status=jnp.asarray(status, jnp.int32),
         log_prob=jnp.asarray(log_prob, jnp.float32),
         log_prob_std=jnp.asarray(std, jnp.float32),
+        log_prob_dof=jnp.asarray(dof, jnp.float32),
         num_hits=jnp.asarray(hits, jnp.int32),
         scores=jnp.zeros((n,)),
     )
@@ -320,7 +320,7 @@ def test_metropolis_scores_only_what_the_ratio_accepts():
 
 @pytest.mark.parametrize("target", [0.25, 0.4])
 def test_strength_adapts_to_its_target(target):
-    algorithm = importance_splitting(
+    algorithm = all_move(
         linear_score,
         gaussian_space(4, target_acceptance=target),
         num_particles=256,
@@ -344,7 +344,7 @@ def test_strengths_adapt_one_by_one_and_within_bounds():
 
     kernel = metropolis(
         [accepted, refused, accepted], [1.0, 1.0, 0.0], init_strength=[0.1, 0.1, 0.1],
-        bounds=(0.05, 0.2), target_acceptance=0.5,
+        bounds=(0.05, 0.2), target_acceptance=0.5, caution=8,
     )  # fmt: skip
     tuning, start = kernel.init(), jnp.full(64, 0.001)
     step = quick_jit(lambda keys, tuning: kernel.step(keys, start, start, try_, tuning)[2])
@@ -386,6 +386,7 @@ def test_particles_may_be_trees():
         ({"weights": [0.0]}, "weights must be finite, >= 0 and not all 0"),
         ({"weights": [math.nan]}, "weights must be finite"),
         ({"target_acceptance": 0.0}, "target_acceptance must be in"),
+        ({"caution": -1.0}, "caution must be at least 0"),
         ({"bounds": (0.0, 1.0)}, "bounds must be"),
         ({"bounds": (0.1, 0.5)}, "init_strength must be within bounds"),
         ({"init_strength": [0.1, 0.2]}, "init_strength must be one number or one per"),

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from jax.scipy.stats import norm
 from scipy import stats
-from splitting_problems import linear_score, log_tail, quick_jit
+from splitting_problems import all_move, linear_score, log_tail, quick_jit
 
 from restore_jax.splitting import (
     Status,
-    importance_splitting,
     mapped,
     particle_keys,
     standard_normal,
@@ -25,7 +24,7 @@ REPLICATES = 60
 def estimates(space, score, threshold, **options):
     """log p_hat of independent runs."""
     settings = {"num_particles": 128, "survival": 0.25, "threshold": threshold} | options
-    algorithm = importance_splitting(score, space, **settings)
+    algorithm = all_move(score, space, **settings)
     run = quick_jit(jax.vmap(algorithm.run, (0, None)))
     result = run(jax.random.split(jax.random.key(0), REPLICATES), ())
     assert set(np.asarray(result.status).tolist()) == {Status.REACHED}
@@ -49,11 +48,14 @@ def moved(space, start, times, accepts=None):
         inside = active & above(proposals)
         return Trial(jnp.zeros(inside.shape), inside, jnp.zeros(2, jnp.uint32))
 
+    n = start_size(start)
+    scores, half = jnp.zeros(n), jnp.arange(n) % 2 == 1
+
     def sweep(i, particles):
-        keys = particle_keys(jax.random.fold_in(jax.random.key(1), i), start_size(particles))
+        keys = particle_keys(jax.random.fold_in(jax.random.key(1), i), n)
+        lesson = space.kernel.learn(particles, scores, jnp.ones(n, bool), half)
         tuning = space.kernel.init()
-        scores = jnp.zeros(start_size(particles))
-        return space.kernel.step(keys, particles, scores, try_, tuning)[0]
+        return space.kernel.step(keys, particles, scores, try_, tuning, lesson, half)[0]
 
     return quick_jit(lambda start: jax.lax.fori_loop(0, times, sweep, start))(start)
 
@@ -112,7 +114,7 @@ def test_marginals_through_an_isoprobabilistic_map():
 
 def test_a_mapped_particle_keeps_its_two_halves_together():
     space = mapped(uniform_box(0.0, 1.0), lambda u: {"square": u**2})
-    algorithm = importance_splitting(lambda x, args: x.value["square"], space, threshold=0.9)
+    algorithm = all_move(lambda x, args: x.value["square"], space, threshold=0.9)
     result = quick_jit(algorithm.run)(jax.random.key(0), ())
     particles = result.particles
     np.testing.assert_allclose(particles.value["square"], particles.latent**2, rtol=1e-6)

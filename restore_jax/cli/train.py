@@ -27,9 +27,11 @@ DEFAULTS = training.Recipe()
 RECIPE_HELP = {
     "epochs": "passes over the training images",
     "batch_size": "images a step",
+    "optimizer": " or ".join(training.OPTIMIZERS),
     "learning_rate": "the highest, after the warm-up; it then falls to 0 as a cosine",
+    "adam_learning_rate": "likewise, of what muon leaves to Adam: biases, norms, the last layer",
     "momentum": "Nesterov's",
-    "weight_decay": "on kernels, not on biases or norms",
+    "weight_decay": "on kernels, not on biases or norms; sgd only",
     "label_smoothing": "share of each label given to all classes",
     "warmup": "share of all steps in which the learning rate rises from 0",
     "translate": "largest random shift of an image, in pixels",
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(training.Recipe):
         default = getattr(DEFAULTS, field.name)
         add(f"--{field.name.replace('_', '-')}", type=type(default), default=default,
-            metavar="N" if isinstance(default, int) else "X",
+            metavar={int: "N", float: "X", str: "NAME"}[type(default)],
+            choices=training.OPTIMIZERS if field.name == "optimizer" else None,
             help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
     add("--evaluate-every", type=int, default=1, metavar="N",
         help="measure accuracy and attack success rates after each N-th epoch and the last "
@@ -108,8 +111,11 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
         raise exits.UsageError(f"--evaluate-every must be at least 1, not {args.evaluate_every}.")
     if not 0 <= values["translate"] <= 8:
         raise exits.UsageError(f"--translate must be 0 to 8 pixels, not {values['translate']}.")
-    if not 0 < values["learning_rate"] < math.inf or not 0 <= values["weight_decay"] < math.inf:
-        raise exits.UsageError("--learning-rate must be above 0 and --weight-decay not below.")
+    for name in ("learning_rate", "adam_learning_rate"):
+        if not 0 < values[name] < math.inf:
+            raise exits.UsageError(f"--{name.replace('_', '-')} must be above 0.")
+    if not 0 <= values["weight_decay"] < math.inf:
+        raise exits.UsageError("--weight-decay must not be below 0.")
     return training.Recipe(**values)
 
 

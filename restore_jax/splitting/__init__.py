@@ -1,13 +1,18 @@
 """The sampler: importance splitting over any search space, for any score."""
 
 from restore_jax.splitting.counting import count
-from restore_jax.splitting.estimators import ideal_log_prob_std, log_prob_interval
+from restore_jax.splitting.estimators import (
+    effective_sample_size,
+    ideal_log_prob_std,
+    log_prob_interval,
+)
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.priors import Mapped, mapped, standard_normal, uniform_box
 from restore_jax.splitting.types import (
     Kernel,
+    LearnedProposal,
     LevelInfo,
     Lineage,
     MoveInfo,
@@ -24,6 +29,7 @@ from restore_jax.splitting.types import (
 
 __all__ = [
     "Kernel",
+    "LearnedProposal",
     "LevelInfo",
     "Lineage",
     "Mapped",
@@ -39,6 +45,7 @@ __all__ = [
     "Status",
     "Trial",
     "count",
+    "effective_sample_size",
     "ideal_log_prob_std",
     "importance_splitting",
     "log_prob_interval",

@@ -42,10 +42,10 @@ def ideal_log_prob_std(survival: Array, num_particles: int) -> Array:
 def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tuple[Array, Array]:
     """Natural-log interval of the event's probability.
 
-    REACHED: two-sided, ``log_prob + log_prob_std² / 2`` plus and minus a normal quantile times
-    ``log_prob_std``: the estimate is unbiased and near log-normal (Cérou et al. 2012), so that
-    its log is normal about a mean that lies half a variance too low. The standard error is
-    that of `genealogy`.
+    REACHED: two-sided, ``log_prob + log_prob_std² / 2`` plus and minus a quantile of Student's
+    law times ``log_prob_std``: the estimate is unbiased and near log-normal (Cérou et al. 2012),
+    so that its log is normal about a mean that lies half a variance too low. The standard
+    error and its degrees of freedom are those of `genealogy`.
 
     Not reached: ``(-inf, high)``. The event is the last level's set times the chance of the
     event inside it. With ``a = 1 - confidence`` split evenly, ``high`` adds the one-sided normal
@@ -66,6 +66,7 @@ def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tu
     return _interval(
         result.log_prob,
         result.log_prob_std,
+        result.log_prob_dof,
         result.status,
         result.num_hits,
         num_particles=result.scores.shape[-1],
@@ -78,6 +79,7 @@ def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tu
 def _interval(
     log_prob: Array,
     log_prob_std: Array,
+    log_prob_dof: Array,
     status: Array,
     num_hits: Array,
     *,
@@ -85,13 +87,41 @@ def _interval(
     tail: float,
 ) -> tuple[Array, Array]:
     """The interval that leaves ``tail`` out on each side."""
-    margin = NormalDist().inv_cdf(1.0 - tail) * log_prob_std
+    margin = _student_quantile(NormalDist().inv_cdf(1.0 - tail), log_prob_dof) * log_prob_std
     log_prob = log_prob + 0.5 * jnp.square(log_prob_std)
     reached = status == Status.REACHED
     log_rest = jnp.log(_binomial_upper(num_hits, num_particles, tail))
     low = jnp.where(reached | jnp.isnan(log_prob), log_prob - margin, -jnp.inf)
     high = log_prob + margin + jnp.where(reached, 0.0, log_rest)
     return low, jnp.minimum(high, 0.0)
+
+
+def _student_quantile(z: float, dof: Array) -> Array:
+    """Student's quantile at the level of the normal quantile z (Fisher & Cornish 1960)."""
+    nu = jnp.maximum(dof, 2.0)
+    return (
+        z
+        + (z**3 + z) / (4 * nu)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
+    )
+
+
+def effective_sample_size(result: "SplittingResult") -> Array:
+    """How many independent particles would have given the same error.
+
+    ``n (ideal_log_prob_std / log_prob_std)²``, at most n: correlated particles count for less.
+
+    Args:
+      result: single or vmapped.
+
+    Returns:
+      f32[...] of the shape of ``result.log_prob``; n where no level has been passed yet.
+    """
+    n = result.scores.shape[-1]
+    ideal = ideal_log_prob_std(result.survival, n)
+    share = jnp.square(ideal / jnp.where(result.log_prob_std > 0, result.log_prob_std, ideal))
+    return n * jnp.minimum(jnp.where(ideal > 0, share, 1.0), 1.0)
 
 
 def _binomial_upper(hits: Array, num_trials: int, tail: float) -> Array:

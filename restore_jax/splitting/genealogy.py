@@ -12,6 +12,10 @@ with Phi_kj what family k adds at level j, S_kj what it added since it parted, a
 families. It is the genealogical estimator of Chan & Lai (Annals of Statistics 2013) and Lee &
 Whiteley (Biometrika 2018), whose families part at the first draw and so soon are one, cut at
 a fixed lag as Olsson & Douc (Bernoulli 2019) do for filters.
+
+A variance that rests on few families is itself uncertain. Level j's has ``K_j - 1`` degrees of
+freedom, ``K_j = (sum_k Phi_kj²)² / sum_k Phi_kj⁴`` being how many families carry it, and the sum
+has those of Welch and Satterthwaite (Biometrika 1947).
 """
 
 import jax
@@ -30,6 +34,7 @@ def start(num_particles: int) -> Lineage:
         roots=jnp.tile(alone, (LAG, 1)),
         influence=jnp.zeros((LAG, num_particles), jnp.float32),
         variance=jnp.float32(0.0),
+        doubt=jnp.float32(0.0),
     )
 
 
@@ -53,15 +58,36 @@ def account(lineage: Lineage, survives: Array, ignored: Array) -> Lineage:
     covariance = 2.0 * jnp.sum(added[-1] * lineage.influence[-1])
     # A covariance estimated from few families may be anything; a variance does not shrink.
     more = jnp.maximum(spread + covariance, 0.0)
+    squares = jnp.square(added[-1])
+    carrying = jnp.square(jnp.sum(squares)) / jnp.maximum(jnp.sum(jnp.square(squares)), 1e-30)
+    doubt = jnp.square(more) / jnp.maximum(carrying - 1.0, 1.0)
     return lineage._replace(
         influence=jnp.where(ignored, lineage.influence, lineage.influence + added),
         variance=jnp.where(ignored, lineage.variance, lineage.variance + more),
+        doubt=jnp.where(ignored, lineage.doubt, lineage.doubt + doubt),
     )
+
+
+def degrees_of_freedom(lineage: Lineage) -> Array:
+    """f32[] >= 1: of the variance; +inf before the first level."""
+    sure = lineage.doubt == 0.0
+    degrees = jnp.square(lineage.variance) / jnp.where(sure, 1.0, lineage.doubt)
+    return jnp.where(sure, jnp.inf, jnp.maximum(degrees, 1.0))
 
 
 def num_families(lineage: Lineage) -> Array:
     """int32[]: how many families there are that parted `LAG` levels ago."""
     return resampling.num_unique(lineage.roots[-1])
+
+
+def halves(lineage: Lineage, period: int) -> Array:
+    """bool[n]: two halves of the particles, without a common ancestor for `LAG` levels.
+
+    Args:
+      lineage: of the particles.
+      period: places that lie so far apart share a half: the states of one chain.
+    """
+    return lineage.roots[-1] % period % 2 == 1
 
 
 def resample(lineage: Lineage, sources: Array, ignored: Array) -> Lineage:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 
 from restore_jax.splitting import counting, genealogy, resampling
 from restore_jax.splitting.keys import Stream, key_data, level_key, particle_keys
@@ -39,20 +40,23 @@ from restore_jax.splitting.types import (
     Tuning,
 )
 
+MOVING = ("waste_free", "all", "clones")
+
 
 def importance_splitting(
     score_fn: ScoreFn | Scorer,
     space: SearchSpace,
     *,
-    num_particles: int = 128,
-    survival: float = 0.5,
-    num_moves: int = 10,
+    num_particles: int = 1000,
+    survival: float = 0.1,
+    num_moves: int = 9,
+    moving: str = "waste_free",
     threshold: float = 0.0,
     max_levels: int = 100,
     max_queries: int | None = None,
     stop: str = "estimate",
     queries_per_score: int = 1,
-    waste_free: bool = False,
+    sharding: NamedSharding | None = None,
 ) -> SplittingAlgorithm:
     """Builds the sampler for the event ``score >= threshold`` under a space's prior.
 
@@ -62,8 +66,16 @@ def importance_splitting(
       space: the prior and its kernel.
       num_particles: n >= 2.
       survival: in (0, 1), the share of particles meant to survive a level; at least one
-        particle of n must.
-      num_moves: moves of every particle per level, >= 1; of every chain, if waste-free.
+        particle of n must. 1 - 1/n with ``moving="clones"`` is the last-particle algorithm
+        (Guyader, Hengartner & Matzner-Løber, Applied Mathematics & Optimization 2011).
+      num_moves: how often each of those that move moves per level, >= 1.
+      moving: who moves at a level. ``"waste_free"``: chains from n / (num_moves + 1) of the
+        survivors, and every state of every chain is a particle of the next population (Au &
+        Beck, Probabilistic Engineering Mechanics 2001; Dau & Chopin, JRSS B 2022), so that a
+        level costs n num_moves / (num_moves + 1) scores; num_moves + 1 must divide n.
+        ``"all"``: every particle, and of its states the last counts: n num_moves scores.
+        ``"clones"``: those that took the places of the dead, survivors stay where they are:
+        n (1 - survival) num_moves scores.
       threshold: the score at which the event happens; anything but NaN.
       max_levels: T >= 1, the last level included.
       max_queries: the budget, below 2^64; None: no limit. A sweep of moves is made only if
@@ -74,11 +86,10 @@ def importance_splitting(
         past it, without one, since the value at a random hitting time is biased.
       queries_per_score: what one particle's score costs, >= 1; for a plain score function
         (probes per particle, say). A `Scorer` counts for itself.
-      waste_free: keep every state of every chain as a particle (Au & Beck, Probabilistic
-        Engineering Mechanics 2001; Dau & Chopin, JRSS B 2022). Each level then moves only
-        n / (num_moves + 1) survivors, that many times, and so costs less than n scores where
-        it otherwise costs n num_moves. Survival 0.1 with 9 moves is subset simulation.
-        num_moves + 1 must divide n.
+      sharding: None, or how the leading axis of the population lies over a mesh of devices,
+        of one process or several: ``NamedSharding(mesh, PartitionSpec("particles"))``. Their
+        number must divide how many particles move at once. Levels stay order statistics of
+        all particles, so what is drawn does not depend on the devices.
 
     Returns:
       A `SplittingAlgorithm`: init, step, advance, run, result.
@@ -98,7 +109,8 @@ def importance_splitting(
         max_queries=max_queries,
         stop=stop,
         queries_per_score=queries_per_score,
-        waste_free=waste_free,
+        moving=moving,
+        sharding=sharding,
     )
 
     def init(key: Array, args: Args) -> SplittingState:
@@ -139,13 +151,14 @@ class _Settings(NamedTuple):
 
     ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
     most queries that one sweep of moves can make; ``scorer`` the score's long form.
-    ``num_chains`` is how many particles move in a sweep: all, unless waste-free.
+    ``num_moving`` is how many particles move in a sweep.
     """
 
     scorer: Scorer
     space: SearchSpace
     num_particles: int
-    num_chains: int
+    moving: str
+    num_moving: int
     rank: int
     num_moves: int
     threshold: float
@@ -153,6 +166,7 @@ class _Settings(NamedTuple):
     max_queries: int | None
     sweep_cost: int
     first_hit: bool
+    sharding: NamedSharding | None
 
 
 class _Level(NamedTuple):
@@ -184,6 +198,7 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
     data = key_data(key)
     particles = settings.space.sample(level_key(data, Stream.SAMPLING, 0), n)
     _check_particles(particles, n)
+    particles = _spread(settings, particles)
     # No level yet: everybody is to be scored as it is.
     scoring_key = jax.random.fold_in(level_key(data, Stream.SCORING, 0), 0)
     try_ = _try(settings, n, scoring_key, jnp.float32(-jnp.inf), args)
@@ -235,9 +250,15 @@ def _level(settings: _Settings, scores: Array) -> _Level:
     quantile, lowest, highest = ordered[settings.rank - 1], ordered[0], ordered[-1]
     last = quantile >= settings.threshold
     stalled = (lowest == highest) & ~last
-    # Where ties leave nobody strictly above, the next lower distinct score is the level.
+    # Ties may leave far fewer strictly above the quantile than were meant to survive, or
+    # nobody. Then the next lower distinct score is the level, if its share is nearer.
+    meant = settings.num_particles - settings.rank
+    above = jnp.sum(scores > quantile, dtype=jnp.int32)
     lower = jnp.max(jnp.where(scores < quantile, scores, -jnp.inf))
-    score = jnp.where((quantile == highest) & ~stalled, lower, quantile)
+    more = jnp.sum(scores > lower, dtype=jnp.int32)
+    nearer = more.astype(jnp.float32) * above < float(meant) ** 2
+    lowers = (above < meant) & nearer & (lowest < quantile)
+    score = jnp.where(lowers, lower, quantile)
     score = jnp.where(last, jnp.float32(settings.threshold), score)
     survives = jnp.where(last, scores >= settings.threshold, scores > score)
     return _Level(
@@ -252,17 +273,17 @@ def _level(settings: _Settings, scores: Array) -> _Level:
 def _survive(settings: _Settings, state: SplittingState, level: _Level) -> _Population:
     """Gives the places of the dead to clones of the survivors."""
     key = level_key(state.key_data, Stream.RESAMPLING, state.index)
-    if settings.num_chains == settings.num_particles:
-        sources = resampling.balanced(key, level.survives)
-    else:
-        seeds = resampling.seeds(key, level.survives, settings.num_chains)
-        length = settings.num_particles // settings.num_chains
+    if settings.moving == "waste_free":
+        seeds = resampling.seeds(key, level.survives, settings.num_moving)
         # Places of states that a chain has not reached yet are its seed's.
-        sources = jnp.tile(seeds, length)
+        sources = jnp.tile(seeds, settings.num_particles // settings.num_moving)
+    else:
+        sources = resampling.balanced(key, level.survives)
     # The last population is the answer: it stays as it is, those short of the event included.
     stays = level.last | level.stalled
     sources = jnp.where(stays, jnp.arange(settings.num_particles, dtype=jnp.int32), sources)
     particles, scores = jax.tree.map(lambda leaf: leaf[sources], (state.particles, state.scores))
+    particles, scores = _spread(settings, (particles, scores))
     return _Population(
         particles=particles,
         scores=scores,
@@ -278,44 +299,64 @@ def _survive(settings: _Settings, state: SplittingState, level: _Level) -> _Popu
 def _move(
     settings: _Settings, state: SplittingState, level: _Level, population: _Population, args: Args
 ) -> _Population:
-    """Moves everybody, until the moves, the budget or the search is over.
+    """Moves who is to move, until the moves, the budget or the search is over.
 
-    Waste-free, the population is a table of chains, ``num_moves + 1`` states of each: a sweep
-    moves the states of one row and writes the next.
+    A sweep moves a block of ``num_moving`` places. Waste-free, the population is a table of
+    chains, ``num_moves + 1`` states of each: a sweep moves the states of one block and writes
+    the next. Of clones there may be more than a block, if ties left many behind: block by
+    block then, all moves of one before the next.
     """
-    chains = settings.num_chains
-    all_move = chains == settings.num_particles
+    size, everybody = settings.num_moving, jnp.arange(settings.num_particles, dtype=jnp.int32)
     moves_key = level_key(state.key_data, Stream.MOVES, state.index)
     scoring_key = level_key(state.key_data, Stream.SCORING, state.index)
+    kernel = settings.space.kernel
+    if kernel.learn is not None:
+        half = genealogy.halves(state.lineage, size if settings.moving == "waste_free" else 2)
+        lesson = kernel.learn(state.particles, state.scores, level.survives, half)
+        half = half[population.sources]
+    dead_first = jnp.argsort(level.survives, stable=True).astype(jnp.int32)
+    num_sweeps = _num_sweeps(settings, level)
 
     def goes_on(population: _Population) -> Array:
         return (
             ~level.last
             & ~level.stalled
-            & (population.num_moves < settings.num_moves)
+            & (population.num_moves < num_sweeps)
             & _affordable(settings, population.num_queries)
             & ~_any_hit(settings, population.scores)
         )
 
     def sweep(population: _Population) -> _Population:
         move = population.num_moves
-        everybody = (population.particles, population.scores)
-        particles, scores = everybody if all_move else _rows(everybody, move * chains, chains)
-        particles, scores, tuning, info = settings.space.kernel.step(
-            particle_keys(jax.random.fold_in(moves_key, move), chains),
-            particles,
-            scores,
-            _try(settings, chains, jax.random.fold_in(scoring_key, move + 1), level.score, args),
+        key = jax.random.fold_in(scoring_key, move + 1)
+        try_ = _try(settings, size, key, level.score, args)
+        places, to = everybody, everybody
+        if settings.moving == "waste_free":
+            places = move * size + everybody[:size]
+            to = places + size
+        elif settings.moving == "clones":
+            ranks = move // settings.num_moves * size + everybody[:size]
+            # Past the last of the dead a place outside, where nothing is written.
+            is_dead = ranks < settings.num_particles - jnp.sum(level.survives, dtype=jnp.int32)
+            places = dead_first[jnp.minimum(ranks, settings.num_particles - 1)]
+            to = jnp.where(is_dead, places, settings.num_particles)
+            try_ = _only(is_dead, try_)
+        lessons = () if kernel.learn is None else (lesson, half[places])
+        particles, scores, tuning, info = kernel.step(
+            particle_keys(jax.random.fold_in(moves_key, move), size),
+            *_spread(settings, _take((population.particles, population.scores), places)),
+            try_,
             population.tuning,
+            *lessons,
         )
-        if not all_move:
-            particles, scores = jax.tree.map(
-                lambda leaf, rows: lax.dynamic_update_slice_in_dim(
-                    leaf, rows, (move + 1) * chains, 0
-                ),
-                everybody,
+        particles, scores = _spread(
+            settings,
+            jax.tree.map(
+                lambda leaf, new: leaf.at[to].set(new, mode="drop"),
+                (population.particles, population.scores),
                 (particles, scores),
-            )
+            ),
+        )
         return population._replace(
             particles=particles,
             scores=scores,
@@ -327,6 +368,14 @@ def _move(
         )
 
     return lax.while_loop(goes_on, sweep, population)
+
+
+def _num_sweeps(settings: _Settings, level: _Level) -> Array:
+    """int32[]: how many sweeps a level takes."""
+    if settings.moving != "clones":
+        return jnp.int32(settings.num_moves)
+    dead = settings.num_particles - jnp.sum(level.survives, dtype=jnp.int32)
+    return settings.num_moves * -(-dead // settings.num_moving)
 
 
 def _account(
@@ -342,7 +391,7 @@ def _account(
         [
             level.last | hit,
             level.stalled,
-            population.num_moves < settings.num_moves,
+            population.num_moves < _num_sweeps(settings, level),
             index >= settings.max_levels,
         ],
         [
@@ -394,11 +443,13 @@ def _result(settings: _Settings, state: SplittingState) -> SplittingResult:
     return SplittingResult(
         log_prob=state.log_prob,
         log_prob_std=jnp.where(jnp.isnan(state.log_prob), jnp.nan, deviation),
+        log_prob_dof=genealogy.degrees_of_freedom(state.lineage),
         particles=state.particles,
         scores=state.scores,
         levels=state.history.level,
         survival=state.history.survival,
         acceptance=state.history.acceptance,
+        ancestors=state.history.unique_ancestors,
         families=state.history.families,
         num_levels=state.index,
         num_queries=state.num_queries,
@@ -452,9 +503,21 @@ def _affordable(settings: _Settings, num_queries: Array) -> Array:
     return counting.at_most(num_queries, counting.halves(spare))
 
 
-def _rows(tree: Any, first: Array, number: int) -> Any:
-    """``number`` particles from the ``first`` on."""
-    return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, number), tree)
+def _only(active: Array, try_: Any) -> Any:
+    """``try_`` for some of the particles that move."""
+    return lambda proposals, wanted: try_(proposals, wanted & active)
+
+
+def _take(tree: Any, places: Array) -> Any:
+    """The particles in some places."""
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
+def _spread(settings: _Settings, tree: Any) -> Any:
+    """Particles laid over the devices, if there are several to lay them over."""
+    if settings.sharding is None:
+        return tree
+    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, settings.sharding), tree)
 
 
 def _strong(tree: Any) -> Any:
@@ -510,7 +573,8 @@ def _checked_settings(
     max_queries: int | None,
     stop: str,
     queries_per_score: int,
-    waste_free: bool,
+    moving: str,
+    sharding: NamedSharding | None,
 ) -> _Settings:
     """The settings, or one sentence about the first argument that is wrong."""
     num_particles = _at_least("num_particles", num_particles, 2)
@@ -543,20 +607,26 @@ def _checked_settings(
         raise ValueError(f"score_fn must be a function or a Scorer, got {type(score_fn).__name__}.")
     max_cost = _at_least("score_fn.max_cost", scorer.max_cost, 1)
     max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
-    num_chains = num_particles
-    if waste_free:
-        if num_particles % (num_moves + 1):
+    if moving not in MOVING:
+        raise ValueError(f"moving must be one of {', '.join(MOVING)}, got {moving!r}.")
+    num_moving = {"all": num_particles, "clones": rank}.get(moving, 0)
+    if moving == "waste_free":
+        length = num_moves + 1
+        num_moving = num_particles // length
+        if num_particles % length or num_moving < 2:
             raise ValueError(
-                f"num_moves + 1 = {num_moves + 1} must divide num_particles = {num_particles}, "
-                "when waste-free."
+                f"num_particles must be a multiple of num_moves + 1 = {length}, at least twice "
+                f"it, when waste-free: {max(2, round(num_particles / length)) * length} would "
+                f"do, got {num_particles}."
             )
-        num_chains = num_particles // (num_moves + 1)
-        if num_chains < 2:
+    if sharding is not None:
+        blocks = sharding.num_devices
+        if num_moving % blocks or num_particles % blocks:
             raise ValueError(
-                f"num_particles must be at least twice num_moves + 1 = {num_moves + 1} when "
-                f"waste-free, got {num_particles}."
+                f"the {blocks} devices of sharding must divide both the {num_particles} particles "
+                f"and the {num_moving} that move at once."
             )
-    sweep_cost = num_chains * max_cost * max_trials
+    sweep_cost = num_moving * max_cost * max_trials
     if sweep_cost >= 2**32:
         raise ValueError(
             "num_particles times the dearest score must stay below 2^32 queries a move, "
@@ -570,7 +640,8 @@ def _checked_settings(
         scorer=scorer,
         space=space,
         num_particles=num_particles,
-        num_chains=num_chains,
+        moving=moving,
+        num_moving=num_moving,
         rank=rank,
         num_moves=num_moves,
         threshold=float(threshold),
@@ -578,6 +649,7 @@ def _checked_settings(
         max_queries=max_queries,
         sweep_cost=sweep_cost,
         first_hit=stop == "first_hit",
+        sharding=sharding,
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from restore_jax.splitting.directions import half_spaces, inside_box
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.types import (
     Array,
+    Lesson,
     MoveInfo,
     Particles,
     SearchSpace,
@@ -25,9 +27,8 @@ from restore_jax.splitting.types import (
 def standard_normal(shape: Any, **kernel_options: Any) -> SearchSpace:
     """Independent standard normal numbers.
 
-    The move is the autoregressive one, ``sqrt(1 - s²) x + s noise`` (preconditioned
-    Crank-Nicolson; Cotter, Roberts, Stuart & White, Statistical Science 2013), reversible for
-    the prior in any dimension. Its strength s adapts; 1 is a fresh draw.
+    Four moves, used the more the farther they carry the scores: `pcn`, `redraw`, and fresh draws
+    beyond a learned half-space, or beyond one of four (`directions.half_spaces`).
 
     Args:
       shape: of one particle: an int (the dimension), a tuple of ints, or a pytree of tuples.
@@ -38,19 +39,37 @@ def standard_normal(shape: Any, **kernel_options: Any) -> SearchSpace:
     def draw(key: Array) -> Particles:
         return _each(key, jax.random.normal, shapes)
 
-    def propose(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
-        keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
-        step = lambda old, noise: keep * old + strength * noise  # noqa: E731
-        return jax.tree.map(step, particle, draw(key)), jnp.float32(0)
+    proposals = [pcn, redraw, half_spaces(1), half_spaces(4)]
+    kernel = metropolis(proposals, **{"adapt_weights": True, **kernel_options})
+    return SearchSpace(_independent(draw), kernel)
 
-    return SearchSpace(_independent(draw), metropolis([propose], **kernel_options))
+
+def pcn(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+    """The autoregressive proposal ``sqrt(1 - s²) x + s noise``; a strength of 1 is a fresh draw.
+
+    Preconditioned Crank-Nicolson (Cotter, Roberts, Stuart & White, Statistical Science 2013),
+    reversible for a standard normal prior in any dimension.
+    """
+    keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
+    noise = _each(key, jax.random.normal, particle)
+    moved = jax.tree.map(lambda old, noise: keep * old + strength * noise, particle, noise)
+    return moved, jnp.float32(0)
+
+
+def redraw(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+    """Draws each standard normal coordinate afresh with probability ``strength``."""
+    noise = _each(key, jax.random.normal, particle)
+    chances = _each(jax.random.fold_in(key, 1), jax.random.uniform, particle)
+    choose = lambda old, new, chance: jnp.where(chance < strength, new, old)  # noqa: E731
+    return jax.tree.map(choose, particle, noise, chances), jnp.float32(0)
 
 
 def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
     """Independent uniform numbers.
 
-    The move adds a uniform step of up to ``strength`` times each side, and reflects at the
-    walls, which keeps it reversible.
+    Two moves, used the more the farther they carry the scores: a uniform step of up to
+    ``strength`` times each side that reflects at the walls, and some coordinates drawn afresh
+    where survivors are (`directions.inside_box`).
 
     Args:
       low, high: pytrees of numbers or arrays of the same shape, low < high everywhere; one
@@ -72,18 +91,19 @@ def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
         unit = _each(key, jax.random.uniform, low)
         return jax.tree.map(lambda u, a, b: jnp.minimum(a + u * (b - a), b), unit, low, high)
 
-    def propose(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+    def walk(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
         steps = _each(key, lambda key, shape: jax.random.uniform(key, shape, minval=-1.0), low)
 
-        def walk(old: Array, step: Array, a: Array, b: Array) -> Array:
+        def move(old: Array, step: Array, a: Array, b: Array) -> Array:
             new = old + jnp.minimum(strength, 1.0) * step * (b - a)
             new = jnp.where(new < a, 2 * a - new, new)
             new = jnp.where(new > b, 2 * b - new, new)
             return jnp.clip(new, a, b)
 
-        return jax.tree.map(walk, particle, steps, low, high), jnp.float32(0)
+        return jax.tree.map(move, particle, steps, low, high), jnp.float32(0)
 
-    return SearchSpace(_independent(draw), metropolis([propose], **kernel_options))
+    kernel = metropolis([walk, inside_box(low, high)], **{"adapt_weights": True, **kernel_options})
+    return SearchSpace(_independent(draw), kernel)
 
 
 class Mapped(NamedTuple):
@@ -118,18 +138,25 @@ def mapped(space: SearchSpace, function: Callable[[Any], Any]) -> SearchSpace:
         latent = space.sample(key, num_particles)
         return Mapped(latent, on_all(latent))
 
+    kernel = space.kernel
+
     def step(
-        keys: Array, particles: Mapped, scores: Array, try_: Try, tuning: Tuning
+        keys: Array, particles: Mapped, scores: Array, try_: Try, tuning: Tuning, *learnt: Any
     ) -> tuple[Mapped, Array, Tuning, MoveInfo]:
         def try_mapped(latent: Particles, active: Array) -> Trial:
             return try_(Mapped(latent, on_all(latent)), active)
 
-        latent, scores, tuning, info = space.kernel.step(
-            keys, particles.latent, scores, try_mapped, tuning
+        latent, scores, tuning, info = kernel.step(
+            keys, particles.latent, scores, try_mapped, tuning, *learnt
         )
         return Mapped(latent, on_all(latent)), scores, tuning, info
 
-    return SearchSpace(sample, space.kernel._replace(step=step))
+    def learn(particles: Mapped, *of_the_level: Array) -> Lesson:
+        assert kernel.learn is not None
+        return kernel.learn(particles.latent, *of_the_level)
+
+    learns = kernel.learn is not None
+    return SearchSpace(sample, kernel._replace(step=step, learn=learn if learns else None))
 
 
 def _shapes(shape: Any) -> Any:

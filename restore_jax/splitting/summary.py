@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from restore_jax.splitting.counting import count
+from restore_jax.splitting.estimators import effective_sample_size
 from restore_jax.splitting.types import Status
 
 if TYPE_CHECKING:
     from restore_jax.splitting.types import SplittingResult
 
 FEW_FAMILIES = 8
+FEW_DEGREES = 8
 LOW_ACCEPTANCE = 0.05
 _ENDED = {
     Status.RUNNING: "still running",
@@ -30,10 +32,11 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
       confidence: of the interval, in (0, 1).
 
     Returns:
-      Text of several lines: how the run ended, the probability with its interval or bound, a row
-      per level (the score to exceed, the share above it, log10 of the probability so far, the
-      share of moves accepted, how many families they are), and a warning
-      for whatever makes the interval doubtful.
+      Text of several lines: how the run ended, the probability with its interval or bound, the
+      effective sample size, a row per level (the score to exceed, the share above it, log10 of
+      the probability so far, the share of moves accepted, how many of the first particles
+      have descendants, how many families parted a few levels ago), and a warning for
+      whatever makes the interval doubtful.
 
     Raises:
       ValueError: the result of a vmapped run.
@@ -44,9 +47,11 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
     lines = [
         f"{_ENDED[status]}, {count(result.num_queries):,} queries",
         _probability(result, confidence),
+        f"effective sample size {float(effective_sample_size(result)):,.0f} of "
+        f"{result.scores.shape[-1]:,} particles",
     ]
     lines.append(f"{'level':>5} {'score above':>12} {'survive':>8} {'log10 p':>9} "
-                 f"{'accepted':>9} {'families':>9}")  # fmt: skip
+                 f"{'accepted':>9} {'ancestors':>10} {'families':>9}")  # fmt: skip
     log_prob = 0.0
     for i in range(int(result.num_levels)):
         log_prob += math.log(float(result.survival[i]))
@@ -55,7 +60,7 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
         lines.append(
             f"{i + 1:>5} {float(result.levels[i]):>12.5g} {float(result.survival[i]):>8.1%} "
             f"{log_prob / math.log(10):>9.3f} {accepted:>9} "
-            f"{int(result.families[i]):>9}"
+            f"{int(result.ancestors[i]):>10} {int(result.families[i]):>9}"
         )
     return "\n".join([*lines, *(f"warning: {text}" for text in warnings(result))])
 
@@ -70,6 +75,11 @@ def warnings(result: "SplittingResult") -> list[str]:
         found.append(
             f"the {n} particles were of only {fewest} families at some level: the interval may be "
             "too narrow, take more particles."
+        )
+    elif float(result.log_prob_dof) < FEW_DEGREES:
+        found.append(
+            f"the standard error rests on {float(result.log_prob_dof):.0f} degrees of freedom: a "
+            "few families made most of it, take more particles or more moves."
         )
     accepted = np.asarray(result.acceptance)[:levels]
     if np.any(accepted < LOW_ACCEPTANCE):

@@ -21,7 +21,9 @@ Particles = Any
 Args = Any
 """A pytree of arrays that the score reads: weights, probes, target. Traced."""
 Tuning = Any
-"""A pytree of arrays: what a kernel adapts (its move strength, say)."""
+"""A pytree of arrays: what a kernel adapts from move to move (its move strength, say)."""
+Lesson = Any
+"""A pytree of arrays: what a kernel learns of the survivors of a level before it moves."""
 
 ScoreFn = Callable[[Particles, Args], Array]
 """``(particles, args) -> scores f32[n]``; higher is closer to the event."""
@@ -93,19 +95,39 @@ class Kernel(NamedTuple):
     Attributes:
       init: ``() -> tuning``, the tuning before the first move.
       step: ``(keys, particles, scores, try_, tuning) -> (particles, scores,
-        tuning, info)``, one move of all particles. ``keys`` is a key array [n],
-        one key per particle; ``info`` is a `MoveInfo`. A particle moves only to a
+        tuning, info)``, one move of the given particles (all n, or some of them). ``keys`` is
+        a key array, one key per particle; ``info`` is a `MoveInfo`. A particle moves only to a
         proposal that ``try_`` calls above the level, with the
-        Metropolis-Hastings factor for its prior where one is needed.
+        Metropolis-Hastings factor for its prior where one is needed. With ``learn`` it takes
+        two arguments more: the lesson, and ``half`` bool[rows] of the particles that move.
       max_trials: how often at most one ``step`` calls ``try_`` (>= 1). A kernel that
         tries more often would break the budget.
+      learn: None, or ``(particles, scores, survives bool[n], half bool[n]) -> lesson``,
+        called once a level, before anybody moves, with the population that the level was
+        set on. Given the lesson, ``step`` must leave the law above invariant.
+        What particles learn of their own places biases where they go: so ``half`` splits the
+        population into two that have had no common ancestor for a few levels, and a kernel
+        should move each by what the other taught.
     """
 
     init: Callable[[], Tuning]
-    step: Callable[
-        [Array, Particles, Array, Try, Tuning], tuple[Particles, Array, Tuning, MoveInfo]
-    ]
+    step: Callable[..., tuple[Particles, Array, Tuning, MoveInfo]]
     max_trials: int = 1
+    learn: Callable[[Particles, Array, Array, Array], Lesson] | None = None
+
+
+class LearnedProposal(NamedTuple):
+    """A proposal that knows the survivors of the level.
+
+    Attributes:
+      learn: ``(particles, scores, survives bool[n], half bool[n]) -> lesson``, one for all;
+        see `Kernel`.
+      propose: as `Proposal`, with two more arguments: the lesson, and bool[], the particle's
+        half.
+    """
+
+    learn: Callable[[Particles, Array, Array, Array], Lesson]
+    propose: Callable[[Array, Any, Array, Lesson, Array], tuple[Any, Array]]
 
 
 class SearchSpace(NamedTuple):
@@ -209,11 +231,13 @@ class Lineage(NamedTuple):
       influence: f32[lag, n], by ancestor, what its descendants have added to the
         estimated log-probability since.
       variance: f32[], of the estimated log-probability.
+      doubt: f32[], the levels' squared variances, each over its degrees of freedom.
     """
 
     roots: Array
     influence: Array
     variance: Array
+    doubt: Array
 
 
 class SplittingAlgorithm(NamedTuple):
@@ -246,12 +270,15 @@ class SplittingResult:
         the run stopped at its first hit. If the event was not reached: natural log
         of the probability of the last level, which is not an estimate of the event.
       log_prob_std: f32[], standard error of ``log_prob``.
+      log_prob_dof: f32[], how many degrees of freedom that error has; see `genealogy`.
       particles: pytree with leading axis n: the last population.
       scores: f32[n].
       levels: f32[T], the levels in order, NaN behind the last one.
       survival: f32[T], share of particles above each level, NaN likewise.
       acceptance: f32[T], mean acceptance at each level, NaN likewise and at the last
         level of a run that reached the event, where nothing moves.
+      ancestors: int32[T], how many of the first particles had descendants at each level, 0
+        behind the last.
       families: int32[T], how many nearly independent families the particles of each level
         were, 0 behind the last; see `genealogy`.
       num_levels: int32[], how many levels were used.
@@ -266,11 +293,13 @@ class SplittingResult:
 
     log_prob: Array
     log_prob_std: Array
+    log_prob_dof: Array
     particles: Particles
     scores: Array
     levels: Array
     survival: Array
     acceptance: Array
+    ancestors: Array
     families: Array
     num_levels: Array
     num_queries: Array

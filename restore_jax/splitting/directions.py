@@ -1,0 +1,236 @@
+"""Moves for Gaussian and uniform priors that learn where the survivors are.
+
+`half_spaces`: scores mostly rise in one direction, or in a few. Along such a direction the
+prior is known: beyond the cut that the survivors have passed it is a truncated normal, which
+can be drawn afresh, while the rest of the particle takes a pCN step. It is the "important
+direction" of line sampling (Koutsourelakis, Pradlwarter & Schuëller, Probabilistic Engineering
+Mechanics 2004) made a reversible move, with the direction from a regression on the particles.
+
+`inside_box`: some coordinates are drawn afresh, each between the least and the largest value
+that survivors have there.
+
+Both are reversible for the prior given what was learned, and each half of the population
+learns directions and boxes from the other (see `Kernel.learn`).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr, ndtri
+
+from restore_jax.splitting.types import Array, LearnedProposal, Particles
+
+_LLOYD_STEPS = 4
+_LEFT_OUT = 0.1
+"""Share of survivors below a cut. They are left to other moves: a cut below all of them would
+depend on the one that strays farthest, and the farther out it lies, the fewer draws are lost."""
+_PER_DIMENSION = 2
+"""Particles per dimension that a least-squares slope takes, at least."""
+_RIDGE = 1e-4
+"""Far below the variance of a normal number beyond a cut, 1/cut² or so."""
+_SPARE = 6.0
+"""Beyond the extreme of m survivors lies about 1/m of the law: the box reaches this many times
+1/m of its width farther out, so that next to nothing is outside."""
+
+
+class HalfSpaces(NamedTuple):
+    """What `half_spaces` learns, for particles of either half.
+
+    Attributes:
+      directions: f32[2, K, d], of length 1.
+      cuts: f32[2, K], how far out a particle must be for each; +inf: nobody is.
+    """
+
+    directions: Array
+    cuts: Array
+
+
+def half_spaces(number: int) -> LearnedProposal:
+    """Draws a standard normal particle's component along a learned direction afresh.
+
+    Args:
+      number: K >= 1 directions: that of the survivors' mean, or the centres of K clusters of
+        their directions (spherical k-means), for events with several ways to happen.
+
+    Returns:
+      A proposal. Its strength is that of the pCN step of everything across the direction; a
+      particle beyond none of the cuts stays, at no cost.
+    """
+
+    def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> HalfSpaces:
+        x, height = _flat(particles), _heights(scores)
+
+        def for_half(mine: Array) -> tuple[Array, Array]:
+            teachers, own = half != mine, survives & (half == mine)
+            centres = _centres(x, teachers & survives, number)
+            belongs = jnp.argmax(x @ centres.T, -1) == jnp.arange(number)[:, None]
+            directions = jax.vmap(_steepest, (None, None, 0, 0))(
+                x, height, teachers & belongs, centres
+            )
+            return directions, jax.vmap(_cut)(directions @ x.T, own & belongs)
+
+        return HalfSpaces(*jax.vmap(for_half)(jnp.array([False, True])))
+
+    def propose(
+        key: Array, particle: Any, strength: Array, lesson: HalfSpaces, half: Array
+    ) -> tuple[Any, Array]:
+        number_key, out_key = jax.random.split(jax.random.fold_in(key, 1))
+        x = _flat(jax.tree.map(lambda leaf: leaf[None], particle))[0]
+        directions, cuts = lesson.directions[half.astype(int)], lesson.cuts[half.astype(int)]
+        out = directions @ x
+        chosen = jnp.argmax(jnp.where(out > cuts, jax.random.uniform(number_key, (number,)), -1.0))
+        direction, cut = directions[chosen], cuts[chosen]
+        farther = _beyond(jax.random.uniform(out_key), jnp.where(jnp.isinf(cut), 0.0, cut))
+        noise = jax.random.normal(key, x.shape)
+        across = x - out[chosen] * direction
+        noise = noise - (direction @ noise) * direction
+        keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
+        moved = keep * across + strength * noise + farther * direction
+        # The direction is picked among those that a particle is beyond: 1 in so many.
+        ways, ways_back = jnp.sum(out > cuts), jnp.sum(directions @ moved > cuts)
+        possible = (ways > 0) & (ways_back > 0)
+        ratio = jnp.log(jnp.maximum(ways, 1) / jnp.maximum(ways_back, 1))
+        return _like(moved, particle), jnp.where(possible, ratio, -jnp.inf)
+
+    return LearnedProposal(learn, propose)
+
+
+def inside_box(low: Any, high: Any) -> LearnedProposal:
+    """Draws some coordinates of a uniform particle afresh, between the extremes of survivors.
+
+    Args:
+      low, high: pytrees of arrays like a particle, the ends of the prior.
+
+    Returns:
+      A proposal. Its strength is the probability with which each coordinate is drawn; one that
+      lies outside what survivors fill stays.
+    """
+
+    def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> Any:
+        del scores
+
+        def ends(leaf: Array, low: Array, high: Array) -> Array:
+            def for_half(mine: Array) -> Array:
+                teachers = (survives & (half != mine)).reshape(-1, *(1,) * (leaf.ndim - 1))
+                least = jnp.min(jnp.where(teachers, leaf, jnp.inf), 0)
+                most = jnp.max(jnp.where(teachers, leaf, -jnp.inf), 0)
+                spare = _SPARE * (most - least) / jnp.maximum(jnp.sum(teachers), 1)
+                return jnp.stack([jnp.maximum(least - spare, low), jnp.minimum(most + spare, high)])
+
+            return jax.vmap(for_half)(jnp.array([False, True]))
+
+        return jax.tree.map(ends, particles, low, high)
+
+    def propose(
+        key: Array, particle: Any, strength: Array, lesson: Any, half: Array
+    ) -> tuple[Any, Array]:
+        leaves, structure = jax.tree.flatten(particle)
+        keys = jax.random.split(key, len(leaves))
+
+        def redraw(key: Array, leaf: Array, ends: Array) -> Array:
+            least, most = ends[half.astype(int)]
+            which_key, where_key = jax.random.split(key)
+            drawn = jax.random.uniform(which_key, leaf.shape) < strength
+            new = least + jax.random.uniform(where_key, leaf.shape) * (most - least)
+            inside = (leaf >= least) & (leaf <= most)
+            return jnp.where(drawn & inside, jnp.clip(new, least, most), leaf)
+
+        moved = map(redraw, keys, leaves, jax.tree.leaves(lesson))
+        return jax.tree.unflatten(structure, list(moved)), jnp.float32(0)
+
+    return LearnedProposal(learn, propose)
+
+
+def _heights(scores: Array) -> Array:
+    """f32[n]: scores made as if from an exponential law, as tails are; ties stay ties."""
+    ordered = jnp.sort(scores)
+    below = jnp.searchsorted(ordered, scores) + jnp.searchsorted(ordered, scores, side="right")
+    return -jnp.log1p(-0.5 * below.astype(jnp.float32) / (scores.shape[0] + 1))
+
+
+def _centres(x: Array, members: Array, number: int) -> Array:
+    """f32[number, d]: where the members bool[n] of f32[n, d] are, as directions."""
+    if number == 1:
+        return _means(x, members[None])
+    ways = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+    # Start from members that look in ways as different as can be.
+    def farthest(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        nearest, chosen = carry
+        nearest = jnp.maximum(nearest, ways @ ways[chosen])
+        following = jnp.argmin(jnp.where(members, nearest, jnp.inf))
+        return (nearest, following), ways[chosen]
+
+    first = (jnp.full(x.shape[0], -1.0), jnp.argmax(members))
+    _, centres = jax.lax.scan(farthest, first, None, length=number)
+
+    def lloyd(_: Array, centres: Array) -> Array:
+        assigned = jnp.argmax(ways @ centres.T, -1)
+        return _means(ways, members & (assigned == jnp.arange(number)[:, None]))
+
+    return jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres)
+
+
+def _means(x: Array, members: Array) -> Array:
+    """f32[K, d]: the directions of the means of f32[n, d] over the groups bool[K, n]."""
+    total = members.astype(x.dtype) @ x
+    return total / jnp.maximum(jnp.linalg.norm(total, axis=-1, keepdims=True), 1e-6)
+
+
+def _steepest(x: Array, height: Array, members: Array, centre: Array) -> Array:
+    """f32[d]: the direction in which the members' heights rise, by least squares.
+
+    Where members are too few for that, ``centre``.
+    """
+    n, dim = x.shape
+    if 2 * _PER_DIMENSION * dim > n:
+        return centre
+    number = jnp.maximum(jnp.sum(members), 1)
+    weights = members / number
+    x = jnp.where(members[:, None], x - weights @ x, 0.0)
+    height = jnp.where(members, height - weights @ height, 0.0)
+    square = x.T @ x / number + _RIDGE * jnp.eye(dim)
+    slope = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(square), height @ x / number)
+    length = jnp.linalg.norm(slope)
+    sound = (number >= _PER_DIMENSION * dim) & (length > 0) & jnp.isfinite(length)
+    return jnp.where(sound, slope / jnp.where(sound, length, 1.0), centre)
+
+
+def _cut(out: Array, members: Array) -> Array:
+    """f32[]: what all but a few of the members bool[n] exceed; +inf where there are not 8."""
+    number = jnp.sum(members)
+    ordered = jnp.sort(jnp.where(members, out, jnp.inf))
+    return jnp.where(number >= 8, ordered[(_LEFT_OUT * number).astype(int)], jnp.inf)
+
+
+def _beyond(uniform: Array, cut: Array) -> Array:
+    """A standard normal number beyond ``cut``, from a uniform one in [0, 1)."""
+    log_tail = jnp.log1p(-uniform) + log_ndtr(-cut)
+    near = -ndtri(jnp.exp(jnp.maximum(log_tail, -40.0)))
+    # Far out, where float32 has no such small numbers: Newton's method on the log of the tail.
+    far = jnp.sqrt(jnp.square(jnp.maximum(cut, 2.0)) - 2.0 * jnp.log1p(-uniform))
+    for _ in range(3):
+        log_density = -0.5 * jnp.square(far) - 0.5 * math.log(2 * math.pi)
+        slope = jnp.exp(log_density - log_ndtr(-far))
+        far = far + (log_ndtr(-far) - log_tail) / slope
+    return jnp.maximum(jnp.where(cut < 2.0, near, far), cut)
+
+
+def _flat(particles: Particles) -> Array:
+    """A tree of arrays [n, ...] as one f32[n, d]."""
+    leaves = jax.tree.leaves(particles)
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], -1)
+
+
+def _like(vector: Array, particle: Any) -> Any:
+    """A vector f32[d] in the shape of one particle."""
+    leaves, structure = jax.tree.flatten(particle)
+    ends = [0]
+    for leaf in leaves:
+        ends.append(ends[-1] + leaf.size)
+    parts = [
+        vector[a:b].reshape(leaf.shape) for a, b, leaf in zip(ends, ends[1:], leaves, strict=False)
+    ]
+    return jax.tree.unflatten(structure, parts)
