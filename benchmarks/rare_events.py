@@ -47,7 +47,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "waste-free 19x, 0.1": {"num_moves": 19},
     "waste-free 9x, 0.25": {"survival": 0.25},
     "waste-free 4x, 0.25": {"survival": 0.25, "num_moves": 4},
-    "all move 3x, 0.25": {"moving": "all", "num_particles": 400, "survival": 0.25, "num_moves": 3},
     "all move 20x, 0.1": {"moving": "all", "num_particles": 200, "survival": 0.1, "num_moves": 20},
     "clones move 4x, 0.75": {
         "moving": "clones", "num_particles": 400, "survival": 0.75, "num_moves": 4,
@@ -59,7 +58,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ENOUGH_MOVES = "all move 20x, 0.1"
 """The configuration that is to come near what theory gives for its survival."""
-IN_MANY_DIMENSIONS = (DEFAULT, "all move 3x, 0.25")
+IN_MANY_DIMENSIONS = (DEFAULT, "waste-free 19x, 0.1")
 MOVES: dict[str, list[Any]] = {
     "pCN": [pcn],
     "pCN, redraw": [pcn, redraw],

@@ -344,7 +344,7 @@ def test_strengths_adapt_one_by_one_and_within_bounds():
 
     kernel = metropolis(
         [accepted, refused, accepted], [1.0, 1.0, 0.0], init_strength=[0.1, 0.1, 0.1],
-        bounds=(0.05, 0.2), target_acceptance=0.5, caution=8,
+        bounds=(0.05, 0.2), target_acceptance=0.5,
     )  # fmt: skip
     tuning, start = kernel.init(), jnp.full(64, 0.001)
     step = quick_jit(lambda keys, tuning: kernel.step(keys, start, start, try_, tuning)[2])
@@ -386,7 +386,6 @@ def test_particles_may_be_trees():
         ({"weights": [0.0]}, "weights must be finite, >= 0 and not all 0"),
         ({"weights": [math.nan]}, "weights must be finite"),
         ({"target_acceptance": 0.0}, "target_acceptance must be in"),
-        ({"caution": -1.0}, "caution must be at least 0"),
         ({"bounds": (0.0, 1.0)}, "bounds must be"),
         ({"bounds": (0.1, 0.5)}, "init_strength must be within bounds"),
         ({"init_strength": [0.1, 0.2]}, "init_strength must be one number or one per"),

@@ -16,7 +16,7 @@ from jax.scipy.special import erf
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import torus
 from restore_jax.spaces.draws import independent, integers
-from restore_jax.spaces.types import CAUTION, TriggerSpace, check_image_shape, check_share
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -120,9 +120,7 @@ def gaussian(image_shape: tuple[int, int, int], *, amplitude: float = 1.0) -> Tr
         name="gaussian",
         search=SearchSpace(
             sample=independent(lambda key: draw(key, prior)),
-            kernel=metropolis(
-                list(moves.values()), [WEIGHTS[name] for name in moves], caution=CAUTION
-            ),
+            kernel=metropolis(list(moves.values()), [WEIGHTS[name] for name in moves]),
         ),
         trigger=lambda particle, target: trigger(particle, target, prior),
         stamp=lambda particle, images: stamp(particle, images, prior),

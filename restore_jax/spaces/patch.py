@@ -22,7 +22,7 @@ from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import independent, integers, pick
-from restore_jax.spaces.types import CAUTION, TriggerSpace, check_image_shape, check_share, is_whole
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -340,9 +340,7 @@ def patch(
         name="patch",
         search=SearchSpace(
             sample=independent(lambda key: draw(key, prior)),
-            kernel=metropolis(
-                list(moves.values()), [WEIGHTS[name] for name in moves], caution=CAUTION
-            ),
+            kernel=metropolis(list(moves.values()), [WEIGHTS[name] for name in moves]),
         ),
         trigger=lambda particle, target: trigger(particle, target, prior),
         stamp=lambda particle, images: stamp(particle, images, prior),

@@ -17,7 +17,7 @@ from restore_jax.spaces import colours as palette
 from restore_jax.spaces import torus
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import independent, integers, pick
-from restore_jax.spaces.types import CAUTION, TriggerSpace, check_image_shape, check_share
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
@@ -198,9 +198,7 @@ def sparse(
         name="sparse",
         search=SearchSpace(
             sample=independent(lambda key: draw(key, prior)),
-            kernel=metropolis(
-                list(moves.values()), [WEIGHTS[name] for name in moves], caution=CAUTION
-            ),
+            kernel=metropolis(list(moves.values()), [WEIGHTS[name] for name in moves]),
         ),
         trigger=lambda particle, target: trigger(particle, target, prior),
         stamp=lambda particle, images: stamp(particle, images, prior),

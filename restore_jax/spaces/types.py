@@ -26,10 +26,6 @@ Particle = Any
 """One particle: a pytree of arrays without the leading axis ``n``."""
 
 
-CAUTION = 8.0
-"""Of the kernels (see `metropolis`): a search has few moves to find its strengths in."""
-
-
 class TriggerSpace(NamedTuple):
     """A prior over triggers, the moves that keep it, and how a particle is stamped.
 

@@ -30,7 +30,7 @@ _PER_DIMENSION = 2
 """Particles per dimension that a least-squares slope takes, at least."""
 _RIDGE = 1e-4
 """Far below the variance of a normal number beyond a cut, 1/cut² or so."""
-_SPARE = 6.0
+_SPARE = 2.0
 """Beyond the extreme of m survivors lies about 1/m of the law: the box reaches this many times
 1/m of its width farther out, so that next to nothing is outside."""
 
