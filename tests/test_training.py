@@ -1,6 +1,7 @@
 """Training on a few images, and the checkpoints it leaves."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,9 @@ def test_going_on_from_a_checkpoint_is_bit_for_bit_the_same(trainer, trained, ru
 
 
 def test_only_kernels_decay_and_the_rate_ends_at_zero():
-    recipe = training.Recipe(epochs=2, learning_rate=0.5, momentum=0.0, weight_decay=0.1)
+    recipe = training.Recipe(
+        epochs=2, optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.1, warmup=0.15
+    )
     optimizer = training.make_optimizer(recipe, 10)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     nothing = jax.tree.map(jnp.zeros_like, params)
@@ -147,6 +150,31 @@ def test_only_kernels_decay_and_the_rate_ends_at_zero():
     assert rates.argmax() == round(0.15 * 20)
     np.testing.assert_allclose(rates.max(), 0.5, rtol=1e-6)
     np.testing.assert_allclose(rates[20], 0, atol=1e-6)
+
+
+def test_muon_turns_kernels_by_its_rate_and_keeps_their_norms():
+    recipe = training.Recipe(epochs=1, learning_rate=0.2, momentum=0.0, warmup=0.0)
+    optimizer = training.make_optimizer(recipe, 10)
+    draw = np.random.default_rng(0)
+    kernel = draw.standard_normal((3, 3, 4, 8))
+    kernel *= math.sqrt(8) / np.linalg.norm(kernel)
+    params = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(8)}
+    # A gradient of any size: its matrix is made orthogonal, 8 singular values near 1.
+    gradient = {"kernel": jnp.asarray(1e3 * draw.standard_normal(kernel.shape), jnp.float32),
+                "bias": jnp.ones(8)}  # fmt: skip
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    moved = params["kernel"] + updates["kernel"]
+    np.testing.assert_allclose(np.linalg.norm(moved), math.sqrt(8), rtol=1e-5)
+    turned = np.linalg.norm(updates["kernel"]) / math.sqrt(8)
+    assert 0.14 < turned < 0.26
+    assert np.sum(np.asarray(updates["kernel"]) * np.asarray(gradient["kernel"])) < 0
+    # Everything else is Adam's, at its own rate.
+    np.testing.assert_allclose(updates["bias"], -recipe.adam_learning_rate, rtol=1e-3)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"^unknown optimizer 'lion': it may be muon, sgd\.$"):
+        training.make_optimizer(training.Recipe(optimizer="lion"), 10)
 
 
 def test_fewer_images_than_a_batch_are_refused(data):
