@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from splitting_problems import (
     all_move,
     climbing_space,
@@ -524,6 +525,31 @@ def test_vmap_over_args_is_single_runs(coins, coins_run):
     assert len(set(together.num_levels.tolist())) == 4, "lanes should end at different times"
     assert together.num_levels.tolist() == sorted(together.num_levels.tolist())
     assert together.reached.tolist() == [True, True, True, False]
+
+
+def test_names_of_particles_do_not_matter(coins, coins_run):
+    """Shuffled after two levels, a run goes on to estimates of the same law."""
+    init, advance = jax.jit(coins.init), jax.jit(coins.advance)
+    args = heads_args(LEAST)
+
+    def shuffled(key):
+        state = advance(init(key, args), args, 2)
+        order = np.random.default_rng(int(jax.random.key_data(key)[1])).permutation(128)
+        by_particle = (state.particles, state.scores, state.ancestors)
+        particles, scores, ancestors = jax.tree.map(lambda leaf: leaf[order], by_particle)
+        lineage = state.lineage._replace(roots=state.lineage.roots[:, order])
+        state = dataclasses.replace(
+            state, particles=particles, scores=scores, ancestors=ancestors, lineage=lineage
+        )
+        return coins.result(advance(state, args, 40))
+
+    keys = jax.random.split(jax.random.key(0), REPLICATES)
+    others = jax.tree.map(lambda *leaves: np.stack(leaves), *map(shuffled, keys))
+    ways = sum(math.comb(COINS, k) for k in range(LEAST, COINS + 1))
+    assert_unbiased(others, math.log(ways / 2**COINS))
+    plain = replicates(coins_run, args)
+    assert not np.array_equal(plain.log_prob, others.log_prob)
+    assert stats.ks_2samp(plain.log_prob, others.log_prob).pvalue > 1e-3
 
 
 def test_only_the_order_of_scores_matters(coins_run):

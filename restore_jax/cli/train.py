@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar={int: "N", float: "X", str: "NAME"}[type(default)],
             choices=training.OPTIMIZERS if field.name == "optimizer" else None,
             help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
+    add("--start-from", metavar="DIR",
+        help="a checkpoint whose weights to start from, of the same architecture; the learning "
+             "rate begins anew")  # fmt: skip
     add("--evaluate-every", type=int, default=1, metavar="N",
         help="measure accuracy and attack success rates after each N-th epoch and the last "
              "(%(default)s)")  # fmt: skip
@@ -127,6 +130,8 @@ def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
         words.append(f"--poison-rate {args.poison_rate}")
     for name, value in dataclasses.asdict(recipe).items():
         words.append(f"--{name.replace('_', '-')} {value}")
+    if args.start_from:
+        words.append("--start-from DIR")
     return " ".join([*words, f"--seed {args.seed}"])
 
 
@@ -165,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
         out = exits.out_folder(args.out, name, args.overwrite)
 
     (train_images, train_labels), (test_images, test_labels), class_names = _load(args)
+    start = _start(args, train_images.shape[1:], len(class_names))
     sample = train_images[:10_000].astype(np.float64) / 255.0
     metadata: dict[str, Any] = {
         "architecture": args.arch,
@@ -180,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         "recipe": dataclasses.asdict(recipe),
         "seed": args.seed,
         "command": command,
+        "started_from": start.metadata["command"] if start is not None else None,
         "versions": versions(),
         "device": device_name(),
     }
@@ -193,6 +200,8 @@ def run(args: argparse.Namespace) -> int:
     key = jax.random.key(args.seed)
     if last is None:
         state = trainer.init(key)
+        if start is not None:
+            state = dataclasses.replace(state, params=start.params, batch_stats=start.batch_stats)
         exits.make_folder(out, args.overwrite)
     else:
         state = checkpoints.restore_tree(last / "training", jax.eval_shape(trainer.init, key))
@@ -203,9 +212,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         with progress("train", console) as report:
             while int(state.epoch) < recipe.epochs:
-                epoch, start = int(state.epoch) + 1, time.perf_counter()
+                epoch, begun = int(state.epoch) + 1, time.perf_counter()
                 for done, steps, loss, after in trainer.epoch(state):  # noqa: B007
-                    speed = done * recipe.batch_size / (time.perf_counter() - start)
+                    speed = done * recipe.batch_size / (time.perf_counter() - begun)
                     text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
                     total = recipe.epochs * steps
                     report((epoch - 1) * steps + done, total, text, line=done % 100 == 0)
@@ -275,6 +284,23 @@ def _measured(
 def _outcome(measured: dict[str, Any]) -> str:
     asr = "".join(f"  ASR {k} {v:.2%}" for k, v in measured["asr"].items())
     return f"clean {measured['clean_accuracy']:.2%}{asr}"
+
+
+def _start(
+    args: argparse.Namespace, image_shape: tuple[int, ...], num_classes: int
+) -> checkpoints.Checkpoint | None:
+    """The checkpoint whose weights to start from, if one is named and fits."""
+    if not args.start_from:
+        return None
+    start = checkpoints.load(args.start_from)
+    found = (start.metadata["architecture"], start.network.image_shape, start.network.num_classes)
+    wanted = (args.arch, tuple(image_shape), num_classes)
+    if found != wanted:
+        raise exits.UsageError(
+            f"--start-from {args.start_from} is a {found[0]} for images of {found[1]} and "
+            f"{found[2]} classes, not a {wanted[0]} for {wanted[1]} and {wanted[2]}."
+        )
+    return start
 
 
 def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:

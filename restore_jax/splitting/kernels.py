@@ -149,9 +149,12 @@ def metropolis(
         strength = jnp.clip(jnp.exp(tuning.log_strength), low, high)
         chances = jnp.array(shares, jnp.float32)
         if adapt_weights:
-            worth = jnp.square(tuning.efficiency / jnp.max(tuning.efficiency))
+            best = jnp.maximum(jnp.max(tuning.efficiency), 1e-30)
+            worth = jnp.square(tuning.efficiency / best)
             chances = chances * jnp.maximum(worth, _LEAST_WEIGHT)
 
+        if lesson is None and any(isinstance(p, LearnedProposal) for p in proposals):
+            raise ValueError("step must be given the lesson and half: a proposal is learned.")
         lessons = lesson.lessons if lesson is not None else ((),) * num_components
 
         def propose(key: Array, particle: Any, half: Array) -> tuple[Array, Any, Array]:

@@ -14,9 +14,11 @@ from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.types import (
     Array,
+    LearnedProposal,
     Lesson,
     MoveInfo,
     Particles,
+    Proposal,
     SearchSpace,
     Trial,
     Try,
@@ -39,6 +41,7 @@ def standard_normal(shape: Any, **kernel_options: Any) -> SearchSpace:
     def draw(key: Array) -> Particles:
         return _each(key, jax.random.normal, shapes)
 
+    proposals: list[Proposal | LearnedProposal]
     proposals = [pcn, redraw, half_spaces(1), half_spaces(4)]
     kernel = metropolis(proposals, **{"adapt_weights": True, **kernel_options})
     return SearchSpace(_independent(draw), kernel)

@@ -122,12 +122,12 @@ class LearnedProposal(NamedTuple):
     Attributes:
       learn: ``(particles, scores, survives bool[n], half bool[n]) -> lesson``, one for all;
         see `Kernel`.
-      propose: as `Proposal`, with two more arguments: the lesson, and bool[], the particle's
-        half.
+      propose: ``(key, particle, strength, lesson, half bool[]) -> (particle, log_ratio)``, as
+        `Proposal` but for the lesson and the particle's half.
     """
 
     learn: Callable[[Particles, Array, Array, Array], Lesson]
-    propose: Callable[[Array, Any, Array, Lesson, Array], tuple[Any, Array]]
+    propose: Callable[..., tuple[Any, Array]]
 
 
 class SearchSpace(NamedTuple):
