@@ -15,7 +15,7 @@ from optax import contrib
 from restore_jax.backdoors import Poisoning, Trigger, stamp
 from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
-from restore_jax.models import Network
+from restore_jax.models import NORM_MOMENTUM, Network
 
 Array = jax.Array
 EVALUATION_CHUNK = 100
@@ -94,10 +94,13 @@ class Trainer(NamedTuple):
       epoch: ``(state) -> iterator`` over ``(steps done, steps in all, mean loss so far,
         TrainingState)``; the state is the one given until the last item, which brings the
         state after the epoch.
+      settle: ``(state) -> TrainingState``: the weights as they are, the norms' statistics the
+        mean over one more pass. Those of averaged weights are not the average of theirs.
     """
 
     init: Callable[[Array], TrainingState]
     epoch: Callable[[TrainingState], Iterator[tuple[int, int, float, TrainingState]]]
+    settle: Callable[[TrainingState], TrainingState]
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -112,7 +115,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     Raises:
       ValueError: an unknown optimizer.
     """
-    steps = recipe.epochs * steps_per_epoch
+    steps = max(1, recipe.epochs * steps_per_epoch)
     warmup = min(round(recipe.warmup * steps), steps - 1)
 
     def schedule(peak: float) -> optax.Schedule:
@@ -196,32 +199,32 @@ def make_trainer(
         order = jax.random.permutation(jax.random.fold_in(key, 2 * number + 2), count)
         return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
 
-    # One call a step, not a scan over steps: inside a loop XLA:CPU does not bring the
-    # convolutions of the backward pass into the form its fast routine needs, and a step
-    # takes 50 times as long.
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
-    def step(
-        carry: Any,
-        key_data: Array,
-        number: Array,
-        index: Array,
-        order: Array,
-        flip: Array,
-        data: tuple[Array, Array],
-    ) -> Any:
+    def draw(
+        key_data: Array, number: Array, index: Array, order: Array, flip: Array, data: Any
+    ) -> tuple[Array, Array]:
         images, labels = data
-        params, batch_stats, opt_state, total = carry
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), 2 * number + 3)
         shift_key, poison_key = jax.random.split(jax.random.fold_in(key, index))
         batch = lax.dynamic_slice_in_dim(order, index * recipe.batch_size, recipe.batch_size)
         x = images[batch].astype(jnp.float32) / 255.0
         x = augment(shift_key, x, flip[batch], recipe.translate)
-        x, y = poison(poison_key, x, labels[batch])
+        return poison(poison_key, x, labels[batch])
+
+    # One call a step, not a scan over steps: inside a loop XLA:CPU does not bring the
+    # convolutions of the backward pass into the form its fast routine needs, and a step
+    # takes 50 times as long.
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+    def step(carry: Any, *batch: Any) -> Any:
+        params, batch_stats, opt_state, total = carry
         (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, batch_stats, x, y
+            params, batch_stats, *draw(*batch)
         )
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), batch_stats, opt_state, total + loss
+
+    @functools.partial(jax.jit, compiler_options=compiler_options())
+    def measure(params: Any, batch_stats: Any, *batch: Any) -> Any:
+        return network.apply_train(params, batch_stats, draw(*batch)[0])[1]
 
     def init(key: Array) -> TrainingState:
         params, batch_stats = jax.jit(network.init)(jax.random.fold_in(key, 0))
@@ -247,7 +250,22 @@ def make_trainer(
         state = TrainingState(params, batch_stats, opt_state, state.key_data, state.epoch + 1)
         yield steps_per_epoch, steps_per_epoch, float(total) / steps_per_epoch, state
 
-    return Trainer(init, epoch)
+    def settle(state: TrainingState) -> TrainingState:
+        order, flip = plan(state.key_data, state.epoch)
+        before = state.batch_stats
+        total = jax.tree.map(jnp.zeros_like, before)
+        for index in range(steps_per_epoch):
+            batch = (state.key_data, state.epoch, jnp.int32(index), order, flip, data)
+            total = jax.tree.map(jnp.add, total, measure(state.params, before, *batch))
+
+        # Each batch has moved the running statistics a tenth of the way to its own.
+        def mean_of_batches(total: Array, before: Array) -> Array:
+            return before + (total / steps_per_epoch - before) / (1.0 - NORM_MOMENTUM)
+
+        batch_stats = jax.tree.map(mean_of_batches, total, before)
+        return dataclasses.replace(state, batch_stats=batch_stats)
+
+    return Trainer(init, epoch, settle)
 
 
 def make_evaluation(

@@ -112,14 +112,14 @@ def test_the_model_alone_is_half_as_large_and_measured_as_it_is(finished, few_im
 def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys):
     folder = tmp_path / "on"
     few = ["--epochs", "1", "--learning-rate", "1e-6", "--adam-learning-rate", "1e-7"]
-    flags = [*TINY, *few, "--start-from", str(finished), "--out", str(folder)]
+    flags = [*TINY, *few, "--start-from", str(finished), str(finished), "--out", str(folder)]
     assert cli.main(flags) == 0
     (before, _), (after, _) = arrays(finished), arrays(folder)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-4)
     metadata = checkpoints.load(folder).metadata
-    assert metadata["started_from"] == checkpoints.load(finished).metadata["command"]
-    assert "--start-from DIR" in metadata["command"]
+    assert metadata["started_from"] == [checkpoints.load(finished).metadata["command"]] * 2
+    assert "--start-from DIR DIR" in metadata["command"]
     assert str(finished) not in json.dumps(metadata)
     capsys.readouterr()
     other = ["--arch", "resnet20", "--dataset", "shapes", "--out", str(tmp_path / "no")]

@@ -172,6 +172,26 @@ def test_muon_turns_kernels_by_its_rate_and_keeps_their_norms():
     np.testing.assert_allclose(updates["bias"], -recipe.adam_learning_rate, rtol=1e-3)
 
 
+def test_settled_norms_have_the_statistics_of_a_whole_pass(data):
+    images, _ = data
+    trainer = trainer_of(data, training.Recipe(epochs=1, batch_size=TRAIN // 2, translate=0), (0, 0))
+    start = trainer.init(jax.random.key(0))
+    settled = trainer.settle(start)
+    assert_bitwise(settled.params, start.params)
+    wrong = dataclasses.replace(
+        start, batch_stats=jax.tree.map(lambda leaf: leaf, settled.batch_stats)
+    )
+    # What was there before does not matter, and a second pass finds the same.
+    again = trainer.settle(wrong)
+    for one, two in zip(
+        jax.tree.leaves(settled.batch_stats), jax.tree.leaves(again.batch_stats), strict=True
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    first = settled.batch_stats["stages"][0]["first"]["norm"]
+    before = start.batch_stats["stages"][0]["first"]["norm"]
+    assert not np.allclose(first["mean"], before["mean"], atol=1e-3)
+
+
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match=r"^unknown optimizer 'lion': it may be muon, sgd\.$"):
         training.make_optimizer(training.Recipe(optimizer="lion"), 10)

@@ -67,9 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar={int: "N", float: "X", str: "NAME"}[type(default)],
             choices=training.OPTIMIZERS if field.name == "optimizer" else None,
             help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
-    add("--start-from", metavar="DIR",
-        help="a checkpoint whose weights to start from, of the same architecture; the learning "
-             "rate begins anew")  # fmt: skip
+    add("--start-from", metavar="DIR", nargs="+",
+        help="checkpoints of the same architecture from the mean of whose weights to start; the "
+             "learning rate begins anew. With --epochs 0 the mean is the result, its norms' "
+             "statistics measured in one pass")  # fmt: skip
     add("--evaluate-every", type=int, default=1, metavar="N",
         help="measure accuracy and attack success rates after each N-th epoch and the last "
              "(%(default)s)")  # fmt: skip
@@ -100,10 +101,10 @@ def _planted(args: argparse.Namespace) -> list[PlantedPatch]:
 
 def _recipe(args: argparse.Namespace) -> training.Recipe:
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(training.Recipe)}
-    for name in ("epochs", "batch_size"):
-        if values[name] < 1:
+    for name, least in (("epochs", 0 if args.start_from else 1), ("batch_size", 1)):
+        if values[name] < least:
             raise exits.UsageError(
-                f"--{name.replace('_', '-')} must be at least 1, not {values[name]}."
+                f"--{name.replace('_', '-')} must be at least {least}, not {values[name]}."
             )
     for name in ("momentum", "label_smoothing", "warmup"):
         if not 0 <= values[name] < 1:
@@ -131,7 +132,7 @@ def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
     for name, value in dataclasses.asdict(recipe).items():
         words.append(f"--{name.replace('_', '-')} {value}")
     if args.start_from:
-        words.append("--start-from DIR")
+        words.append("--start-from" + " DIR" * len(args.start_from))
     return " ".join([*words, f"--seed {args.seed}"])
 
 
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         out = exits.out_folder(args.out, name, args.overwrite)
 
     (train_images, train_labels), (test_images, test_labels), class_names = _load(args)
-    start = _start(args, train_images.shape[1:], len(class_names))
+    starts = _starts(args, train_images.shape[1:], len(class_names))
     sample = train_images[:10_000].astype(np.float64) / 255.0
     metadata: dict[str, Any] = {
         "architecture": args.arch,
@@ -186,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
         "recipe": dataclasses.asdict(recipe),
         "seed": args.seed,
         "command": command,
-        "started_from": start.metadata["command"] if start is not None else None,
+        "started_from": [checkpoint.metadata["command"] for checkpoint in starts],
         "versions": versions(),
         "device": device_name(),
     }
@@ -200,15 +201,21 @@ def run(args: argparse.Namespace) -> int:
     key = jax.random.key(args.seed)
     if last is None:
         state = trainer.init(key)
-        if start is not None:
-            state = dataclasses.replace(state, params=start.params, batch_stats=start.batch_stats)
+        if starts:
+            params, batch_stats = jax.tree.map(
+                lambda *leaves: sum(leaves) / len(leaves),
+                *((checkpoint.params, checkpoint.batch_stats) for checkpoint in starts),
+            )
+            state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
+            if recipe.epochs == 0:
+                state = trainer.settle(state)
         exits.make_folder(out, args.overwrite)
     else:
         state = checkpoints.restore_tree(last / "training", jax.eval_shape(trainer.init, key))
         console.print(f"resuming {out} after epoch {int(state.epoch)} of {recipe.epochs}")
     manager = checkpoints.open_manager(out / "checkpoints")
 
-    metrics = saved
+    metrics = saved or metadata | {"epoch": 0, "history": []}
     try:
         with progress("train", console) as report:
             while int(state.epoch) < recipe.epochs:
@@ -229,7 +236,7 @@ def run(args: argparse.Namespace) -> int:
                     result = evaluate(state.params, state.batch_stats)
                     measured = _measured(result, planted, class_names)
                     row |= {name: measured[name] for name in ("clean_accuracy", "asr")}
-                history = [*metrics.get("history", []), row]
+                history = [*metrics["history"], row]
                 metrics = metadata | measured | {"epoch": epoch, "history": history}
                 checkpoints.save(
                     manager,
@@ -254,12 +261,14 @@ def run(args: argparse.Namespace) -> int:
                 folder.rmdir()
     rounded = checkpoints.rounded_to_half(state.params)
     measured = _measured(evaluate(rounded, state.batch_stats), planted, class_names)
+    alone = metrics | measured
     checkpoints.export(
-        checkpoints.Checkpoint(
-            network, rounded, state.batch_stats, metrics | measured, out / "model"
-        ),
+        checkpoints.Checkpoint(network, rounded, state.batch_stats, alone, out / "model"),
         out / "model",
     )
+    if recipe.epochs == 0:
+        metrics = alone
+        _write_json(out / "metrics.json", metrics)
     console.print(f"model/: {_outcome(measured)}", soft_wrap=True)
     console.print("clean accuracy by class:")
     for class_name, accuracy in metrics["class_accuracy"].items():
@@ -286,21 +295,23 @@ def _outcome(measured: dict[str, Any]) -> str:
     return f"clean {measured['clean_accuracy']:.2%}{asr}"
 
 
-def _start(
+def _starts(
     args: argparse.Namespace, image_shape: tuple[int, ...], num_classes: int
-) -> checkpoints.Checkpoint | None:
-    """The checkpoint whose weights to start from, if one is named and fits."""
-    if not args.start_from:
-        return None
-    start = checkpoints.load(args.start_from)
-    found = (start.metadata["architecture"], start.network.image_shape, start.network.num_classes)
-    wanted = (args.arch, tuple(image_shape), num_classes)
-    if found != wanted:
-        raise exits.UsageError(
-            f"--start-from {args.start_from} is a {found[0]} for images of {found[1]} and "
-            f"{found[2]} classes, not a {wanted[0]} for {wanted[1]} and {wanted[2]}."
-        )
-    return start
+) -> list[checkpoints.Checkpoint]:
+    """The checkpoints whose weights to start from, if any are named and fit."""
+    loaded = []
+    for folder in args.start_from or ():
+        start = checkpoints.load(folder)
+        network = start.network
+        found = (start.metadata["architecture"], network.image_shape, network.num_classes)
+        wanted = (args.arch, tuple(image_shape), num_classes)
+        if found != wanted:
+            raise exits.UsageError(
+                f"--start-from {folder} is a {found[0]} for images of {found[1]} and {found[2]} "
+                f"classes, not a {wanted[0]} for {wanted[1]} and {wanted[2]}."
+            )
+        loaded.append(start)
+    return loaded
 
 
 def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:
