@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--only", default="", help="problems whose name holds this")
+    parser.add_argument("--skip", default=None, help="leave out problems whose name holds this")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     programs: dict[Any, Any] = {}
@@ -134,7 +135,7 @@ def main() -> None:
               f"cost {row['cost']:.1f}  {row['seconds']:.0f} s", flush=True)  # fmt: skip
 
     for name, build in problems.PROBLEMS.items():
-        if args.only not in name:
+        if args.only not in name or (args.skip is not None and args.skip in name):
             continue
         problem = build()
         for label, options in CONFIGURATIONS.items():
