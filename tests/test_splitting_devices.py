@@ -49,8 +49,11 @@ def test_one_two_or_eight_devices_make_no_difference(alone, number):
         np.testing.assert_array_equal(rows(many), rows(one))
         # A sum over particles, whose order is free.
         assert many["log_prob_std"] == pytest.approx(one["log_prob_std"], rel=1e-5)
-    # What is learned from all particles is a sum of floats as well.
-    one, many = alone["0"]["normal"], alone[number]["normal"]
+
+
+def test_what_is_learned_from_all_particles_is_learned_over_devices_too(alone):
+    one, many = alone["0"]["normal"], alone["8"]["normal"]
+    # A sum of floats, whose order is free.
     assert many["log_prob"] == pytest.approx(one["log_prob"], abs=4 * one["log_prob_std"])
 
 

@@ -168,8 +168,9 @@ def test_muon_turns_kernels_by_its_rate_and_keeps_their_norms():
     turned = np.linalg.norm(updates["kernel"]) / math.sqrt(8)
     assert 0.14 < turned < 0.26
     assert np.sum(np.asarray(updates["kernel"]) * np.asarray(gradient["kernel"])) < 0
-    # Everything else is Adam's, at its own rate.
-    np.testing.assert_allclose(updates["bias"], -recipe.adam_learning_rate, rtol=1e-3)
+    # Everything else is Adam's, at its own rate (which its Nesterov momentum exceeds at first).
+    steps = -np.asarray(updates["bias"]) / recipe.adam_learning_rate
+    assert np.all((steps > 0.9) & (steps < 2))
 
 
 def test_settled_norms_have_the_statistics_of_a_whole_pass(data):
