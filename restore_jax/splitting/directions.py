@@ -63,13 +63,13 @@ def half_spaces(number: int) -> LearnedProposal:
         x, height = _flat(particles), _heights(scores)
 
         def for_half(mine: Array) -> tuple[Array, Array]:
-            teachers, own = half != mine, survives & (half == mine)
+            teachers = half != mine
             centres = _centres(x, teachers & survives, number)
             belongs = jnp.argmax(x @ centres.T, -1) == jnp.arange(number)[:, None]
             directions = jax.vmap(_steepest, (None, None, 0, 0))(
                 x, height, teachers & belongs, centres
             )
-            return directions, jax.vmap(_cut)(directions @ x.T, own & belongs)
+            return directions, jax.vmap(_cut)(directions @ x.T, teachers & survives & belongs)
 
         return HalfSpaces(*jax.vmap(for_half)(jnp.array([False, True])))
 

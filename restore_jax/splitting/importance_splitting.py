@@ -48,7 +48,7 @@ def importance_splitting(
     space: SearchSpace,
     *,
     num_particles: int = 1000,
-    survival: float = 0.1,
+    survival: float = 0.25,
     num_moves: int = 9,
     moving: str = "waste_free",
     threshold: float = 0.0,
