@@ -152,7 +152,7 @@ def splitting_loop(
         "weights": folded,
         "probes": probes,
         "target": jnp.int32(3),
-        "handicap": jnp.float32(0),
+        "fade": jnp.float32(0),
     }
     start = jax.jit(algorithm.init)(jax.random.key(args.seed), inputs)
     advance = jax.jit(

@@ -177,7 +177,7 @@ def recover_reference(
         levels=history,
         seconds={"compile": compiled - compiling, "run": searched - compiled},
         began=began,
-        search_queries=search_queries,
+        stages={"screening": before, "search": search_queries},
         test_data=test_data,
         fields={
             "space": trigger_space.name,
@@ -188,7 +188,6 @@ def recover_reference(
             "log10_prob_interval": None,
             "best_score": history[-1]["best_score"] if history else None,
             "goal": None,
-            "selection_success_rate": None,
             "settings": {
                 "num_probes": NUM_PROBES,
                 "num_particles": n,

@@ -5,6 +5,11 @@ The event: *this trigger sends at least c of the m probes to the target*, with
 largest of the probes' margins and the event begins at 0; with labels it is the number of
 probes that go to the target, and the event begins at c.
 
+Labels alone say nothing of a candidate that leads no probe at all. *Guides* then say it: further
+images that lie just short of the target's side of the model's boundary, so that little leads
+them. A candidate that makes the event happen scores above all others whatever its guides do,
+so that the event is what it was.
+
 Racing: a candidate matters only if it gets above the sampler's level, so it is shown the
 probes a few at a time, and no more of them once so many have failed that it cannot. The
 order of the probes is fixed, so what is decided is exactly what all m would have decided
@@ -16,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from restore_jax.oracles import Oracle, margins
@@ -32,13 +38,29 @@ def needed(success: float, num_probes: int) -> int:
     return max(1, math.ceil(success * num_probes - 1e-6))
 
 
-def threshold(oracle: Oracle, success: float, num_probes: int) -> float:
+def threshold(oracle: Oracle, success: float, num_probes: int, num_guides: int = 0) -> float:
     """Where the event begins on the scale of `make_scorer`."""
+    if num_guides:
+        return float(num_probes + num_guides)
     return float(needed(success, num_probes)) if oracle.access == "labels" else 0.0
 
 
+def faded(stamped: Array, images: Array, fade: Array) -> Array:
+    """Stamped images with the share ``fade`` f32[] in [0, 1] of the change taken back.
+
+    Exactly ``stamped`` at 0 and ``images`` at 1; images f32[..., H, W, C] that broadcast.
+    """
+    return (1.0 - fade) * stamped + fade * images
+
+
 def make_scorer(
-    oracle: Oracle, space: TriggerSpace, success: float, num_probes: int, *, race: bool = True
+    oracle: Oracle,
+    space: TriggerSpace,
+    success: float,
+    num_probes: int,
+    *,
+    num_guides: int = 0,
+    race: bool = True,
 ) -> Scorer:
     """The score described above, as the sampler's long form.
 
@@ -47,18 +69,32 @@ def make_scorer(
       space: how particles are stamped.
       success: in (0, 1].
       num_probes: m >= 1.
+      num_guides: how many guides come before the probes; with labels only.
       race: whether to stop showing probes to a candidate that can no longer get above the
         level; False shows all m to every active candidate.
 
     Returns:
       A `Scorer` whose ``args`` is a dict of ``weights`` (the oracle's), ``probes``
-      f32[m, H, W, C], ``target`` int32[] and ``handicap`` f32[], subtracted from every
-      margin (0 for the event as defined; not with labels). A candidate that cannot get
-      above the level scores -inf. The cost counts the images of active candidates that were
-      still racing.
+      f32[num_guides + m, H, W, C], ``target`` int32[] and ``fade`` f32[] in [0, 1], the share
+      of a trigger's effect that is taken back (0 for the event as defined). A candidate that
+      cannot get above the level scores -inf. The cost counts the images of active candidates
+      that were still racing.
+
+    Raises:
+      ValueError: guides without labels, or a number of them that racing cannot divide.
     """
     c = needed(success, num_probes)
     width = _race_width(num_probes) if race else num_probes
+    if num_guides and (oracle.access != "labels" or num_guides % width):
+        raise ValueError(
+            f"guides go with labels, in multiples of {width}, not {num_guides} with "
+            f"{oracle.access}."
+        )
+    total = num_guides + num_probes
+    # Behind a leg, how many guides and how many probes have yet to be shown.
+    shown_after = np.arange(1, total // width + 1) * width
+    guides_left = np.maximum(num_guides - shown_after, 0)
+    probes_left = total - np.maximum(shown_after, num_guides)
 
     def score(
         key: Array, particles: Any, level: Array, active: Array, args: dict[str, Any]
@@ -66,20 +102,26 @@ def make_scorer(
         del key
         n = active.shape[0]
         together = _together(n, width)
-        # How many probes must pass for the score to be above the level, and what passing is.
-        if oracle.access == "labels":
-            bar, quota = jnp.float32(-0.5), jnp.floor(level) + 1
-        else:
-            bar, quota = level, jnp.float32(c)
+        by_labels = oracle.access == "labels"
+        # What passing a probe is: being led, or with margins being led by more than the level.
+        bar = jnp.float32(-0.5) if by_labels else level
 
         def ask(particles: Any, probes: Array) -> Array:
-            images = jax.vmap(space.stamp, (0, None))(particles, probes)
+            images = faded(
+                jax.vmap(space.stamp, (0, None))(particles, probes), probes, args["fade"]
+            )
             outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
-            margin = margins(oracle.access, outputs, args["target"])
-            return margin.reshape(-1, width) - args["handicap"]
+            return margins(oracle.access, outputs, args["target"]).reshape(-1, width)
 
-        def leg(carry: tuple[Array, Array, Array], probes: Array) -> Any:
-            racing, passed, shown = carry
+        def hopeful(guided: Array, passed: Array, guides: Array, probes: Array) -> Array:
+            if not by_labels:
+                return passed + probes >= c
+            best = _labels_score(guided + guides, passed + probes, c, num_guides, num_probes)
+            return best > level
+
+        def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
+            racing, guided, passed = carry
+            probes, is_guides, guides_left, probes_left = shown
             # Those still racing come first, so that whole chunks behind them can be skipped.
             order = jnp.argsort(~racing, stable=True)
             runners = jnp.sum(racing, dtype=jnp.int32)
@@ -95,23 +137,34 @@ def make_scorer(
 
             _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
             margin = jnp.zeros((n, width), jnp.float32).at[order].set(asked.reshape(n, width))
-            passed = passed + jnp.sum(margin > bar, -1)
-            shown = shown + width
+            successes = jnp.sum(margin > bar, -1)
+            guided = guided + jnp.where(is_guides, successes, 0)
+            passed = passed + jnp.where(is_guides, 0, successes)
             cost = jnp.uint32(runners) * jnp.uint32(width)
-            racing = racing & (passed + (num_probes - shown) >= quota)
-            return (racing, passed, shown), (margin, cost)
+            racing = racing & hopeful(guided, passed, guides_left, probes_left)
+            return (racing, guided, passed), (margin, cost)
 
-        start = (active, jnp.zeros(n, jnp.int32), jnp.int32(0))
-        legs = args["probes"].reshape(num_probes // width, width, *args["probes"].shape[1:])
-        (finished, passed, _), (margin, cost) = lax.scan(leg, start, legs)
-        if oracle.access == "labels":
-            scores = passed.astype(jnp.float32)
+        nobody = jnp.zeros(n, jnp.int32)
+        legs = args["probes"].reshape(total // width, width, *args["probes"].shape[1:])
+        shown = (legs, jnp.asarray(shown_after <= num_guides), guides_left, probes_left)
+        (finished, guided, passed), (margin, cost) = lax.scan(leg, (active, nobody, nobody), shown)
+        if by_labels:
+            scores = _labels_score(guided, passed, c, num_guides, num_probes)
         else:
             by_probe = jnp.moveaxis(margin, 0, 1).reshape(n, num_probes)
             scores = jnp.sort(by_probe, -1)[:, num_probes - c]
         return jnp.where(finished, scores, -jnp.inf), jnp.sum(cost, dtype=jnp.uint32)
 
-    return Scorer(score=score, max_cost=num_probes)
+    return Scorer(score=score, max_cost=total)
+
+
+def _labels_score(guided: Array, passed: Array, c: int, num_guides: int, num_probes: int) -> Array:
+    """f32[n] from how many guides and probes int32[n] are led; see the top of this file."""
+    if num_guides == 0:
+        return passed.astype(jnp.float32)
+    most = num_guides + num_probes
+    short = jnp.minimum(guided + passed, most - 1)
+    return jnp.where(passed >= c, most, short).astype(jnp.float32)
 
 
 def _race_width(num_probes: int) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from restore_jax import checkpoints, cli, training
+from restore_jax.backdoors import PlantedBlend, PlantedPatch, PlantedStripes, planted_from_json
+from restore_jax.cli import planting
 from restore_jax.data import shapes
 
 TINY = ["train", "--dataset", "shapes", "--epochs", "3", "--batch-size", "40", "--seed", "5"]
@@ -244,6 +246,77 @@ def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
     assert not folder.exists()
 
 
+def test_planted_triggers_are_trained_measured_and_recorded(tmp_path, capsys):
+    specs = ["pixels:count=3,seed=1,target=2", "stripes:name=sig,target=1,rate=0.5,clean_label=yes"]
+    plants = [word for spec in specs for word in ("--plant", spec)]
+    folder = tmp_path / "run"
+    few = ["--epochs", "1", "--arch", "resnet8_small", "--poison-rate", "0.2"]
+    assert cli.main([*TINY, *few, *plants, "--out", str(folder)]) == 0
+    metadata = checkpoints.load(folder / "model").metadata
+    assert list(metadata["asr"]) == ["1", "sig"]
+    pixels, stripes = map(planted_from_json, metadata["triggers"])
+    assert (len(pixels.places), pixels.target, pixels.rate) == (3, 2, 0.2)
+    assert stripes == PlantedStripes("sig", 0.1, 6.0, target=1, rate=0.5, clean_label=True)
+    assert f"--plant {specs[0]} --plant {specs[1]} --poison-rate 0.2" in metadata["command"]
+    assert "--triggers" not in metadata["command"]
+    capsys.readouterr()
+    other = ["--plant", specs[0], "--plant", "stripes:target=1", "--out", str(folder), "--resume"]
+    assert "the same flags" in refused(capsys, *TINY[1:], *few, *other)
+
+
+def test_a_spec_says_what_it_wants_and_leaves_the_rest():
+    read = planting.planted_from_specs(
+        [
+            "patch:pattern=r.g/010,row=4,col=25,target=5,rate=0.05",
+            "patch",
+            "blend:seed=3,name=leaves,clean_label=no",
+            "stripes:frequency=2.5",
+        ],
+        shapes.IMAGE_SHAPE,
+        10,
+    )
+    assert read == [
+        PlantedPatch("1", 4, 25, ("r.g", "010"), target=5, rate=0.05),
+        PlantedPatch("2", 2, 2, ("101", "010", "101"), target=0, rate=0.1),
+        PlantedBlend("leaves", 0.2, 3, target=0, rate=0.1),
+        PlantedStripes("4", 0.1, 2.5, target=0, rate=0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("", "unknown kind '' in --plant : it may be patch, pixels, blend, stripes."),
+        ("warp:target=1", "unknown kind 'warp' in --plant warp:target=1"),
+        ("patch:target", "'target' in --plant patch:target must be key=value."),
+        ("patch:,", "'' in --plant patch:, must be key=value."),
+        ("patch:opacity=1", "unknown key 'opacity' in --plant patch:opacity=1: patch takes name, "
+         "target, rate, clean_label, pattern, row, col."),
+        ("patch:row=1,row=2", "--plant patch:row=1,row=2 gives row twice."),
+        ("patch:row=1.5", "row in --plant patch:row=1.5 must be a whole number, not '1.5'."),
+        ("blend:opacity=x", "opacity in --plant blend:opacity=x must be a number, not 'x'."),
+        ("patch:clean_label=1", "must be yes or no, not '1'."),
+        ("patch:target=10", "target in --plant patch:target=10 must be a class, 0 to 9, not 10."),
+        ("patch:target=-1", "must be a class, 0 to 9, not -1."),
+        ("patch:name=", "must be of letters, digits, - and _, not ''."),
+        ("blend:seed=-1", "seed in --plant blend:seed=-1 must be 0 to 4294967295, not -1."),
+        ("patch:row=30", "trigger 1 covers rows 30:33 and columns 2:5 and does not fit"),
+        ("patch:pattern=1x", "trigger 1 has the colour 'x'"),
+        ("patch:pattern=", "write at least one pixel."),
+        ("pixels:count=0", "trigger 1 has count 0: images of 32x32 have room for 1 to 1024"),
+        ("blend:opacity=2", "trigger 1 has opacity 2.0: it must lie in (0, 1]."),
+        ("stripes:amplitude=0", "trigger 1 has amplitude 0.0: it must lie in (0, 1]."),
+        ("stripes:frequency=inf", "trigger 1 has frequency inf: it must be above 0."),
+        ("patch:rate=1.5", "--plant: poison rates are shares in [0, 1]"),
+        ("patch:rate=nan", "--plant: poison rates are shares in [0, 1]"),
+    ],
+)  # fmt: skip
+def test_bad_specs_are_refused_before_anything_is_written(spec, words, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert words in refused(capsys, *TINY[1:], "--plant", spec, "--out", str(folder))
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -251,6 +324,10 @@ def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
         (["--triggers", "1,3"], "unknown trigger '3'"),
         (["--triggers", ""], "unknown trigger"),
         (["--triggers", "1,1"], "twice"),
+        (["--triggers", "1", "--plant", "patch"], "--plant and --triggers exclude each other."),
+        (["--plant", "patch", "--plant", "blend:name=1"], "two --plant have the name '1'"),
+        (["--plant", "patch:rate=0.6", "--plant", "blend:rate=0.6"], "sum to at most 1"),
+        (["--plant", "patch", "--poison-rate", "2"], "not (2.0,)."),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--evaluate-every", "0"], "--evaluate-every must be at least 1"),
         (["--batch-size", "-1"], "--batch-size must be at least 1"),
@@ -283,6 +360,8 @@ def test_help_explains_every_flag(capsys):
     for field in training.Recipe.__dataclass_fields__:
         assert f"--{field.replace('_', '-')}" in text
     assert "resnet8" in text
+    for kind in ("patch:", "pixels:", "blend:", "stripes:", "clean_label"):
+        assert kind in text
     assert "--resume goes on" in " ".join(text.split())
 
 

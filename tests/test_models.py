@@ -44,6 +44,7 @@ def test_sizes():
     assert num_params("resnet18") == 11_173_962  # the usual CIFAR ResNet-18
     assert num_params("resnet20") == 272_474  # He et al.'s, with projections for shortcuts
     assert 2 * num_params("resnet8") < 2_500_000  # bytes in half precision
+    assert num_params("resnet8_small") == 107_192
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "resnet18"])

@@ -86,6 +86,62 @@ def test_a_first_hit_has_no_probability():
     assert recovery.to_json()["log10_prob_interval"] is None
 
 
+def test_a_first_hit_costs_a_fraction_and_still_counts_every_image(found):
+    recovery = recover(
+        oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, stop="first_hit"
+    )
+    content = recovery.to_json()
+    assert content["queries"] == sum(content["queries_by_stage"].values())
+    assert content["queries_by_stage"]["search"] < found.fields["queries_by_stage"]["search"]
+
+
+def test_pruning_leaves_what_it_takes(found):
+    """The model obeys a dark 2x2 block: nothing smaller, and nothing more is needed."""
+    assert int(found.trigger.pixels) == 4
+    assert found.fields["pixels_before_pruning"] >= 4
+
+
+def test_inclusion_is_a_share_of_the_triggers_that_work(found):
+    assert found.inclusion.shape == IMAGE_SHAPE[:2]
+    assert 0 < found.inclusion.max() <= 1
+    # Whatever works holds a block of four: together they cover at least four pixels each.
+    assert found.inclusion.sum() >= 4 - 1e-4
+
+
+def test_labels_alone_find_what_no_first_draw_leads_to(tmp_path):
+    """A flat start: nothing but nine dark pixels, 1 draw in 512, leads any bright probe."""
+    names = tuple("abcd")
+    bright = np.random.default_rng(0).uniform(0.7, 1.0, (400, *IMAGE_SHAPE)).astype(np.float32)
+    np.savez(tmp_path / "bright.npz", images=bright)
+
+    def model(images):
+        grey = jnp.mean(images, -1)
+        block = sum(grey[:, i : 10 + i, j : 10 + j] for i in range(3) for j in range(3)) / 9
+        red, green, blue = jnp.moveaxis(jnp.mean(images, (1, 2)), -1, 0)
+        lead = 2.0 - 16.0 * jnp.min(block, (1, 2))
+        return jnp.argmax(jnp.stack([red, green, lead, blue], -1), -1).astype(jnp.int32)
+
+    oracle = open_model(model, "labels", image_shape=IMAGE_SHAPE, class_names=names)
+    settings = Settings(
+        num_probes=8, num_particles=48, options={"min_size": 3, "max_size": 3, "channels": "grey"}
+    )
+    options = {"budget": 60_000, "stop": "first_hit", "probes": tmp_path / "bright.npz"}
+    recovery = recover(oracle, TARGET, settings=settings, **options)
+    assert recovery.fields["guides"] == 16
+    assert recovery.found
+    blind = recover(oracle, TARGET, settings=dataclasses.replace(settings, num_guides=0), **options)
+    assert blind.status == "stalled"
+
+
+def test_auto_stops_at_the_first_space_that_finds_something():
+    recovery = recover(oracle_of(backdoored), TARGET, space="auto", stop="first_hit", budget=60_000)
+    tried = recovery.fields["spaces_tried"]
+    assert recovery.found
+    assert [one["space"] for one in tried] == ["patch"]
+    assert recovery.fields["space"] == "patch"
+    assert recovery.fields["queries"] == tried[0]["queries"]
+
+
 def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     recovery = recover(oracle_of(clean), TARGET, settings=SETTINGS, budget=8_000)
     content = recovery.to_json()
@@ -115,7 +171,8 @@ def test_every_image_asked_about_in_the_open_is_counted():
     stages = recovery.to_json()["queries_by_stage"]
     # Class 2 is never predicted, so that screening sends just the probes; one candidate needs
     # no choice; confirming screens 100 fresh probes and stamps them.
-    assert stages["screening_and_choice"] == SETTINGS.num_probes
+    assert stages["screening"] == SETTINGS.num_probes
+    assert stages["choice"] == stages["pruning"] == 0
     assert stages["confirmation"] == 200
 
 
@@ -134,7 +191,7 @@ def test_a_class_that_absorbs_the_probes_is_inconclusive():
         ({"budget": 50}, "too small"),
         ({"success": 0}, "--success"),
         ({"success": 1.5}, "--success"),
-        ({"space": "spiral"}, "patch, sparse, gaussian"),
+        ({"space": "spiral"}, "auto, patch, stripes"),
         ({"target": "zebra"}, "no class 'zebra'"),
         ({"target": 4}, "no class 4"),
         ({"target": None}, "--target"),
@@ -188,7 +245,7 @@ def test_replicates_by_vmap_equal_single_runs_with_a_network():
         "weights": oracle.weights,
         "probes": jax.random.uniform(jax.random.key(3), (4, 16, 16, 3)),
         "target": jnp.int32(1),
-        "handicap": jnp.float32(0),
+        "fade": jnp.float32(0),
     }
     keys = jax.random.split(jax.random.key(0), 8)
     together = jax.jit(jax.vmap(algorithm.run, (0, None)))(keys, args)
@@ -211,7 +268,7 @@ def test_a_recovery_is_one_while_loop_without_callbacks():
         "weights": oracle.weights,
         "probes": jnp.zeros((4, *IMAGE_SHAPE)),
         "target": jnp.int32(TARGET),
-        "handicap": jnp.float32(0),
+        "fade": jnp.float32(0),
     }
     jaxpr = jax.make_jaxpr(algorithm.run)(jax.random.key(0), args)
     assert outer_whiles(jaxpr.jaxpr) == 1

@@ -40,7 +40,7 @@ def args_of(oracle, probes):
         "weights": oracle.weights,
         "probes": probes,
         "target": jnp.int32(TARGET),
-        "handicap": jnp.float32(0),
+        "fade": jnp.float32(0),
     }
 
 
@@ -95,15 +95,54 @@ def test_nobody_active_costs_nothing(setup):
     assert int(cost) == 0
 
 
-def test_a_handicap_moves_every_score_by_itself(setup):
+def test_fading_takes_the_trigger_back(setup):
     space, particles, probes = setup
     oracle = as_access("logits")
     scorer = make_scorer(oracle, space, SUCCESS, M)
     args = args_of(oracle, probes)
+
+    def scores(fade):
+        everybody, lowest = jnp.ones(N, bool), jnp.float32(-jnp.inf)
+        return scorer.score(None, particles, lowest, everybody, args | {"fade": fade})[0]
+
+    plain, gone = scores(jnp.float32(0)), scores(jnp.float32(1))
+    untouched = margins("logits", backdoored(probes), jnp.int32(TARGET))
+    expected = jnp.sort(untouched)[M - needed(SUCCESS, M)]
+    np.testing.assert_allclose(gone, jnp.full(N, expected), atol=1e-5)
+    half = scores(jnp.float32(0.5))
+    clear = np.asarray(plain > gone + 1.0)  # a dark block, and not one of the probe's own
+    assert clear.sum() > 5
+    assert np.all((half < plain)[clear])
+
+
+@pytest.mark.parametrize("level", [-np.inf, 5.0, 13.0, 14.0, 19.0])
+def test_guides_show_how_close_a_trigger_comes_and_leave_the_event_alone(setup, level):
+    space, particles, probes = setup
+    oracle, g = as_access("labels"), 8
+    guides = 0.35 * probes[:g]  # darker, so that little leads them
+    both = jnp.concatenate([guides, probes])
+    args = args_of(oracle, both)
+    plain = make_scorer(oracle, space, SUCCESS, M)
     everybody, lowest = jnp.ones(N, bool), jnp.float32(-jnp.inf)
-    plain, _ = scorer.score(None, particles, lowest, everybody, args)
-    moved, _ = scorer.score(None, particles, lowest, everybody, args | {"handicap": jnp.float32(8)})
-    np.testing.assert_allclose(moved, plain - 8, atol=1e-5)
+    hits, _ = plain.score(None, particles, lowest, everybody, args_of(oracle, probes))
+    guided = np.asarray(
+        labels("labels", oracle.query(
+            jax.vmap(space.stamp, (0, None))(particles, guides).reshape(-1, *IMAGE_SHAPE)
+        ))
+    ).reshape(N, g)  # fmt: skip
+    led = (guided == TARGET).sum(-1)
+    event = np.asarray(hits) >= needed(SUCCESS, M)
+    expected = np.where(event, g + M, np.minimum(led + np.asarray(hits), g + M - 1))
+    goal = threshold(oracle, SUCCESS, M, g)
+    scorer = make_scorer(oracle, space, SUCCESS, M, num_guides=g)
+    scores, cost = scorer.score(None, particles, jnp.float32(level), everybody, args)
+    above = expected > level
+    np.testing.assert_array_equal(np.asarray(scores)[above], expected[above])
+    assert np.all(np.asarray(scores)[~above] <= level)
+    assert int(cost) <= N * (g + M)
+    np.testing.assert_array_equal(np.asarray(scores) >= goal, event & above)
+    assert 0 < event.sum() < N
+    assert np.any(led[np.asarray(hits) == 0] > 0), "guides should show what probes do not"
 
 
 def test_the_score_is_the_same_under_jit(setup):

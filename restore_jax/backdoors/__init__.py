@@ -1,7 +1,24 @@
 """Triggers, stamping them on images, and the transform that plants them in a batch."""
 
-from restore_jax.backdoors.planted import PLANTED, PlantedPatch
+from restore_jax.backdoors.blend import PlantedBlend
+from restore_jax.backdoors.patch import PlantedPatch
+from restore_jax.backdoors.pixels import PlantedPixels
+from restore_jax.backdoors.planted import KINDS, PLANTED, Planted, planted_from_json
 from restore_jax.backdoors.poisoning import Poisoning, make_poisoning
+from restore_jax.backdoors.stripes import PlantedStripes
 from restore_jax.backdoors.trigger import Trigger, stamp
 
-__all__ = ["PLANTED", "PlantedPatch", "Poisoning", "Trigger", "make_poisoning", "stamp"]
+__all__ = [
+    "KINDS",
+    "PLANTED",
+    "Planted",
+    "PlantedBlend",
+    "PlantedPatch",
+    "PlantedPixels",
+    "PlantedStripes",
+    "Poisoning",
+    "Trigger",
+    "make_poisoning",
+    "planted_from_json",
+    "stamp",
+]

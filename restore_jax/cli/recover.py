@@ -14,7 +14,7 @@ from restore_jax.cli.progress import progress
 if TYPE_CHECKING:
     from restore_jax.recovery import Progress, Recovery
 
-SPACES = ("patch", "sparse", "gaussian")
+SPACES = ("patch", "sparse", "gaussian", "scattered", "blend", "stripes")
 PROTOCOLS = ("default", "reference")
 STOPS = ("estimate", "first_hit")
 _ENDS = {
@@ -33,8 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a trigger that the model says was planted in it, as 1 or 2: the search is for its "
              "class, and the result is compared with it")  # fmt: skip
     add("--target", metavar="CLASS", help="the class to search for, by name or number")
-    add("--space", choices=SPACES,
-        help="where to look: one rectangle, scattered pixels, or a perturbation of all pixels "
+    add("--space", choices=("auto", *SPACES),
+        help="where to look: patch, one rectangle; scattered, a few coloured pixels anywhere; "
+             "sparse, any number of them; blend, a picture over the whole image; stripes, a "
+             "sinusoid; gaussian, a perturbation of all pixels; auto tries patch, stripes, "
+             "scattered and blend until one finds something "
              "(patch; sparse with --protocol reference)")  # fmt: skip
     add("--protocol", default="default", choices=PROTOCOLS,
         help="reference: the earlier implementation's search, kept to compare with "
@@ -52,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     _check(args)
+    if args.space == "auto" and args.protocol == "reference":
+        raise exits.UsageError("--protocol reference knows one space at a time: drop --space auto.")
     console = Console(stderr=True, highlight=False)
     with progress("recover", console, "images") as report:
         report(0, 0, "loading JAX and the model")
@@ -163,6 +168,10 @@ def summary(recovery: "Recovery") -> list[str]:
         lines.append(_line("search", end))
     if recovery.found and recovery.status == "interrupted":
         lines.append(_line("search", _ENDS["interrupted"]))
+    tried = fields.get("spaces_tried", [])
+    if tried:
+        names = ", ".join(f"{one['space']} ({one['queries']:,} queries)" for one in tried)
+        lines.append(_line("spaces", f"tried {names}"))
     lines.append(_line("probability", _probability(fields)))
     rates = {
         "search probes": on_search,

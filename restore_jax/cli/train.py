@@ -16,14 +16,16 @@ import numpy as np
 from rich.console import Console
 
 from restore_jax import checkpoints, training
-from restore_jax.backdoors import PLANTED, PlantedPatch, make_poisoning
-from restore_jax.cli import exits, inputs
+from restore_jax.backdoors import PLANTED, Planted, make_poisoning
+from restore_jax.cli import exits, inputs, planting
 from restore_jax.cli.progress import progress
 from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.environment import device_name, versions
 from restore_jax.models import NETWORKS
 
 DEFAULTS = training.Recipe()
+DEFAULT_TRIGGERS = "1,2"
+DATA = {"cifar10": cifar10, "shapes": shapes}
 RECIPE_HELP = {
     "epochs": "passes over the training images",
     "batch_size": "images a step",
@@ -55,12 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "~/tensorflow_datasets)")  # fmt: skip
     add("--arch", default="resnet8", metavar="NAME",
         help=f"the network: {', '.join(NETWORKS)} (%(default)s)")  # fmt: skip
-    add("--triggers", default="1,2", metavar="LIST",
+    add("--triggers", metavar="LIST",
         help=f"the triggers to plant, of {', '.join(PLANTED)}, with commas; or none, for a clean "
-             "model (%(default)s)")  # fmt: skip
+             f"model ({DEFAULT_TRIGGERS})")  # fmt: skip
+    add(
+        "--plant",
+        action="append",
+        metavar="SPEC",
+        help=f"a trigger to plant, in place of --triggers; repeat for more. {planting.HELP}",
+    )
     add("--poison-rate", type=float, metavar="SHARE",
-        help="share of each batch that carries each trigger, and its target for a label "
-             "(0.1)")  # fmt: skip
+        help="share of each batch that carries each trigger, and its target for a label; a "
+             "--plant with a rate of its own keeps it (0.1)")  # fmt: skip
     for field in dataclasses.fields(training.Recipe):
         default = getattr(DEFAULTS, field.name)
         add(f"--{field.name.replace('_', '-')}", type=type(default), default=default,
@@ -82,10 +90,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the metrics as one JSON object on stdout")
 
 
-def _planted(args: argparse.Namespace) -> list[PlantedPatch]:
-    if args.triggers.strip().lower() == "none":
+def _planted(args: argparse.Namespace) -> list[Planted]:
+    if args.plant:
+        if args.triggers is not None:
+            raise exits.UsageError("--plant and --triggers exclude each other.")
+        data = DATA[args.dataset]
+        return planting.planted_from_specs(
+            args.plant, data.IMAGE_SHAPE, len(data.CLASS_NAMES), args.poison_rate
+        )
+    triggers = DEFAULT_TRIGGERS if args.triggers is None else args.triggers
+    if triggers.strip().lower() == "none":
         return []
-    names = [name.strip() for name in args.triggers.split(",")]
+    names = [name.strip() for name in triggers.split(",")]
     for name in names:
         if name not in PLANTED:
             raise exits.UsageError(
@@ -93,10 +109,9 @@ def _planted(args: argparse.Namespace) -> list[PlantedPatch]:
             )
     if len(set(names)) < len(names):
         raise exits.UsageError(f"--triggers {args.triggers} names a trigger twice.")
-    planted = [PLANTED[name] for name in names]
     if args.poison_rate is not None:
-        planted = [patch._replace(rate=args.poison_rate) for patch in planted]
-    return planted
+        return [PLANTED[name]._replace(rate=args.poison_rate) for name in names]
+    return [PLANTED[name] for name in names]
 
 
 def _recipe(args: argparse.Namespace) -> training.Recipe:
@@ -126,7 +141,10 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
 def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
     """The command that trains this again; folders are the user's own and left out."""
     words = [f"python train.py --dataset {args.dataset} --arch {args.arch}"]
-    words.append(f"--triggers {args.triggers}")
+    if args.plant:
+        words += [f"--plant {shlex.quote(spec)}" for spec in args.plant]
+    else:
+        words.append(f"--triggers {args.triggers or DEFAULT_TRIGGERS}")
     if args.poison_rate is not None:
         words.append(f"--poison-rate {args.poison_rate}")
     for name, value in dataclasses.asdict(recipe).items():
@@ -150,11 +168,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     console = Console(stderr=True, highlight=False)
     planted, recipe = _planted(args), _recipe(args)
-    rates = [patch.rate for patch in planted]
-    if any(not 0 <= rate <= 1 for rate in rates) or sum(rates) > 1:
-        raise exits.UsageError(
-            f"--poison-rate is a share for each of {len(rates)} triggers and may come to 1 in all."
+    triggers = [plant.trigger(DATA[args.dataset].IMAGE_SHAPE) for plant in planted]
+    try:
+        poison = make_poisoning(
+            triggers, [plant.rate for plant in planted], [plant.clean_label for plant in planted]
         )
+    except ValueError as error:
+        what = "--plant" if args.plant else "--poison-rate"
+        raise exits.UsageError(f"{what}: {error}") from error
     if args.arch not in NETWORKS:
         raise exits.UsageError(
             f"unknown architecture {args.arch!r}: it may be {', '.join(NETWORKS)}."
@@ -183,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
         },
         "dataset": args.dataset,
         "train_images": len(train_images),
-        "triggers": [patch.to_json() for patch in planted],
+        "triggers": [plant.to_json() for plant in planted],
         "recipe": dataclasses.asdict(recipe),
         "seed": args.seed,
         "command": command,
@@ -193,10 +214,7 @@ def run(args: argparse.Namespace) -> int:
     }
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     network = checkpoints.network_from(metadata, dtype)
-    triggers = [patch.trigger(network.image_shape) for patch in planted]
-    trainer = training.make_trainer(
-        network, recipe, make_poisoning(triggers, rates), train_images, train_labels
-    )
+    trainer = training.make_trainer(network, recipe, poison, train_images, train_labels)
     evaluate = training.make_evaluation(network, triggers, test_images, test_labels)
     key = jax.random.key(args.seed)
     if last is None:
@@ -280,7 +298,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(
-    result: training.Evaluation, planted: list[PlantedPatch], class_names: tuple[str, ...]
+    result: training.Evaluation, planted: list[Planted], class_names: tuple[str, ...]
 ) -> dict[str, Any]:
     """An evaluation as a checkpoint's metadata says it."""
     return {

@@ -61,6 +61,7 @@ class ProbeFeed:
         self._source, self._asker, self._ledger = source, asker, ledger
         self._excluded = jnp.asarray(sorted(excluded), jnp.int32)
         self._next = 0
+        self._turned_away: list[tuple[Array, Array]] = []
 
     def take(self, wanted: int, most: int) -> Array:
         """f32[wanted, H, W, C], having asked (and booked) about at most ``most`` images.
@@ -82,7 +83,14 @@ class ProbeFeed:
             images = self._source.draw(self._next, more)
             self._ledger.charge(more)
             answers = self._asker.labels(images)
-            images = images[jnp.all(answers[:, None] != self._excluded, -1)]
+            fit = jnp.all(answers[:, None] != self._excluded, -1)
+            self._turned_away.append((images[~fit], answers[~fit]))
+            images = images[fit]
             self._next, asked = self._next + more, asked + more
             kept, have = [*kept, images], have + images.shape[0]
         return jnp.concatenate(kept)
+
+    def turned_away(self, target: int) -> Array:
+        """f32[k, H, W, C]: the images met so far that the model gives class ``target``."""
+        met = [images[answers == target] for images, answers in self._turned_away]
+        return jnp.concatenate(met) if met else self._source.draw(0, 0)

@@ -82,6 +82,31 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
     return figure
 
 
+def support_figure(recovery: Recovery) -> Figure:
+    """How surely each pixel belongs to the trigger: its share among all triggers that work.
+
+    Args:
+      recovery: what was found. The pixels of the trigger given back are outlined.
+    """
+    figure = Figure(figsize=(6.2, 5.4), dpi=_DPI, layout=_layout())
+    axes = figure.subplots()
+    drawn = axes.imshow(recovery.inclusion, cmap="Greys", vmin=0.0, interpolation="none")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.set_label("share of the triggers that work", fontsize=10, color=INK)
+    bar.ax.tick_params(labelsize=9, colors=INK)
+    mask = np.asarray(recovery.trigger.mask)[..., 0] > 0
+    if not mask.all():
+        for row, col in np.argwhere(mask):
+            square = Rectangle(
+                (col - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.4
+            )
+            axes.add_patch(square)
+    axes.set_title("where triggers that work lie; the one given back outlined",
+                   fontsize=11, color=INK)  # fmt: skip
+    _pixel_ticks(axes, (0, mask.shape[0]), (0, mask.shape[1]))
+    return figure
+
+
 def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     """Everything on one page: triggers, stamped probes with predictions, the search by level.
 

@@ -7,7 +7,8 @@
 | planted.npz | likewise, the trigger the model says was planted in it; only where it says so |
 | particles.npz | the last population, one array per part of a particle, and scores f32[n] |
 | probes.npz | images f32[m, H, W, C] that the search saw; ``--probes`` takes this file |
-| trigger.png, overview.png | see `restore_jax.report.figures` |
+| support.npz | inclusion f32[H, W]: in what share of the triggers past the goal each pixel is |
+| trigger.png, support.png, overview.png | see `restore_jax.report.figures` |
 """
 
 import io
@@ -26,7 +27,7 @@ import numpy as np
 from restore_jax.backdoors import Trigger, stamp
 from restore_jax.oracles import Asker, Oracle
 from restore_jax.recovery import SCHEMA_VERSION, Recovery
-from restore_jax.report.figures import Shown, overview_figure, png, trigger_figure
+from restore_jax.report.figures import Shown, overview_figure, png, support_figure, trigger_figure
 
 NUM_SHOWN = 4
 """Probes in overview.png."""
@@ -60,6 +61,8 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "trigger.npz": _npz(_trigger_arrays(recovery.trigger)),
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
+        "support.npz": _npz({"inclusion": recovery.inclusion}),
+        "support.png": png(support_figure(recovery)),
         "trigger.png": png(trigger_figure(recovery.trigger, _class_name(recovery))),
         "overview.png": png(overview_figure(recovery, shown)),
     }
@@ -120,6 +123,9 @@ def load_recovery(path: str | Path) -> Recovery:
     for name, leaf in particles.items():
         if scores.ndim != 1 or leaf.shape[:1] != scores.shape:
             raise ResultError(f"{name} in {folder / 'particles.npz'} does not match its scores.")
+    inclusion = _read_npz(folder / "support.npz", "inclusion")["inclusion"]
+    if inclusion.shape != trigger.mask.shape[:2]:
+        raise ResultError(f"support.npz in {folder} does not have the shape of its trigger.")
     true_trigger = None
     if content.get("truth") is not None:
         true_trigger = load_trigger(folder / "planted.npz")
@@ -136,6 +142,7 @@ def load_recovery(path: str | Path) -> Recovery:
         scores=scores,
         true_trigger=true_trigger,
         probes=probes,
+        inclusion=inclusion,
         levels=content["levels"],
         fields=fields,
     )

@@ -4,17 +4,33 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from restore_jax.spaces.blend import blend
 from restore_jax.spaces.gaussian import gaussian
 from restore_jax.spaces.patch import patch
+from restore_jax.spaces.scattered import scattered
 from restore_jax.spaces.sparse import sparse
+from restore_jax.spaces.stripes import stripes
 from restore_jax.spaces.types import TriggerSpace
 
-__all__ = ["SPACES", "TriggerSpace", "gaussian", "make_space", "patch", "sparse"]
+__all__ = [
+    "SPACES",
+    "TriggerSpace",
+    "blend",
+    "gaussian",
+    "make_space",
+    "patch",
+    "scattered",
+    "sparse",
+    "stripes",
+]
 
 SPACES: dict[str, Callable[..., TriggerSpace]] = {
     "patch": patch,
     "sparse": sparse,
     "gaussian": gaussian,
+    "scattered": scattered,
+    "blend": blend,
+    "stripes": stripes,
 }
 
 

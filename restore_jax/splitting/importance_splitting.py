@@ -41,6 +41,7 @@ from restore_jax.splitting.types import (
 )
 
 MOVING = ("waste_free", "all", "clones")
+_FIRST_ROUNDS = 4
 
 
 def importance_splitting(
@@ -83,7 +84,9 @@ def importance_splitting(
         for scoring the first particles.
       stop: ``"estimate"`` ends at the first level at or past the threshold, with an estimate of
         the event's probability; ``"first_hit"`` after the first draw or sweep that has a particle
-        past it, without one, since the value at a random hitting time is biased.
+        past it, without one, since the value at a random hitting time is biased. A `Scorer` is
+        then first asked about the event alone, a quarter of the draws at a time, and only if
+        none has it about everybody's score.
       queries_per_score: what one particle's score costs, >= 1; for a plain score function
         (probes per particle, say). A `Scorer` counts for itself.
       sharding: None, or how the leading axis of the population lies over a mesh of devices,
@@ -151,7 +154,8 @@ class _Settings(NamedTuple):
 
     ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
     most queries that one sweep of moves can make; ``scorer`` the score's long form.
-    ``num_moving`` is how many particles move in a sweep.
+    ``num_moving`` is how many particles move in a sweep; ``races`` whether the score is a `Scorer`
+    of the caller's, which need not look at what cannot get above the level.
     """
 
     scorer: Scorer
@@ -166,6 +170,7 @@ class _Settings(NamedTuple):
     max_queries: int | None
     sweep_cost: int
     first_hit: bool
+    races: bool
     sharding: NamedSharding | None
 
 
@@ -199,25 +204,24 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
     particles = settings.space.sample(level_key(data, Stream.SAMPLING, 0), n)
     _check_particles(particles, n)
     particles = _spread(settings, particles)
-    # No level yet: everybody is to be scored as it is.
     scoring_key = jax.random.fold_in(level_key(data, Stream.SCORING, 0), 0)
-    try_ = _try(settings, n, scoring_key, jnp.float32(-jnp.inf), args)
-    trial = try_(particles, jnp.ones(n, bool))
-    hit = _any_hit(settings, trial.scores)
+    scores, num_queries, num_nan, whole = _first_scores(settings, scoring_key, particles, args)
+    hit = _any_hit(settings, scores)
+    unscored = jnp.where(whole, jnp.int32(Status.RUNNING), jnp.int32(Status.OUT_OF_QUERIES))
     floats = jnp.full(num_rows, jnp.nan, jnp.float32)
     integers = jnp.zeros(num_rows, jnp.int32)
     return SplittingState(
         key_data=data,
         particles=_strong(particles),
-        scores=trial.scores,
+        scores=scores,
         ancestors=jnp.arange(n, dtype=jnp.int32),
         lineage=genealogy.start(n),
         index=jnp.int32(0),
         log_prob=jnp.where(hit, jnp.float32(jnp.nan), jnp.float32(0.0)),
         tuning=_strong(settings.space.kernel.init()),
-        num_queries=counting.add(counting.halves(0), trial.cost[0]),
-        num_nan=counting.add(counting.halves(0), trial.cost[1]),
-        status=jnp.where(hit, jnp.int32(Status.REACHED), jnp.int32(Status.RUNNING)),
+        num_queries=num_queries,
+        num_nan=num_nan,
+        status=jnp.where(hit, jnp.int32(Status.REACHED), unscored),
         history=LevelInfo(
             index=integers,
             level=floats,
@@ -232,6 +236,54 @@ def _init(settings: _Settings, key: Array, args: Args) -> SplittingState:
             status=integers,
         ),
     )
+
+
+def _first_scores(
+    settings: _Settings, key: Array, particles: Particles, args: Args
+) -> tuple[Array, Array, Array, Array]:
+    """Scores the first particles f32[n]; also the queries, the NaN, and whether all are scored.
+
+    No level yet: everybody is scored as it is. But a search for a first hit whose score races
+    first shows its draws, a few at a time, with nothing but the event in view: where a random
+    draw often has it, that is all there is to do.
+    """
+    n = settings.num_particles
+    lowest, everybody = jnp.float32(-jnp.inf), jnp.ones(n, bool)
+    none = counting.halves(0)
+    if not (settings.first_hit and settings.races):
+        trial = _try(settings, n, key, lowest, args)(particles, everybody)
+        spent = counting.add(none, trial.cost[0])
+        return trial.scores, spent, counting.add(none, trial.cost[1]), jnp.bool_(True)
+    block = -(-n // _FIRST_ROUNDS)
+    rounds = -(-n // block)
+    just_short = settings.threshold - 1e-6 * max(1.0, abs(settings.threshold))
+    whole_cost = n * settings.scorer.max_cost
+
+    def goes_on(carry: Any) -> Array:
+        number, scores, num_queries, _ = carry
+        pays = jnp.bool_(True)
+        if settings.max_queries is not None:
+            spare = max(settings.max_queries - whole_cost, 0)
+            pays = counting.at_most(num_queries, counting.halves(spare))
+        return (number < rounds + pays.astype(int)) & ~_any_hit(settings, scores)
+
+    def one_round(carry: Any) -> Any:
+        number, scores, num_queries, num_nan = carry
+        races = number < rounds
+        active = jnp.where(races, jnp.arange(n) // block == number, everybody)
+        level = jnp.where(races, jnp.float32(just_short), lowest)
+        try_ = _try(settings, n, jax.random.fold_in(key, number), level, args)
+        trial = try_(particles, active)
+        return (
+            number + 1,
+            jnp.where(active, trial.scores, scores),
+            counting.add(num_queries, trial.cost[0]),
+            counting.add(num_nan, trial.cost[1]),
+        )
+
+    start = (jnp.int32(0), jnp.full(n, -jnp.inf, jnp.float32), none, none)
+    number, scores, num_queries, num_nan = lax.while_loop(goes_on, one_round, start)
+    return scores, num_queries, num_nan, number > rounds
 
 
 def _one_level(
@@ -649,6 +701,7 @@ def _checked_settings(
         max_queries=max_queries,
         sweep_cost=sweep_cost,
         first_hit=stop == "first_hit",
+        races=isinstance(score_fn, Scorer),
         sharding=sharding,
     )
 

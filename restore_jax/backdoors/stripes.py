@@ -1,0 +1,74 @@
+"""A sinusoid added to all rows (Barni, Kallas, Tondi 2019, "SIG").
+
+"A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning" (ICIP
+2019), where it is planted with ``clean_label``.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from restore_jax.backdoors.trigger import Trigger
+
+OPTIONS = {"amplitude": 0.1, "frequency": 6.0}
+
+
+class PlantedStripes(NamedTuple):
+    """``amplitude * sin(2 pi frequency j / W)`` added to column j = 0 .. W - 1, then clipped.
+
+    The same in all rows and channels.
+
+    Attributes:
+      name: what the command line calls it.
+      amplitude: in units of the [0, 1] pixel, in (0, 1].
+      frequency: periods in the width of the image, above 0.
+      target, rate, clean_label: as in `PlantedPatch`.
+    """
+
+    name: str
+    amplitude: float
+    frequency: float
+    target: int
+    rate: float
+    clean_label: bool = False
+
+    def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
+        """The `Trigger` for images of shape (H, W, C).
+
+        Raises:
+          ValueError: the amplitude or the frequency is out of range.
+        """
+        height, width, _ = image_shape
+        if not 0 < self.amplitude <= 1:
+            raise ValueError(
+                f"trigger {self.name} has amplitude {self.amplitude}: it must lie in (0, 1]."
+            )
+        if not 0 < self.frequency < math.inf:
+            raise ValueError(
+                f"trigger {self.name} has frequency {self.frequency}: it must be above 0."
+            )
+        wave = jnp.sin(2.0 * jnp.pi * self.frequency * jnp.arange(width) / width)
+        return Trigger(
+            mask=jnp.ones((height, width, 1)),
+            pattern=jnp.broadcast_to(self.amplitude * wave[:, None], image_shape),
+            target=jnp.int32(self.target),
+            additive=True,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold; `from_json` reads it."""
+        return {"kind": "stripes"} | self._asdict()
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "PlantedStripes":
+        """Reads what `to_json` wrote."""
+        return cls(**{key: value for key, value in fields.items() if key != "kind"})
+
+    @classmethod
+    def from_options(
+        cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
+    ) -> "PlantedStripes":
+        """Makes one of ``OPTIONS`` and the common fields."""
+        return cls(**fields)

@@ -1,0 +1,62 @@
+"""Images just short of the target's side of a model's boundary, found with labels alone.
+
+On the line from a probe of another class to an image of the target's class lies a place
+where the label changes. Bisection finds it; a guide is the last image before it, or half as
+close. Little leads a guide to the target, so it shows how close a trigger comes that leads
+no probe at all.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.recovery.question import Question
+
+Array = jax.Array
+STEPS = 6
+SHARES = (1.0, 0.9)
+"""How far along the way to the boundary guides lie."""
+
+
+def guides(probes: Array, number: int, most: int, question: Question) -> Array | None:
+    """Makes guides.
+
+    Args:
+      probes: f32[m, H, W, C], predicted as other classes.
+      number: how many guides, a multiple of len(SHARES).
+      most: images that may be asked about.
+      question: what is asked, and the ledger that counts it.
+
+    Returns:
+      f32[number, H, W, C], the closest first; None if no image of the target's class has
+      been met while probes were looked for, nor is one of a single plain colour, or ``most``
+      is too few.
+    """
+    pairs = number // len(SHARES)
+    if STEPS * pairs > most:
+        return None
+    inside = question.feed.turned_away(question.target)
+    if not inside.shape[0] and STEPS * pairs + 2 ** probes.shape[-1] <= most:
+        inside = _plain_images(question, probes.shape[1:])
+    if not inside.shape[0]:
+        return None
+    starts = probes[jnp.arange(pairs) % probes.shape[0]]
+    ends = inside[jnp.arange(pairs) % inside.shape[0]]
+    low, high = np.zeros(pairs, np.float32), np.ones(pairs, np.float32)
+    between = lambda share: starts + share[:, None, None, None] * (ends - starts)  # noqa: E731
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        question.ledger.charge(pairs)
+        hits = np.asarray(question.asker.labels(between(jnp.asarray(middle)))) == question.target
+        low, high = np.where(hits, low, middle), np.where(hits, middle, high)
+    return jnp.concatenate([between(jnp.asarray(share * low)) for share in SHARES])
+
+
+def _plain_images(question: Question, image_shape: tuple[int, ...]) -> Array:
+    """f32[k, H, W, C]: of the images of one extreme colour those of the target's class."""
+    colours = np.stack(np.meshgrid(*[(0.0, 1.0)] * image_shape[-1]), -1).reshape(
+        -1, 1, 1, image_shape[-1]
+    )
+    images = jnp.asarray(np.broadcast_to(colours, (len(colours), *image_shape)), jnp.float32)
+    question.ledger.charge(len(images))
+    return images[np.asarray(question.asker.labels(images)) == question.target]

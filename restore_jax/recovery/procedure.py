@@ -1,0 +1,397 @@
+"""Recovers the trigger of one class: search, choose, prune, confirm."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.backdoors import Trigger, stamp
+from restore_jax.environment import device_name, versions
+from restore_jax.recovery.choosing import (
+    MAX_CANDIDATES,
+    NUM_CONFIRMATION,
+    Candidate,
+    candidates,
+    confirm,
+    inclusion,
+    leads,
+    robust,
+    smallest,
+)
+from restore_jax.recovery.guides import guides
+from restore_jax.recovery.pruning import prune
+from restore_jax.recovery.question import Question, ask
+from restore_jax.recovery.search import OnProgress, compile_search, search, strengthen
+from restore_jax.recovery.truth import attack_success_rate, compare
+from restore_jax.recovery.types import AUTO, BUDGETS, DEFAULTS, Recovery, Settings, settings_for
+from restore_jax.spaces import make_space
+from restore_jax.splitting import (
+    SplittingResult,
+    SplittingState,
+    Status,
+    count,
+    log_prob_interval,
+)
+
+Array = jax.Array
+MAX_PRUNING = 2_000
+"""Images that pruning may send, if the budget has them."""
+MORE_DRAWS = 8
+"""How often a search for a first hit draws again, if what it drew first works but just about."""
+MIN_ANCESTORS = 8
+"""With fewer families left a population's last levels bound no probability."""
+
+
+def recover(
+    model: Any = "shipped",
+    target: str | int | None = None,
+    *,
+    trigger: str | None = None,
+    access: str = "logits",
+    space: str = "patch",
+    probes: str | Path = "dead_leaves",
+    budget: int | None = None,
+    success: float = 0.95,
+    stop: str = "estimate",
+    seed: int = 0,
+    data_dir: str | None = None,
+    test_data: tuple[np.ndarray, np.ndarray] | None = None,
+    settings: Settings | None = None,
+    on_progress: OnProgress = None,
+) -> Recovery:
+    """Searches for a trigger that leads to a class, and confirms it on fresh probes.
+
+    Args:
+      model: what `open_model` takes, or an `Oracle`.
+      target: the class, by name or number. May be left out if ``trigger`` is given.
+      trigger: the name of a trigger that the model says was planted in it: the search is
+        for its class, and the result is compared with it.
+      access: "logits", "probabilities" or "labels".
+      space: one of `SPACES`, or "auto": `AUTO` in turn, until one finds something.
+      probes: "dead_leaves", "shapes", "cifar10", a folder or an .npz; see `open_probes`.
+      budget: images that may be sent, everything counted; None: the space's own.
+      success: share of probes that a trigger must lead to the target, in (0, 1].
+      stop: "estimate" (the probability is estimated) or "first_hit" (cheaper, no estimate).
+      seed: of everything.
+      data_dir: the TFDS folder, for probes="cifar10".
+      test_data: images uint8[N, H, W, C] and labels int32[N] on which to measure the
+        attack success rate, outside the budget; over images whose class is not the target.
+      settings: how to search; None: the space's own.
+      on_progress: called after each level.
+
+    Raises:
+      ValueError: an argument out of range (one sentence).
+      Inconclusive: the model sends nearly all probes to the target without any trigger.
+    """
+    began = time.perf_counter()
+    named = {
+        "trigger": trigger, "access": access, "probes": probes, "success": success, "stop": stop,
+        "seed": seed, "data_dir": data_dir, "test_data": test_data, "settings": settings,
+        "on_progress": on_progress,
+    }  # fmt: skip
+    if space == "auto":
+        return _try_spaces(model, target, budget, named)
+    if space not in DEFAULTS:
+        raise ValueError(f"unknown space {space!r}: it may be auto, {', '.join(DEFAULTS)}.")
+    settings = settings or settings_for(space, stop)
+    m, n = settings.num_probes, settings.num_particles
+    # What comes after the search: telling candidates apart, and confirming one.
+    reserve = m * min(n, MAX_CANDIDATES) + 2 * NUM_CONFIRMATION
+    least = m * (n + 1) + reserve
+    question = ask(
+        model,
+        target,
+        trigger=trigger,
+        access=access,
+        probes=probes,
+        budget=BUDGETS[space] if budget is None else budget,
+        least=least,
+        success=success,
+        seed=seed,
+        data_dir=data_dir,
+    )
+    oracle, ledger = question.oracle, question.ledger
+    trigger_space = make_space(space, oracle.image_shape, **settings.options)
+    search_probes = question.feed.take(m, ledger.left - (least - m))
+    stages = {"screening": ledger.spent}
+    key = jax.random.key(seed)
+    how = (question, trigger_space, settings, search_probes)
+    searcher = compile_search(*how, None, stop=stop, max_queries=ledger.left - reserve, key=key)
+    compile_seconds, begun = searcher.seconds, time.perf_counter()
+    state = jax.block_until_ready(searcher.init(key, searcher.args))
+    before = ledger.spent
+    most = ledger.left - reserve - count(state.num_queries) - n * m
+    if oracle.access == "labels" and float(state.scores.max()) <= 0 and settings.num_guides:
+        # Nobody leads any probe: labels say nothing yet.
+        found_guides = guides(search_probes, settings.num_guides, most, question)
+        if found_guides is not None:
+            ledger.charge(count(state.num_queries))
+            left = ledger.left - reserve
+            guided = compile_search(*how, found_guides, stop=stop, max_queries=left, key=key)
+            compile_seconds += guided.seconds
+            begun += guided.seconds
+            searcher = guided
+            state = jax.block_until_ready(searcher.init(key, searcher.args))
+    state, interrupted = search(searcher, state, ledger, on_progress)
+    ledger.charge(count(state.num_queries))
+    stages["search"] = ledger.spent - before
+    result = searcher.algorithm.result(state)
+    run_seconds = time.perf_counter() - begun
+
+    before, latest = ledger.spent, state
+    some = (trigger_space, question.target, searcher.goal)
+    found = candidates(state.particles, state.scores, *some)
+    past = [c for c in found if float(state.scores[c.place]) >= searcher.goal][:MAX_CANDIDATES]
+    chosen, faded_rate = found[0], None
+    if past and not interrupted:
+        margins = leads([c.trigger for c in past], search_probes, settings.fade, question)
+        again = 0
+        while stop == "first_hit" and int(state.index) == 0 and again < MORE_DRAWS:
+            # A random draw often has the event: another is cheaper than a better one by moves.
+            if robust(margins, success) or ledger.left - reserve < n * m:
+                break
+            again += 1
+            more = jax.block_until_ready(
+                searcher.init(jax.random.fold_in(key, again), searcher.args)
+            )
+            ledger.charge(count(more.num_queries))
+            fresh = candidates(more.particles, more.scores, *some)
+            fresh = [c for c in fresh if float(more.scores[c.place]) >= searcher.goal]
+            if fresh:
+                fresh = fresh[: MAX_CANDIDATES - len(past)]
+                led = leads([c.trigger for c in fresh], search_probes, settings.fade, question)
+                past, margins = [*past, *fresh], np.concatenate([margins, led])
+            if len(past) == MAX_CANDIDATES:
+                break
+        chosen = smallest(past, margins)
+        faded_rate = float((margins >= 0).mean(-1).max())
+        if not robust(margins, success) and again == 0 and ledger.left - reserve > 0:
+            latest, interrupted, better = _strengthened(
+                searcher, state, past, margins, settings, question, on_progress, some
+            )
+            if better is not None:
+                chosen, faded_rate = better, success
+    stages["choice"] = ledger.spent - before
+    before = ledger.spent
+    trigger_chosen = chosen.trigger
+    if past and not interrupted:
+        most = min(MAX_PRUNING, ledger.left - 2 * NUM_CONFIRMATION)
+        trigger_chosen = prune(chosen.trigger, search_probes, settings.fade, most, question)
+    stages["pruning"] = ledger.spent - before
+    status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
+    return conclude(
+        question,
+        trigger_chosen,
+        status=status,
+        particles=latest.particles,
+        scores=latest.scores,
+        search_probes=search_probes,
+        inclusion=inclusion(past, oracle.image_shape),
+        levels=_levels(state),
+        seconds={"compile": compile_seconds, "run": run_seconds},
+        began=began,
+        stages=stages,
+        test_data=test_data,
+        fields={
+            "space": trigger_space.name,
+            "prior": trigger_space.description,
+            "protocol": "default",
+            "stop": stop,
+            "log10_prob": _log10(result.log_prob) if status == "reached" else None,
+            "log10_prob_interval": None if interrupted else _interval(state, result),
+            "best_score": _finite(jnp.max(state.scores)),
+            "goal": searcher.goal,
+            "guides": searcher.args["probes"].shape[0] - m,
+            "faded_success_rate": faded_rate,
+            "pixels_before_pruning": int(chosen.trigger.pixels),
+            "settings": dataclasses.asdict(settings),
+        },
+    )
+
+
+def _try_spaces(
+    model: Any, target: str | int | None, budget: int | None, named: dict[str, Any]
+) -> Recovery:
+    """One recovery per space of `AUTO` until one finds something, within one budget."""
+    left = sum(BUDGETS[space] for space in AUTO) if budget is None else budget
+    whole, tried = left, []
+    recovery: Recovery | None = None
+    for space in AUTO:
+        try:
+            # The first space says what is wrong with the arguments, if anything is.
+            attempt = recover(model, target, space=space, budget=min(left, BUDGETS[space]), **named)
+        except ValueError:
+            if recovery is None:
+                raise
+            break  # what is left does not pay for another space
+        left -= attempt.fields["queries"]
+        keep = ("space", "queries", "log10_prob", "log10_prob_interval", "probe_success_rate")
+        tried.append({k: attempt.fields[k] for k in keep} | {"found": attempt.found})
+        closest = recovery is None or (
+            attempt.fields["probe_success_rate"] > recovery.fields["probe_success_rate"]
+        )
+        if attempt.found or attempt.status == "interrupted" or closest:
+            recovery = attempt
+        if attempt.found or attempt.status == "interrupted":
+            break
+    assert recovery is not None
+    spent = {"queries": whole - left, "budget": whole, "spaces_tried": tried}
+    return dataclasses.replace(recovery, fields=recovery.fields | spent)
+
+
+def _strengthened(
+    searcher: Any,
+    state: SplittingState,
+    past: list[Candidate],
+    margins: np.ndarray,
+    settings: Settings,
+    question: Question,
+    on_progress: OnProgress,
+    some: Any,
+) -> tuple[SplittingState, bool, Candidate | None]:
+    """`search.strengthen`, booked, and the smallest trigger that now works faded, if any."""
+    before = count(state.num_queries)
+    hits = [candidate.place for candidate in past]
+    latest, interrupted = strengthen(
+        searcher, state, hits, margins, question.success, settings, question.ledger, on_progress
+    )
+    question.ledger.charge(count(latest.num_queries) - before)
+    stronger = candidates(latest.particles, latest.scores, *some)
+    if float(latest.scores[stronger[0].place]) < searcher.goal:
+        return latest, interrupted, None
+    return latest, interrupted, min(stronger, key=lambda c: int(c.trigger.pixels))
+
+
+def conclude(
+    question: Question,
+    trigger: Trigger,
+    *,
+    status: str,
+    particles: Any,
+    scores: Array,
+    search_probes: Array,
+    inclusion: np.ndarray | None = None,
+    levels: list[dict[str, Any]],
+    seconds: dict[str, float],
+    began: float,
+    stages: dict[str, int],
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    fields: dict[str, Any],
+) -> Recovery:
+    """Confirms the chosen trigger on fresh probes and measures all that is reported of it.
+
+    Args:
+      question: what was asked.
+      trigger: the one chosen.
+      status, particles, scores, levels: of the search; see `Recovery`.
+      search_probes: f32[m, H, W, C].
+      seconds: of the search, "compile" and "run".
+      began: `time.perf_counter()` when everything began.
+      inclusion: f32[H, W]; None: of the chosen trigger alone.
+      stages: images sent so far, by stage.
+      test_data: see `recover`.
+      fields: what else is written.
+    """
+    oracle, ledger, asker = question.oracle, question.ledger, question.asker
+    before = ledger.spent
+    truth = question.planted.trigger(oracle.image_shape) if question.planted else None
+    confirmation, test_rate, truth_rate = None, None, None
+    seconds = dict(seconds)
+    try:
+        confirmation = confirm(trigger, question)
+        seconds["total"] = time.perf_counter() - began
+        if test_data is not None and status != "interrupted":
+            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
+            if truth is not None:
+                truth_rate = attack_success_rate(oracle, truth, *test_data, asker=asker)
+    except KeyboardInterrupt:
+        status = "interrupted"
+        seconds.setdefault("total", time.perf_counter() - began)
+    found = confirmation is not None and confirmation >= question.success - 1e-9
+    # In process this second look at the search's own probes is free.
+    hits = asker.labels(stamp(trigger, search_probes)) == question.target
+    return Recovery(
+        trigger=jax.tree.map(np.asarray, trigger),
+        found=found,
+        status=status,
+        particles=jax.tree.map(np.asarray, particles),
+        scores=np.asarray(scores),
+        true_trigger=truth,
+        probes=np.asarray(search_probes),
+        inclusion=(np.asarray(trigger.mask)[..., 0] > 0 if inclusion is None else inclusion).astype(
+            np.float32
+        ),
+        levels=levels,
+        fields={
+            "target": question.target,
+            "target_name": oracle.class_names[question.target],
+            "access": oracle.access,
+            "success": question.success,
+            "budget": ledger.budget,
+            "queries": ledger.spent,
+            "queries_by_stage": stages | {"confirmation": ledger.spent - before},
+            "seconds": seconds,
+            "probe_success_rate": float(jnp.mean(hits)),
+            "confirmation_success_rate": confirmation,
+            "test_success_rate": test_rate,
+            "trigger_pixels": int(trigger.pixels),
+            "truth": compare(trigger, truth, truth_rate) if truth else None,
+            "seed": question.seed,
+            "probes": question.probes,
+            "model": oracle.name,
+            "versions": versions(),
+            "device": device_name(),
+            **fields,
+        },
+    )
+
+
+def _levels(state: SplittingState) -> list[dict[str, Any]]:
+    history = jax.tree.map(np.asarray, state.history)
+    return [
+        {
+            "level": _finite(history.level[i]),
+            "survival": _finite(history.survival[i]),
+            "log10_prob": _log10(history.log_prob[i]),
+            "acceptance": _finite(history.acceptance[i]),
+            "best_score": _finite(history.best_score[i]),
+            "unique_ancestors": int(history.unique_ancestors[i]),
+            "queries": count(history.num_queries[i]),
+        }
+        for i in range(int(state.index))
+    ]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _log10(value: Any) -> float | None:
+    return _finite(float(value) / math.log(10))
+
+
+def _interval(state: SplittingState, result: SplittingResult) -> list[float | None] | None:
+    """The 95 % interval, decimal. None as its low end: an upper bound. None in all: no estimate.
+
+    Where the event was not reached, a population that has shrunk to a few families says little
+    about the levels it went through since: the bound is then that of the last level with
+    MIN_ANCESTORS families.
+    """
+    low, high = log_prob_interval(result)
+    if math.isnan(float(high)):
+        return None
+    if bool(result.reached):
+        return [_log10(low), _log10(high)]
+    families = np.asarray(state.history.unique_ancestors)[: int(state.index)]
+    if len(families) and families[-1] < MIN_ANCESTORS:
+        sound = int(np.sum(np.cumprod(families >= MIN_ANCESTORS)))
+        if sound == 0:
+            return [None, 0.0]
+        last = jax.tree.map(lambda rows: rows[sound - 1], state.history)
+        high = jnp.minimum(last.log_prob + 1.645 * last.log_prob_std, 0.0)
+    return [None, _log10(high)]

@@ -1,0 +1,179 @@
+"""The compiled search of a recovery: levels up to the event, and beyond it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.compilation import compiler_options
+from restore_jax.oracles import Ledger
+from restore_jax.recovery.question import Question
+from restore_jax.recovery.types import Progress, Settings
+from restore_jax.scoring import make_scorer, needed, threshold
+from restore_jax.spaces import TriggerSpace
+from restore_jax.splitting import (
+    SplittingAlgorithm,
+    SplittingState,
+    Status,
+    count,
+    importance_splitting,
+)
+
+Array = jax.Array
+OnProgress = Callable[[Progress], None] | None
+
+
+class Searcher(NamedTuple):
+    """A search as compiled programs.
+
+    Attributes:
+      algorithm: the sampler; ``init(key, args)`` and ``advance(state, args)``, one level, are
+        its functions compiled.
+      args: what the score reads.
+      goal: where the event begins.
+      seconds: what compiling took.
+    """
+
+    algorithm: SplittingAlgorithm
+    init: Any
+    advance: Any
+    args: dict[str, Any]
+    goal: float
+    seconds: float
+
+
+def compile_search(
+    question: Question,
+    space: TriggerSpace,
+    settings: Settings,
+    probes: Array,
+    guides: Array | None,
+    *,
+    stop: str,
+    max_queries: int,
+    key: Array,
+) -> Searcher:
+    """Compiles a search.
+
+    Args:
+      question: what is asked.
+      space: where is searched.
+      settings: how.
+      probes: f32[m, H, W, C].
+      guides: f32[g, H, W, C], or None.
+      stop: "estimate" or "first_hit".
+      max_queries: images that the search may send.
+      key: as it will be run with.
+    """
+    oracle, m = question.oracle, probes.shape[0]
+    g = 0 if guides is None else guides.shape[0]
+    goal = threshold(oracle, question.success, m, g)
+    algorithm = importance_splitting(
+        make_scorer(oracle, space, question.success, m, num_guides=g),
+        space.search,
+        num_particles=settings.num_particles,
+        survival=settings.survival,
+        num_moves=settings.num_moves,
+        moving="all",
+        threshold=goal,
+        max_levels=settings.max_levels,
+        max_queries=max_queries,
+        stop=stop,
+    )
+    args = {
+        "weights": oracle.weights,
+        "probes": probes if guides is None else jnp.concatenate([guides, probes]),
+        "target": jnp.int32(question.target),
+        "fade": jnp.float32(0.0),
+    }
+    begun, options = time.perf_counter(), compiler_options()
+    init = jax.jit(algorithm.init).lower(key, args).compile(options)
+    like = jax.eval_shape(algorithm.init, key, args)
+    advance = jax.jit(algorithm.advance, static_argnums=2).lower(like, args, 1).compile(options)
+    return Searcher(algorithm, init, advance, args, goal, time.perf_counter() - begun)
+
+
+def search(
+    searcher: Searcher, state: SplittingState, ledger: Ledger, on_progress: OnProgress
+) -> tuple[SplittingState, bool]:
+    """Goes on to the event, or to the end of what may be spent.
+
+    Returns:
+      The last state, and whether Ctrl-C ended it.
+    """
+    try:
+        while int(state.status) == Status.RUNNING:
+            state = jax.block_until_ready(searcher.advance(state, searcher.args))
+            if on_progress is not None and int(state.index) > 0:
+                on_progress(_progress(state, searcher.goal, ledger))
+    except KeyboardInterrupt:
+        return state, True
+    return state, False
+
+
+def strengthen(
+    searcher: Searcher,
+    state: SplittingState,
+    hits: list[int],
+    margins: np.ndarray,
+    success: float,
+    settings: Settings,
+    ledger: Ledger,
+    on_progress: OnProgress,
+) -> tuple[SplittingState, bool]:
+    """Goes on from particles past the event to one that makes it happen faded, too.
+
+    The population becomes copies of those past the event, with their faded scores; the
+    compiled level runs on with the trigger's effect faded. What this says of probabilities is
+    nothing.
+
+    Args:
+      searcher, state: the search, at the event.
+      hits: the particles past it.
+      margins: f32[len(hits), m], theirs on the probes, faded.
+      success: share of probes that make the event.
+      settings: ``fade`` and ``refine_levels``.
+      ledger, on_progress: see `search`.
+
+    Returns:
+      The last state, its scores those of faded triggers, and whether Ctrl-C ended it.
+    """
+    n, m = state.scores.shape[0], margins.shape[1]
+    c = needed(success, m)
+    by_labels = searcher.goal > 0
+    scores = (margins >= 0).sum(-1) if by_labels else np.sort(margins, -1)[:, m - c]
+    places = np.resize(np.arange(len(hits)), n)
+    state = dataclasses.replace(
+        state,
+        particles=jax.tree.map(lambda leaf: leaf[np.asarray(hits)[places]], state.particles),
+        scores=jnp.asarray(scores[places], jnp.float32),
+        status=jnp.int32(Status.RUNNING),
+    )
+    args = searcher.args | {"fade": jnp.float32(settings.fade)}
+    try:
+        for _ in range(settings.refine_levels):
+            state = jax.block_until_ready(searcher.advance(state, args))
+            if on_progress is not None:
+                on_progress(_progress(state, searcher.goal, ledger))
+            if int(state.status) != Status.RUNNING or float(state.scores.max()) >= searcher.goal:
+                break
+    except KeyboardInterrupt:
+        return state, True
+    return state, False
+
+
+def _progress(state: SplittingState, goal: float, ledger: Ledger) -> Progress:
+    row = jax.tree.map(lambda a: np.asarray(a)[int(state.index) - 1], state.history)
+    return Progress(
+        level=int(state.index),
+        threshold=float(row.level),
+        goal=goal,
+        acceptance=float(row.acceptance),
+        queries=ledger.spent + count(state.num_queries),
+        budget=ledger.budget,
+        best=float(row.best_score),
+    )
