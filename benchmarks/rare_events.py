@@ -115,10 +115,15 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--only", default="", help="problems whose name holds this")
     parser.add_argument("--skip", default=None, help="leave out problems whose name holds this")
+    parser.add_argument("--add", action="store_true", help="keep the results of other problems")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     programs: dict[Any, Any] = {}
-    rows, by_moves = [], []
+    rows: list[dict[str, Any]] = []
+    by_moves: list[dict[str, Any]] = []
+    if args.add:
+        before = json.loads((args.out / "rare_events.json").read_text())
+        rows, by_moves = before["configurations"], before["moves"]
 
     def add(rows: list[Any], name: str, label: str, space: Any, options: dict[str, Any]) -> None:
         key = (problem.family or name, label)
@@ -139,6 +144,8 @@ def main() -> None:
         if args.only not in name or (args.skip is not None and args.skip in name):
             continue
         problem = problems.PROBLEMS[name]()
+        rows[:] = [row for row in rows if row["problem"] != name]
+        by_moves[:] = [row for row in by_moves if row["problem"] != name]
         for label, options in CONFIGURATIONS.items():
             # One particle at a time: thousands of levels, minutes where the event is rarest.
             slow = label == LAST_PARTICLE and (problem.log_prob < -25 or problem.prior.dim > 64)
@@ -147,6 +154,9 @@ def main() -> None:
         for label, proposals in MOVES.items() if name in FOR_MOVES else ():
             kernel = metropolis(proposals, adapt_weights=True)
             add(by_moves, name, label, SearchSpace(problem.space.sample, kernel), {})
+        if problem.family is None:  # a process can map only so many programs
+            programs.clear()
+            jax.clear_caches()
         # After every problem: what has been measured is there even if this is stopped.
         args.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"configurations": rows, "moves": by_moves}, indent=1)

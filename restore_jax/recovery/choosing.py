@@ -21,11 +21,13 @@ class Candidate(NamedTuple):
     """A trigger among the particles.
 
     Attributes:
-      place: its particle.
+      particle: the particle, without a leading axis.
+      score: its score.
       trigger: what it stands for.
     """
 
-    place: int
+    particle: Any
+    score: float
     trigger: Trigger
 
 
@@ -40,7 +42,7 @@ def candidates(
         particle = jax.tree.map(operator.itemgetter(place), particles)
         trigger = space.trigger(particle, jnp.int32(target))
         seen = np.concatenate([trigger.mask, trigger.mask * trigger.pattern], -1)
-        distinct.setdefault(seen.tobytes(), Candidate(place, trigger))
+        distinct.setdefault(seen.tobytes(), Candidate(particle, float(values[place]), trigger))
     return list(distinct.values())
 
 

@@ -35,14 +35,17 @@ from restore_jax.splitting import (
     SplittingState,
     Status,
     count,
+    counting,
     log_prob_interval,
 )
 
 Array = jax.Array
 MAX_PRUNING = 2_000
 """Images that pruning may send, if the budget has them."""
-MORE_DRAWS = 8
+MORE_DRAWS = 6
 """How often a search for a first hit draws again, if what it drew first works but just about."""
+LESS = 0.75
+"""Moves towards a trigger that works faded aim at this share of the fading."""
 MIN_ANCESTORS = 8
 """With fewer families left a population's last levels bound no probability."""
 
@@ -121,6 +124,7 @@ def recover(
     stages = {"screening": ledger.spent}
     key = jax.random.key(seed)
     how = (question, trigger_space, settings, search_probes)
+    since = ledger.spent
     searcher = compile_search(*how, None, stop=stop, max_queries=ledger.left - reserve, key=key)
     compile_seconds, begun = searcher.seconds, time.perf_counter()
     state = jax.block_until_ready(searcher.init(key, searcher.args))
@@ -131,7 +135,7 @@ def recover(
         found_guides = guides(search_probes, settings.num_guides, most, question)
         if found_guides is not None:
             ledger.charge(count(state.num_queries))
-            left = ledger.left - reserve
+            left, since = ledger.left - reserve, ledger.spent
             guided = compile_search(*how, found_guides, stop=stop, max_queries=left, key=key)
             compile_seconds += guided.seconds
             begun += guided.seconds
@@ -146,7 +150,7 @@ def recover(
     before, latest = ledger.spent, state
     some = (trigger_space, question.target, searcher.goal)
     found = candidates(state.particles, state.scores, *some)
-    past = [c for c in found if float(state.scores[c.place]) >= searcher.goal][:MAX_CANDIDATES]
+    past = [c for c in found if c.score >= searcher.goal][:MAX_CANDIDATES]
     chosen, faded_rate = found[0], None
     if past and not interrupted:
         margins = leads([c.trigger for c in past], search_probes, settings.fade, question)
@@ -161,21 +165,18 @@ def recover(
             )
             ledger.charge(count(more.num_queries))
             fresh = candidates(more.particles, more.scores, *some)
-            fresh = [c for c in fresh if float(more.scores[c.place]) >= searcher.goal]
+            fresh = [c for c in fresh if c.score >= searcher.goal][: MAX_CANDIDATES - len(past)]
             if fresh:
-                fresh = fresh[: MAX_CANDIDATES - len(past)]
                 led = leads([c.trigger for c in fresh], search_probes, settings.fade, question)
                 past, margins = [*past, *fresh], np.concatenate([margins, led])
             if len(past) == MAX_CANDIDATES:
                 break
         chosen = smallest(past, margins)
         faded_rate = float((margins >= 0).mean(-1).max())
-        if not robust(margins, success) and again == 0 and ledger.left - reserve > 0:
-            latest, interrupted, better = _strengthened(
-                searcher, state, past, margins, settings, question, on_progress, some
+        if not robust(margins, success) and ledger.left - reserve > 0:
+            latest, interrupted, chosen = _strengthened(
+                searcher, state, past, settings, question, on_progress, some, since
             )
-            if better is not None:
-                chosen, faded_rate = better, success
     stages["choice"] = ledger.spent - before
     before = ledger.spent
     trigger_chosen = chosen.trigger
@@ -248,22 +249,32 @@ def _strengthened(
     searcher: Any,
     state: SplittingState,
     past: list[Candidate],
-    margins: np.ndarray,
     settings: Settings,
     question: Question,
     on_progress: OnProgress,
     some: Any,
-) -> tuple[SplittingState, bool, Candidate | None]:
-    """`search.strengthen`, booked, and the smallest trigger that now works faded, if any."""
-    before = count(state.num_queries)
-    hits = [candidate.place for candidate in past]
+    since: int,
+) -> tuple[SplittingState, bool, Candidate]:
+    """`search.strengthen`, booked, and the smallest trigger that now works, or the closest."""
+    fade = LESS * settings.fade
+    probes = searcher.args["probes"][-settings.num_probes :]
+    margins = leads([candidate.trigger for candidate in past], probes, fade, question)
+    # What was sent besides the search counts against its budget, too.
+    before = question.ledger.spent - since
+    state = dataclasses.replace(state, num_queries=counting.halves(before))
     latest, interrupted = strengthen(
-        searcher, state, hits, margins, question.success, settings, question.ledger, on_progress
+        searcher,
+        state,
+        [candidate.particle for candidate in past],
+        margins,
+        question.success,
+        fade,
+        settings.refine_levels,
+        question.ledger,
+        on_progress,
     )
     question.ledger.charge(count(latest.num_queries) - before)
     stronger = candidates(latest.particles, latest.scores, *some)
-    if float(latest.scores[stronger[0].place]) < searcher.goal:
-        return latest, interrupted, None
     return latest, interrupted, min(stronger, key=lambda c: int(c.trigger.pixels))
 
 

@@ -118,14 +118,15 @@ def search(
 def strengthen(
     searcher: Searcher,
     state: SplittingState,
-    hits: list[int],
+    hits: list[Any],
     margins: np.ndarray,
     success: float,
-    settings: Settings,
+    fade: float,
+    levels: int,
     ledger: Ledger,
     on_progress: OnProgress,
 ) -> tuple[SplittingState, bool]:
-    """Goes on from particles past the event to one that makes it happen faded, too.
+    """Goes on from particles past the event to one that makes it happen faded by ``fade``, too.
 
     The population becomes copies of those past the event, with their faded scores; the
     compiled level runs on with the trigger's effect faded. What this says of probabilities is
@@ -133,10 +134,11 @@ def strengthen(
 
     Args:
       searcher, state: the search, at the event.
-      hits: the particles past it.
+      hits: particles past it, without a leading axis.
       margins: f32[len(hits), m], theirs on the probes, faded.
       success: share of probes that make the event.
-      settings: ``fade`` and ``refine_levels``.
+      fade: see `scoring.faded`.
+      levels: at most.
       ledger, on_progress: see `search`.
 
     Returns:
@@ -149,13 +151,13 @@ def strengthen(
     places = np.resize(np.arange(len(hits)), n)
     state = dataclasses.replace(
         state,
-        particles=jax.tree.map(lambda leaf: leaf[np.asarray(hits)[places]], state.particles),
+        particles=jax.tree.map(lambda *leaves: jnp.stack(leaves)[places], *hits),
         scores=jnp.asarray(scores[places], jnp.float32),
         status=jnp.int32(Status.RUNNING),
     )
-    args = searcher.args | {"fade": jnp.float32(settings.fade)}
+    args = searcher.args | {"fade": jnp.float32(fade)}
     try:
-        for _ in range(settings.refine_levels):
+        for _ in range(levels):
             state = jax.block_until_ready(searcher.advance(state, args))
             if on_progress is not None:
                 on_progress(_progress(state, searcher.goal, ledger))

@@ -24,8 +24,8 @@ class Settings:
         the event happen are told apart, and pixels that matter from those that do not.
         Synthetic probes are easier to lead than photographs; what leads them faded, too, also
         leads those.
-      refine_levels: if no candidate makes the event happen faded, how many levels go on
-        towards one that does.
+      refine_levels: if no candidate makes the event happen faded, how many levels at most go on
+        towards one that does it three quarters as faded.
       num_guides: with labels, where none of the first particles leads any probe: how many
         images just short of the model's boundary show how close a trigger comes.
       options: what the space takes.
@@ -37,7 +37,7 @@ class Settings:
     num_moves: int = 3
     max_levels: int = 60
     fade: float = 0.4
-    refine_levels: int = 4
+    refine_levels: int = 10
     num_guides: int = 16
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
