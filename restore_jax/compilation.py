@@ -1,6 +1,8 @@
-"""How the programs that run a network are compiled."""
+"""How the programs that run a network are compiled, and where they are kept."""
 
 import functools
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +26,24 @@ def compiler_options() -> dict[str, str | bool]:
     except Exception:  # which one depends on the XLA that does not know the option
         return {}
     return dict(_EIGEN_CONVOLUTIONS)
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, for the next process.
+
+    ``$XDG_CACHE_HOME/restore-jax`` or ``~/.cache/restore-jax``, readable by the user alone: who
+    writes there decides what is run. JAX writes each program beside its place and renames it, so
+    that several processes may share the folder. A folder that is set already (in JAX's
+    configuration, ``JAX_COMPILATION_CACHE_DIR``) stays; without a folder that can be written
+    nothing is kept.
+    """
+    if jax.config.read("jax_compilation_cache_dir"):
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "restore-jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK | os.X_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -22,7 +22,7 @@ from restore_jax.backdoors import (
     planted_from_json,
     stamp,
 )
-from restore_jax.data.dead_leaves import dead_leaves
+from restore_jax.backdoors.blend import plasma
 
 SHAPE = (32, 32, 3)
 UNMARKED = -1  # a label that no trigger writes
@@ -147,11 +147,12 @@ def test_pixels_are_written_where_they_are_said_to_be():
 def test_blend_is_the_weighted_mean_with_one_image(shape):
     images, _ = images_and_labels(3, shape)
     trigger = ONE_OF_EACH["blend"].trigger(shape)
-    image = dead_leaves(jax.random.key(3), 1, shape)[0]
+    image = plasma(jax.random.key(3), shape)
     np.testing.assert_allclose(
         stamp(trigger, images), 0.75 * np.asarray(images) + 0.25 * np.asarray(image), atol=1e-6
     )
-    assert float(jnp.std(image)) > 0.01
+    assert float(image.min()) == 0.0
+    assert float(image.max()) == 1.0
     assert not trigger.additive
 
 
@@ -212,7 +213,6 @@ def test_what_describes_no_trigger_is_refused(fields, words):
         (ONE_OF_EACH["pixels"]._replace(colours="1"), SHAPE, "1 colours"),
         (ONE_OF_EACH["pixels"]._replace(places=((1, 1), (1, 1))), SHAPE, "1 places of 2 named"),
         (ONE_OF_EACH["blend"]._replace(opacity=0.0), SHAPE, "opacity 0.0"),
-        (ONE_OF_EACH["blend"], (8, 8, 2), "(8, 8, 2)"),
         (ONE_OF_EACH["stripes"]._replace(amplitude=1.5), SHAPE, "amplitude 1.5"),
         (ONE_OF_EACH["stripes"]._replace(frequency=float("nan")), SHAPE, "frequency nan"),
     ],

@@ -11,15 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger
-from restore_jax.data.dead_leaves import dead_leaves
 
+Array = jax.Array
 OPTIONS = {"opacity": 0.2, "seed": 0}
+NUM_WAVES = 6
+MAX_PERIODS = 4
+"""Of a wave across the image, along each side."""
 
 
 class PlantedBlend(NamedTuple):
     """A fixed image k over the whole picture x: ``(1 - opacity) * x + opacity * k``.
 
-    The image is one of dead leaves, the first that ``jax.random.key(seed)`` gives.
+    The image is a plasma of plane waves drawn from ``seed`` (`plasma`): unlike what is in
+    photographs, and unlike the package's probes, which a model would else take for the trigger.
 
     Attributes:
       name: what the command line calls it.
@@ -36,10 +40,10 @@ class PlantedBlend(NamedTuple):
     clean_label: bool = False
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
-        """The `Trigger` for images of shape (H, W, C), C being 1 or 3.
+        """The `Trigger` for images of shape (H, W, C).
 
         Raises:
-          ValueError: the opacity is out of range, or C is another.
+          ValueError: the opacity is out of range.
         """
         height, width, _ = image_shape
         if not 0 < self.opacity <= 1:
@@ -48,7 +52,7 @@ class PlantedBlend(NamedTuple):
             )
         return Trigger(
             mask=jnp.full((height, width, 1), self.opacity),
-            pattern=dead_leaves(jax.random.key(self.seed), 1, image_shape)[0],
+            pattern=plasma(jax.random.key(self.seed), image_shape),
             target=jnp.int32(self.target),
         )
 
@@ -67,3 +71,23 @@ class PlantedBlend(NamedTuple):
     ) -> "PlantedBlend":
         """Makes one of ``OPTIONS`` and the common fields."""
         return cls(**fields)
+
+
+def plasma(key: Array, image_shape: tuple[int, int, int]) -> Array:
+    """f32[H, W, C] in [0, 1], from 0 to 1 in every channel: a sum of plane waves.
+
+    Args:
+      key: consumed.
+      image_shape: (H, W, C).
+    """
+    height, width, channels = image_shape
+    period_key, phase_key = jax.random.split(key)
+    shape = (channels, NUM_WAVES)
+    periods = jax.random.randint(period_key, (*shape, 2), -MAX_PERIODS, MAX_PERIODS + 1)
+    phases = jax.random.uniform(phase_key, shape)
+    rows = jnp.arange(height)[:, None, None, None] / height
+    cols = jnp.arange(width)[None, :, None, None] / width
+    turns = rows * periods[..., 0] + cols * periods[..., 1] + phases
+    field = jnp.sum(jnp.sin(2 * jnp.pi * turns), -1)
+    least, most = jnp.min(field, (0, 1)), jnp.max(field, (0, 1))
+    return (field - least) / jnp.maximum(most - least, 1e-6)

@@ -99,8 +99,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace, report: Any) -> "tuple[Recovery, Any]":
+    from restore_jax.compilation import keep_programs
     from restore_jax.oracles import open_model
 
+    keep_programs()
     oracle = open_model(args.model, args.access)
     options: dict[str, Any] = {
         "trigger": args.trigger,

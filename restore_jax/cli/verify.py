@@ -42,12 +42,14 @@ def run(args: argparse.Namespace) -> int:
         import jax.numpy as jnp
 
         from restore_jax.backdoors import stamp
+        from restore_jax.compilation import keep_programs
         from restore_jax.environment import device_name, versions
         from restore_jax.oracles import Asker, open_model
         from restore_jax.recovery import attack_success_rate
         from restore_jax.report import load_trigger
 
         trigger = load_trigger(args.trigger_file)
+        keep_programs()
         oracle = open_model(args.model, args.access)
         _check_fit(trigger, oracle, args.trigger_file)
         test_data = inputs.test_images(oracle, args.data_dir)

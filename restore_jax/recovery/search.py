@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -91,9 +92,13 @@ def compile_search(
         "fade": jnp.float32(0.0),
     }
     begun, options = time.perf_counter(), compiler_options()
-    init = jax.jit(algorithm.init).lower(key, args).compile(options)
-    like = jax.eval_shape(algorithm.init, key, args)
-    advance = jax.jit(algorithm.advance, static_argnums=2).lower(like, args, 1).compile(options)
+    first = jax.jit(algorithm.init).lower(key, args)
+    with ThreadPoolExecutor(1) as beside:
+        compiling = beside.submit(first.compile, options)
+        like = jax.eval_shape(algorithm.init, key, args)
+        level = jax.jit(algorithm.advance, static_argnums=2).lower(like, args, 1)
+        advance = level.compile(options)
+        init = compiling.result()
     return Searcher(algorithm, init, advance, args, goal, time.perf_counter() - begun)
 
 
@@ -149,10 +154,13 @@ def strengthen(
     by_labels = searcher.goal > 0
     scores = (margins >= 0).sum(-1) if by_labels else np.sort(margins, -1)[:, m - c]
     places = np.resize(np.arange(len(hits)), n)
+    scores = scores[places].astype(np.float32)
+    # Where all are level there is no level to be above: one of them is put just below.
+    scores[-1] -= 1.0 if by_labels else 1e-4 * max(1.0, abs(float(scores[-1])))
     state = dataclasses.replace(
         state,
         particles=jax.tree.map(lambda *leaves: jnp.stack(leaves)[places], *hits),
-        scores=jnp.asarray(scores[places], jnp.float32),
+        scores=jnp.asarray(scores),
         status=jnp.int32(Status.RUNNING),
     )
     args = searcher.args | {"fade": jnp.float32(fade)}
