@@ -37,7 +37,7 @@ def keep_programs() -> None:
     configuration, ``JAX_COMPILATION_CACHE_DIR``) stays; without a folder that can be written
     nothing is kept.
     """
-    if jax.config.read("jax_compilation_cache_dir"):
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "restore-jax"
     try:

@@ -10,7 +10,7 @@ SCRIPT = """
 import jax
 from restore_jax.compilation import keep_programs
 keep_programs()
-print(jax.config.read("jax_compilation_cache_dir"))
+print(jax.config.jax_compilation_cache_dir)
 """
 
 
