@@ -36,7 +36,7 @@ class Settings:
     survival: float = 0.25
     num_moves: int = 3
     max_levels: int = 60
-    fade: float = 0.4
+    fade: float = 0.5
     refine_levels: int = 10
     num_guides: int = 16
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -44,6 +44,8 @@ class Settings:
 
 FIRST_HIT_PARTICLES = 48
 """With ``stop="first_hit"`` fewer particles will do: there is no probability to estimate."""
+FIRST_HIT_FADE = 0.4
+"""Among the many candidates of a whole population some work more faded than among a few draws."""
 DEFAULTS = {
     "patch": Settings(),
     "stripes": Settings(),
@@ -70,7 +72,7 @@ def settings_for(space: str, stop: str) -> Settings:
     settings = DEFAULTS[space]
     if stop == "first_hit":
         few = min(settings.num_particles, FIRST_HIT_PARTICLES)
-        settings = dataclasses.replace(settings, num_particles=few)
+        settings = dataclasses.replace(settings, num_particles=few, fade=FIRST_HIT_FADE)
     return settings
 
 
