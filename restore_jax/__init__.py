@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from restore_jax.models import make_network as make_network
     from restore_jax.oracles import Oracle as Oracle
     from restore_jax.oracles import open_model as open_model
+    from restore_jax.purification import purifier as purifier
     from restore_jax.recovery import Inconclusive as Inconclusive
     from restore_jax.recovery import Recovery as Recovery
     from restore_jax.recovery import Settings as Settings
@@ -52,6 +53,7 @@ _ROOMS = {
     "restore_jax.data.probes": ("open_probes",),
     "restore_jax.models": ("make_network",),
     "restore_jax.oracles": ("Oracle", "open_model"),
+    "restore_jax.purification": ("purifier",),
     "restore_jax.recovery": (
         "Inconclusive",
         "Recovery",

@@ -82,6 +82,8 @@ def open_probes(
     key_or_seed: Array | int,
     image_shape: ImageShape,
     data_dir: str | os.PathLike[str] | None = None,
+    *,
+    in_order: bool = False,
 ) -> ProbeSource:
     """Opens a source of probe images.
 
@@ -102,6 +104,7 @@ def open_probes(
         or the order in which files are taken (a random permutation).
       image_shape: (H, W, C) of the model, C being 1 (grey) or 3 (RGB).
       data_dir: the TFDS folder, for "cifar10".
+      in_order: take files, and the images of an array, as they lie, folders by name.
 
     Raises:
       DataError: there is no such thing, it holds no images, or an array has the wrong
@@ -112,6 +115,7 @@ def open_probes(
     height, width, channels = image_shape
     image_shape = (height, width, channels)
     key = jax.random.fold_in(_as_key(key_or_seed), _STREAM)
+    order = None if in_order else key
     if spec == "dead_leaves":
         return _drawn("dead_leaves", image_shape, lambda n, i: dead_leaves(key, n, image_shape, i))
     if spec == "shapes":
@@ -122,16 +126,16 @@ def open_probes(
 
         images, _ = cifar10.load("test", None if data_dir is None else os.fspath(data_dir))
         read = functools.partial(_fit_array, images, image_shape=image_shape)
-        return _shuffled("The CIFAR-10 test split", image_shape, len(images), read, key)
+        return _finite("The CIFAR-10 test split", image_shape, len(images), read, order)
 
     path = Path(spec).expanduser()
     if path.is_dir():
         files = _image_files(path)
         read = functools.partial(_read_image, files, image_shape=image_shape)
-        return _shuffled(f"The folder {path}", image_shape, len(files), read, key)
+        return _finite(f"The folder {path}", image_shape, len(files), read, order)
     if path.suffix.lower() in (".npz", ".npy") and path.is_file():
         array = _read_array(path, image_shape)
-        return _shuffled(f"{path}", image_shape, len(array), functools.partial(_take, array), key)
+        return _finite(f"{path}", image_shape, len(array), functools.partial(_take, array), order)
     if path.exists():
         raise DataError(f"Probes must be a folder of images, an .npz or an .npy file, not {path}.")
     raise DataError(
@@ -182,16 +186,18 @@ def _drawn(name: str, image_shape: ImageShape, draw: Callable[[int, int], Array]
     return ProbeSource(name, image_shape, None, read)
 
 
-def _shuffled(
+def _finite(
     name: str,
     image_shape: ImageShape,
     available: int,
     read_one: Callable[[int], np.ndarray],
-    key: Array,
+    key: Array | None,
 ) -> ProbeSource:
-    """A finite source in an order drawn with the key; images are read when drawn."""
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    order = np.random.default_rng(seed.tolist()).permutation(available)
+    """A finite source in an order drawn with the key, if any; images are read when drawn."""
+    order = np.arange(available)
+    if key is not None:
+        seed = np.asarray(jax.random.key_data(key)).ravel()
+        order = np.random.default_rng(seed.tolist()).permutation(available)
 
     def read(start: int, count: int) -> np.ndarray:
         return np.stack([read_one(int(index)) for index in order[start : start + count]])

@@ -1,0 +1,141 @@
+"""``purify``: a model's answers on images, free of the triggers recovered from it."""
+
+import argparse
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from restore_jax.cli import exits, inputs
+from restore_jax.cli.progress import progress
+
+# JAX takes seconds to import: that is left until a person has seen a sign of life.
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA_VERSION = 1
+CHUNK = 1_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    add = parser.add_argument
+    add("--recovery", required=True, nargs="+", metavar="DIR",
+        help="folders that recover wrote, at most one for each class")  # fmt: skip
+    add("--images", required=True, metavar="SPEC",
+        help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
+             "images in --data-dir")  # fmt: skip
+    inputs.add_arguments(parser, "runs/purify/")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    inputs.check(args, "runs")
+    began = time.perf_counter()
+    with progress("purify", Console(stderr=True, highlight=False), "images") as report:
+        report(0, 0, "loading JAX and the model")
+        import numpy as np
+
+        from restore_jax.compilation import keep_programs
+        from restore_jax.data.probes import open_probes
+        from restore_jax.environment import device_name, versions
+        from restore_jax.oracles import open_model
+        from restore_jax.purification import Defended, defences
+        from restore_jax.report import load_recovery, write_files
+
+        recoveries = [load_recovery(folder) for folder in args.recovery]
+        keep_programs()
+        oracle = open_model(args.model, args.access)
+        for folder, recovery in zip(args.recovery, recoveries, strict=True):
+            if tuple(recovery.trigger.pattern.shape) != oracle.image_shape:
+                raise exits.UsageError(
+                    f"the trigger in {folder} is for images of shape "
+                    f"{tuple(recovery.trigger.pattern.shape)}, but {oracle.name} takes "
+                    f"{oracle.image_shape}."
+                )
+        source = open_probes(
+            args.images, args.seed, oracle.image_shape, args.data_dir, in_order=True
+        )
+        if source.available is None:
+            raise exits.UsageError(
+                f"--images {args.images} has no end: name a folder, a file, or cifar10."
+            )
+        defended = Defended(
+            oracle, defences(oracle, recoveries, probes=args.probes, seed=args.seed)
+        )
+        before: list[np.ndarray] = []
+        after: list[np.ndarray] = []
+        flags: list[np.ndarray] = []
+        for first in range(0, source.available, CHUNK):
+            images = np.asarray(source.draw(first, min(CHUNK, source.available - first)))
+            outputs, flagged, plain = defended(images)
+            before.append(_labels(oracle.access, plain))
+            after.append(_labels(oracle.access, outputs))
+            flags.append(flagged)
+            done = first + len(images)
+            report(done, source.available, f"{sum(map(sum, flags)):,} flagged", line=False)
+        said, stands, flag = map(np.concatenate, (before, after, flags))
+        names = oracle.class_names
+        result: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "recoveries": args.recovery,
+            "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
+            "images": args.images,
+            "num_images": len(flag),
+            "flagged": int(flag.sum()),
+            "flagged_by_class": {
+                names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
+            },
+            "queries": defended.queries,
+            "queries_per_image": defended.queries / len(flag),
+            "seconds": time.perf_counter() - began,
+            "model": oracle.name,
+            "access": oracle.access,
+            "seed": args.seed,
+            "versions": versions(),
+            "device": device_name(),
+        }
+        folder = Path(args.out) if args.out else exits.out_folder(None, "purify", overwrite=False)
+        files = {
+            "purification.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
+            "predictions.csv": _table(names, said, stands, flag).encode(),
+        }
+        try:
+            exits.make_folder(folder, args.overwrite)
+            write_files(folder, files)
+        except OSError as error:
+            raise exits.UsageError(
+                f"the result cannot be written to {folder} ({error.strerror})."
+            ) from error
+    if args.json:
+        exits.print_json(result | {"out": str(folder)})
+        return exits.DONE
+    print(f"{result['flagged']:,} of {result['num_images']:,} images carry a trigger")
+    for name, number in result["flagged_by_class"].items():
+        if number:
+            print(f"  {name:<16}{number:>7,} that the model gave this class")
+    print(f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image")
+    print(f"  files           {folder}/: {', '.join(files)}")
+    return exits.DONE
+
+
+def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":
+    return outputs if access == "labels" else outputs.argmax(-1)
+
+
+def _table(
+    names: tuple[str, ...], said: "np.ndarray", stands: "np.ndarray", flag: "np.ndarray"
+) -> str:
+    """One line per image, numbered in order (of names, in a folder): its number, what the model
+    said, what stands, and whether it is flagged."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "model", "purified", "flagged"])
+    for index in range(len(flag)):
+        row = [index, names[said[index]], names[stands[index]], int(flag[index])]
+        writer.writerow(row)
+    return text.getvalue()
