@@ -31,7 +31,7 @@ from restore_jax.recovery import Recovery
 Array = jax.Array
 SIDE = 3
 """Of a window against a rectangle, of which there are as many as it takes to cover what was
-recovered. A planted 3x3 patch is what stands out most in 99.6 % of images; every window more that is
+recovered. A planted 3x3 patch stands out most in 99.6 % of images; every window more that is
 painted over costs a point of accuracy."""
 NUM_PIXELS = 16
 """Windows of one pixel, against scattered pixels."""
