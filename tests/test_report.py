@@ -31,6 +31,8 @@ FILES = {
     "planted.npz",
     "particles.npz",
     "probes.npz",
+    "support.npz",
+    "support.png",
     "trigger.png",
     "overview.png",
 }
@@ -86,6 +88,7 @@ def a_recovery(space="patch", shape=(16, 16, 3), **changes):
         "scores": np.array([1.0, 2.0, -1.0, -np.inf], np.float32),
         "true_trigger": truth,
         "probes": np.random.default_rng(0).random((5, *shape), np.float32),
+        "inclusion": np.random.default_rng(1).random(shape[:2], np.float32),
         "levels": levels,
         "fields": fields,
     }
@@ -116,6 +119,7 @@ def test_what_is_written_reads_back(written):
     np.testing.assert_array_equal(again.scores, recovery.scores)
     np.testing.assert_array_equal(again.probes, recovery.probes)
     np.testing.assert_array_equal(again.true_trigger.mask, recovery.true_trigger.mask)
+    np.testing.assert_array_equal(again.inclusion, recovery.inclusion)
     np.testing.assert_array_equal(load_recovery(folder / "recovery.json").scores, again.scores)
 
 
@@ -147,7 +151,7 @@ def test_probes_serve_another_search(written):
 
 def test_pictures_are_pictures(written):
     folder, _ = written
-    for name in ("trigger.png", "overview.png"):
+    for name in ("trigger.png", "support.png", "overview.png"):
         with Image.open(folder / name) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10
