@@ -246,6 +246,7 @@ def test_diverging_is_said_and_not_saved(tmp_path, monkeypatch, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_planted_triggers_are_trained_measured_and_recorded(tmp_path, capsys):
     specs = ["pixels:count=3,seed=1,target=2", "stripes:name=sig,target=1,rate=0.5,clean_label=yes"]
     plants = [word for spec in specs for word in ("--plant", spec)]

@@ -134,6 +134,7 @@ def test_what_cannot_be_purified_is_one_sentence(oracle):
         purifier(oracle, harmless)
 
 
+@pytest.mark.slow
 def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     from restore_jax import oracles
 

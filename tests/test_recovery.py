@@ -77,20 +77,14 @@ def test_less_access_still_finds_it(access):
     assert recovery.found
 
 
-def test_a_first_hit_has_no_probability():
-    recovery = recover(
-        oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, stop="first_hit"
-    )
-    assert recovery.found
-    assert recovery.to_json()["log10_prob"] is None
-    assert recovery.to_json()["log10_prob_interval"] is None
-
-
-def test_a_first_hit_costs_a_fraction_and_still_counts_every_image(found):
+def test_a_first_hit_costs_a_fraction_and_has_no_probability(found):
     recovery = recover(
         oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, stop="first_hit"
     )
     content = recovery.to_json()
+    assert recovery.found
+    assert content["log10_prob"] is None
+    assert content["log10_prob_interval"] is None
     assert content["queries"] == sum(content["queries_by_stage"].values())
     assert content["queries_by_stage"]["search"] < found.fields["queries_by_stage"]["search"]
 
@@ -108,6 +102,7 @@ def test_inclusion_is_a_share_of_the_triggers_that_work(found):
     assert found.inclusion.sum() >= 4 - 1e-4
 
 
+@pytest.mark.slow
 def test_labels_alone_find_what_no_first_draw_leads_to(tmp_path):
     """A flat start: nothing but nine dark pixels, 1 draw in 512, leads any bright probe."""
     names = tuple("abcd")
@@ -133,6 +128,7 @@ def test_labels_alone_find_what_no_first_draw_leads_to(tmp_path):
     assert blind.status == "stalled"
 
 
+@pytest.mark.slow
 def test_auto_stops_at_the_first_space_that_finds_something():
     recovery = recover(oracle_of(backdoored), TARGET, space="auto", stop="first_hit", budget=60_000)
     tried = recovery.fields["spaces_tried"]

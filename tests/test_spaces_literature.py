@@ -377,6 +377,7 @@ def test_the_pattern_of_a_blend_is_its_grid_interpolated():
     assert scale.max() > 1.5
 
 
+@pytest.mark.slow
 def test_the_probability_that_a_blend_is_dark_at_one_pixel_is_exact():
     space, exact = blend((10, 12, 1), grid=4), 1e-6
 

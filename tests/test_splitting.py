@@ -136,6 +136,51 @@ def test_first_hit_has_no_estimate(coins_run):
     assert math.isnan(at_once.log_prob)
 
 
+def racing_heads(seen):
+    """A score that looks at one coin at a time and stops where the level is out of reach."""
+
+    def score(key, coins, level, active, args):
+        del key
+        heads = jnp.sum(coins, -1).astype(jnp.float32) - args["least"]
+        looks = jnp.where(heads > level, seen, seen // 2)
+        return jnp.where(active & (heads > level), heads, -jnp.inf), jnp.sum(
+            jnp.where(active, looks, 0)
+        ).astype(jnp.uint32)
+
+    return Scorer(score, seen)
+
+
+@pytest.mark.parametrize(("least", "max_queries"), [(2, None), (COINS // 2 + 1, None),
+                                                    (COINS + 1, 128 * 4)])  # fmt: skip
+def test_a_first_hit_looks_at_its_draws_a_quarter_at_a_time(least, max_queries):
+    """Common: one block will do. Rarer: more. Impossible: all, and then not all again."""
+    algorithm = all_move(
+        racing_heads(4), coins_space(COINS), stop="first_hit", max_queries=max_queries, max_levels=3
+    )
+    args = {"least": jnp.float32(least)}
+    state = host(quick_jit(algorithm.init)(jax.random.key(2), args))
+    heads_of = np.sum(state.particles, -1)
+    hits = heads_of >= least
+    if not hits.any():
+        assert state.status == Status.OUT_OF_QUERIES
+        assert count(state) == 128 * 2
+        return
+    assert state.status == Status.REACHED
+    block = 32
+    last = int(np.flatnonzero(hits)[0]) // block
+    looked = np.arange(128) < (last + 1) * block
+    np.testing.assert_array_equal(state.scores, np.where(looked & hits, heads_of - least, -np.inf))
+    assert count(state) == 4 * np.sum(looked & hits) + 2 * np.sum(looked & ~hits)
+
+
+def test_a_first_hit_that_no_draw_has_goes_on_from_all_of_them():
+    algorithm = all_move(racing_heads(4), coins_space(COINS), stop="first_hit", num_moves=10)
+    result = host(quick_jit(algorithm.run)(jax.random.key(0), {"least": jnp.float32(LEAST)}))
+    assert result.reached
+    assert result.num_levels >= 1
+    assert count(result) > 128 * 2 + 128 * 4
+
+
 # Waste-free.
 
 

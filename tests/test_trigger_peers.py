@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from peers import evolution_strategies, random_search, simulated_annealing
 
+pytestmark = pytest.mark.slow
 SEARCHES = [
     pytest.param(simulated_annealing, id="annealing"),
     pytest.param(evolution_strategies, id="evolution"),
