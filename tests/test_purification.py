@@ -134,6 +134,19 @@ def test_what_cannot_be_purified_is_one_sentence(oracle):
         purifier(oracle, harmless)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--recovery", "nowhere", "--images", "x.npz"], "there is no recovery folder nowhere"),
+        (["--recovery", "nowhere", "--images", "x.npz", "--seed", "-1"], "--seed must be"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["purify", *words]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     from restore_jax import oracles
@@ -154,6 +167,9 @@ def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["flagged"] == 10
     assert result["num_images"] == 30
+    endless = [*words[:4], "--images", "dead_leaves", "--out", str(tmp_path / "other")]
+    assert main(endless) == 2
+    assert "has no end" in capsys.readouterr().err
     lines = (out / "predictions.csv").read_text().splitlines()
     assert lines[0] == "image,model,purified,flagged"
     assert [line.split(",")[3] for line in lines[1:]] == ["1"] * 10 + ["0"] * 20
