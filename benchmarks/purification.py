@@ -44,6 +44,9 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
         )
         for one in planted
     ]
+    if not all(recovery.found for recovery in recoveries):
+        print(f"{name}, seed {seed}: not every trigger was found")
+        return []
     spent = sum(recovery.fields["queries"] for recovery in recoveries)
     defended = Defended(oracle, defences(oracle, recoveries, seed=seed))
     triggers = [None, *(one.trigger(oracle.image_shape) for one in planted)]
@@ -86,7 +89,7 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
     return rows
 
 
-def write(out: Path, rows: list[dict[str, Any]]) -> None:
+def write(out: Path, rows: list[dict[str, Any]], missing: list[str]) -> None:
     """Writes the table and the rows."""
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     percent = lambda value: "" if value is None else f"{value:.2%}"  # noqa: E731
@@ -99,7 +102,8 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
         "With triggers recovered by first hits from synthetic probes, never the planted ones. "
         "Triggered inputs are the test images of other classes, stamped with the planted trigger. "
         "*Base rate*: how often the model gives clean images of other classes that class. "
-        "*Extra queries*: per image, besides the one that is purified.",
+        "*Extra queries*: per image, besides the one that is purified. Models are left out where a "
+        "planted trigger's class was not found: " + (", ".join(missing) or "none") + ".",
         "",
         "| model | seed | input | images | accuracy before | after | ASR before | after "
         "| base rate | flagged | extra queries |",
@@ -140,10 +144,13 @@ def main() -> None:
     zoo = sorted(path.name for path in ZOO.iterdir() if (path / "metadata").is_dir())
     names = [name for name in zoo if name != "clean"] if args.models is None else args.models
     rows: list[dict[str, Any]] = []
+    missing: list[str] = []
     for name, seed in [("shipped", s) for s in range(args.seeds)] + [(n, 0) for n in names]:
         if name == "shipped" or args.seeds:
-            rows += measure(name, seed, images, labels)
-            write(args.out, rows)
+            measured = measure(name, seed, images, labels)
+            rows += measured
+            missing += [] if measured else [name]
+            write(args.out, rows, missing)
 
 
 if __name__ == "__main__":

@@ -146,12 +146,15 @@ def defences(
 
 
 def _probe(asker: Asker, neutral: Array, trigger: Trigger) -> Array:
-    """Of the probes that the trigger leads, the one farthest from its class without it."""
+    """Of the probes that the trigger leads, the one closest to its class without it.
+
+    A transplant convicts only together with what painting over says, so that it may be easily led.
+    """
     if neutral.shape[0]:
         led = np.asarray(asker.margins(stamp(trigger, neutral), trigger.target)) >= 0
         before = np.asarray(asker.margins(neutral, trigger.target))
         if led.any():
-            return neutral[int(np.argmin(np.where(led, before, np.inf)))]
+            return neutral[int(np.argmax(np.where(led, before, -np.inf)))]
     raise Inconclusive(
         f"the trigger for class {int(trigger.target)} leads no probe of another class: give "
         "other probes, or recover it again."
