@@ -111,6 +111,7 @@ def test_the_model_alone_is_half_as_large_and_measured_as_it_is(finished, few_im
     assert size < 0.6 * whole
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys):
     folder = tmp_path / "on"
     few = ["--epochs", "1", "--learning-rate", "1e-6", "--adam-learning-rate", "1e-7"]

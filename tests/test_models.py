@@ -118,6 +118,7 @@ def test_bfloat16_inside_gives_float32_logits_close_by():
     assert 1e-5 < distance < 0.05, distance
 
 
+@pytest.mark.slow
 def test_training_mode_uses_the_batch_and_updates_the_running_statistics():
     network, params, stats = trained_like("resnet8", image_shape=(8, 8, 3))
     images = images_for(network, 16)

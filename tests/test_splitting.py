@@ -90,7 +90,11 @@ def coins_run(coins):
 
 
 @pytest.mark.parametrize(
-    ("level", "log10"), [pytest.param(5.612, -8, marks=pytest.mark.slow), (13.31, -40)]
+    ("level", "log10"),
+    [
+        pytest.param(5.612, -8, marks=pytest.mark.slow),
+        pytest.param(13.31, -40, marks=pytest.mark.slow),
+    ],
 )
 def test_linear_score_in_gaussian_space(linear_runs, level, log10):
     *_, run = linear_runs

@@ -38,6 +38,7 @@ def rows(run):
     return np.concatenate([np.asarray(piece) for piece in run["pieces"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["1", "2", "8"])
 def test_one_two_or_eight_devices_make_no_difference(alone, number):
     for problem in ("coins", "clones"):

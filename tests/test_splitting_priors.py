@@ -145,6 +145,7 @@ def test_the_defaults_are_unbiased_and_their_intervals_hold_the_truth(space, sco
     assert 0.7 < error / float(np.mean(result.log_prob_std)) < 1.4
 
 
+@pytest.mark.slow
 def test_marginals_through_an_isoprobabilistic_map():
     """The sum of three standard exponentials past 20 has a gamma tail."""
     space = mapped(standard_normal(3), lambda z: -norm.logcdf(-z))
