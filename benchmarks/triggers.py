@@ -210,6 +210,24 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def overall(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per method, over all models, triggers and seeds."""
+    lines = [
+        "| method | reached | median queries to the event | found: ASR >= 90 % | median ASR |",
+        "|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        some = [row for row in rows if row["method"] == method]
+        rates = [row["test_success_rate"] for row in some if row["test_success_rate"] is not None]
+        good = sum(rate >= 0.9 for rate in rates)
+        lines.append(
+            f"| {method} | {sum(row['reached'] for row in some)} of {len(some)} | "
+            f"{np.median(until_event(some)):,.0f} | {good} of {len(some)} | "
+            f"{np.median(rates) if rates else math.nan:.3f} |"
+        )
+    return lines
+
+
 def write(out: Path, rows: list[dict[str, Any]], command: str, budget: int) -> None:
     """Writes the table and the rows."""
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -231,6 +249,8 @@ def write(out: Path, rows: list[dict[str, Any]], command: str, budget: int) -> N
         "synthetic, and a trigger that makes the event on them need not work on photographs. "
         "Seconds include compilation, most of which only the first run of a method on a model "
         "pays.",
+        "",
+        *overall(rows),
         "",
         *table(rows),
         "",
