@@ -11,7 +11,7 @@ not made again unless ``--anew``.
 - literature: scattered pixels, blend and stripes, each in its own space, stopped at the first hit;
 - clean: classes without a trigger, at the budgets of the first part, four times over;
 - auto: ``--space auto`` on one model of each kind;
-- reference: the earlier protocol on one patch model.
+- reference: the earlier protocol on one patch model (ten minutes and more).
 """
 
 import argparse
