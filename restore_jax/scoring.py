@@ -167,6 +167,15 @@ def _labels_score(guided: Array, passed: Array, c: int, num_guides: int, num_pro
     return jnp.where(passed >= c, most, short).astype(jnp.float32)
 
 
+def whole_legs(num_guides: int, num_probes: int) -> int:
+    """The largest number of guides, at most ``num_guides``, that racing over m probes can show.
+
+    Even, since guides come in two distances.
+    """
+    leg = math.lcm(2, _race_width(num_probes))
+    return num_guides // leg * leg
+
+
 def _race_width(num_probes: int) -> int:
     """The largest divisor of m in 2 .. RACE_WIDTH; m itself if there is none."""
     divisors = [w for w in range(2, RACE_WIDTH + 1) if num_probes % w == 0]

@@ -8,7 +8,7 @@ import pytest
 from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored
 
 from restore_jax.oracles import labels, margins, open_model
-from restore_jax.scoring import make_scorer, needed, threshold
+from restore_jax.scoring import make_scorer, needed, threshold, whole_legs
 from restore_jax.spaces import make_space
 
 N, M, SUCCESS = 128, 12, 0.75
@@ -184,3 +184,11 @@ def test_margins_are_at_least_zero_exactly_where_the_target_is_predicted(access)
 
 def test_class_count():
     assert as_access("logits").num_classes == NUM_CLASSES
+
+
+@pytest.mark.parametrize(("guides", "m", "kept"), [(16, 20, 16), (16, 9, 12), (16, 7, 14), (5, 8, 4),
+                                                   (16, 17, 0), (0, 20, 0)])  # fmt: skip
+def test_guides_fill_whole_legs_of_the_race(setup, guides, m, kept):
+    space, _, _ = setup
+    assert whole_legs(guides, m) == kept
+    make_scorer(as_access("labels"), space, SUCCESS, m, num_guides=kept)  # takes them

@@ -29,6 +29,7 @@ from restore_jax.recovery.question import Question, ask
 from restore_jax.recovery.search import OnProgress, compile_search, search, strengthen
 from restore_jax.recovery.truth import attack_success_rate, compare
 from restore_jax.recovery.types import AUTO, BUDGETS, DEFAULTS, Recovery, Settings, settings_for
+from restore_jax.scoring import whole_legs
 from restore_jax.spaces import make_space
 from restore_jax.splitting import (
     SplittingResult,
@@ -129,10 +130,11 @@ def recover(
     compile_seconds, begun = searcher.seconds, time.perf_counter()
     state = jax.block_until_ready(searcher.init(key, searcher.args))
     before = ledger.spent
-    most = ledger.left - reserve - count(state.num_queries) - n * m
-    if oracle.access == "labels" and float(state.scores.max()) <= 0 and settings.num_guides:
+    number = whole_legs(settings.num_guides, m)
+    most = ledger.left - reserve - count(state.num_queries) - n * (m + number)
+    if oracle.access == "labels" and float(state.scores.max()) <= 0 and number:
         # Nobody leads any probe: labels say nothing yet.
-        found_guides = guides(search_probes, settings.num_guides, most, question)
+        found_guides = guides(search_probes, number, most, question)
         if found_guides is not None:
             ledger.charge(count(state.num_queries))
             left, since = ledger.left - reserve, ledger.spent
@@ -157,7 +159,8 @@ def recover(
         again = 0
         while stop == "first_hit" and int(state.index) == 0 and again < MORE_DRAWS:
             # A random draw often has the event: another is cheaper than a better one by moves.
-            if robust(margins, success) or ledger.left - reserve < n * m:
+            # Draws without a hit among them are scored twice: racing, and then whole.
+            if robust(margins, success) or ledger.left - reserve < 2 * n * m:
                 break
             again += 1
             more = jax.block_until_ready(
@@ -220,7 +223,7 @@ def _try_spaces(
 ) -> Recovery:
     """One recovery per space of `AUTO` until one finds something, within one budget."""
     left = sum(BUDGETS[space] for space in AUTO) if budget is None else budget
-    whole, tried = left, []
+    whole, tried, stages = left, [], dict[str, int]()
     recovery: Recovery | None = None
     for space in AUTO:
         try:
@@ -231,6 +234,8 @@ def _try_spaces(
                 raise
             break  # what is left does not pay for another space
         left -= attempt.fields["queries"]
+        for stage, images in attempt.fields["queries_by_stage"].items():
+            stages[stage] = stages.get(stage, 0) + images
         keep = ("space", "queries", "log10_prob", "log10_prob_interval", "probe_success_rate")
         tried.append({k: attempt.fields[k] for k in keep} | {"found": attempt.found})
         closest = recovery is None or (
@@ -241,7 +246,8 @@ def _try_spaces(
         if attempt.found or attempt.status == "interrupted":
             break
     assert recovery is not None
-    spent = {"queries": whole - left, "budget": whole, "spaces_tried": tried}
+    spent = {"queries": whole - left, "budget": whole, "queries_by_stage": stages}
+    spent["spaces_tried"] = tried
     return dataclasses.replace(recovery, fields=recovery.fields | spent)
 
 
