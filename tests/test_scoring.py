@@ -186,8 +186,10 @@ def test_class_count():
     assert as_access("logits").num_classes == NUM_CLASSES
 
 
-@pytest.mark.parametrize(("guides", "m", "kept"), [(16, 20, 16), (16, 9, 12), (16, 7, 14), (5, 8, 4),
-                                                   (16, 17, 0), (0, 20, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("guides", "m", "kept"),
+    [(16, 20, 16), (16, 9, 12), (16, 7, 14), (5, 8, 4), (16, 17, 0), (0, 20, 0)],
+)
 def test_guides_fill_whole_legs_of_the_race(setup, guides, m, kept):
     space, _, _ = setup
     assert whole_legs(guides, m) == kept
