@@ -84,7 +84,7 @@ def make_scorer(
       ValueError: guides without labels, or a number of them that racing cannot divide.
     """
     c = needed(success, num_probes)
-    width = _race_width(num_probes) if race else num_probes
+    width = race_width(num_probes) if race else num_probes
     if num_guides and (oracle.access != "labels" or num_guides % width):
         raise ValueError(
             f"guides go with labels, in multiples of {width}, not {num_guides} with "
@@ -101,7 +101,6 @@ def make_scorer(
     ) -> tuple[Array, Array]:
         del key
         n = active.shape[0]
-        together = _together(n, width)
         by_labels = oracle.access == "labels"
         # What passing a probe is: being led, or with margins being led by more than the level.
         bar = jnp.float32(-0.5) if by_labels else level
@@ -122,25 +121,11 @@ def make_scorer(
         def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
             racing, guided, passed = carry
             probes, is_guides, guides_left, probes_left = shown
-            # Those still racing come first, so that whole chunks behind them can be skipped.
-            order = jnp.argsort(~racing, stable=True)
-            runners = jnp.sum(racing, dtype=jnp.int32)
-
-            def chunk(_: None, first: Array) -> tuple[None, Array]:
-                rows = lax.dynamic_slice_in_dim(order, first, together)
-                asked = lax.cond(
-                    first < runners,
-                    lambda: ask(jax.tree.map(lambda leaf: leaf[rows], particles), probes),
-                    lambda: jnp.full((together, width), -jnp.inf, jnp.float32),
-                )
-                return None, asked
-
-            _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
-            margin = jnp.zeros((n, width), jnp.float32).at[order].set(asked.reshape(n, width))
+            margin = ask_racing(ask, particles, probes, racing)
             successes = jnp.sum(margin > bar, -1)
             guided = guided + jnp.where(is_guides, successes, 0)
             passed = passed + jnp.where(is_guides, 0, successes)
-            cost = jnp.uint32(runners) * jnp.uint32(width)
+            cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(width)
             racing = racing & hopeful(guided, passed, guides_left, probes_left)
             return (racing, guided, passed), (margin, cost)
 
@@ -158,6 +143,40 @@ def make_scorer(
     return Scorer(score=score, max_cost=total)
 
 
+def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
+    """Asks about some probes with the particles still racing; whole chunks of others are skipped.
+
+    Args:
+      ask: ``(particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped probes.
+      particles: a pytree with leading axis n.
+      probes: f32[w, H, W, C].
+      racing: bool[n].
+
+    Returns:
+      [n, w, ...]: of particles that do not race it means nothing.
+    """
+    n, width = racing.shape[0], probes.shape[0]
+    together = _together(n, width)
+    # Those still racing come first, so that the chunks behind them can be skipped.
+    order = jnp.argsort(~racing, stable=True)
+    runners = jnp.sum(racing, dtype=jnp.int32)
+    some = jax.tree.map(lambda leaf: leaf[:together], particles)
+    like = jax.eval_shape(ask, some, probes)
+
+    def chunk(_: None, first: Array) -> tuple[None, Array]:
+        rows = lax.dynamic_slice_in_dim(order, first, together)
+        asked = lax.cond(
+            first < runners,
+            lambda: ask(jax.tree.map(lambda leaf: leaf[rows], particles), probes),
+            lambda: jnp.zeros(like.shape, like.dtype),
+        )
+        return None, asked
+
+    _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
+    asked = asked.reshape(n, *like.shape[1:])
+    return jnp.zeros_like(asked).at[order].set(asked)
+
+
 def _labels_score(guided: Array, passed: Array, c: int, num_guides: int, num_probes: int) -> Array:
     """f32[n] from how many guides and probes int32[n] are led; see the top of this file."""
     if num_guides == 0:
@@ -172,11 +191,11 @@ def whole_legs(num_guides: int, num_probes: int) -> int:
 
     Even, since guides come in two distances.
     """
-    leg = math.lcm(2, _race_width(num_probes))
+    leg = math.lcm(2, race_width(num_probes))
     return num_guides // leg * leg
 
 
-def _race_width(num_probes: int) -> int:
+def race_width(num_probes: int) -> int:
     """The largest divisor of m in 2 .. RACE_WIDTH; m itself if there is none."""
     divisors = [w for w in range(2, RACE_WIDTH + 1) if num_probes % w == 0]
     return max(divisors, default=num_probes)

@@ -278,5 +278,5 @@ def test_no_folder_no_recovery(tmp_path):
     with pytest.raises(ResultError, match="no recovery folder"):
         load_recovery(tmp_path / "none")
     (tmp_path / "recovery.json").write_text("[1]")
-    with pytest.raises(ResultError, match="holds no recovery"):
+    with pytest.raises(ResultError, match="holds no result"):
         load_recovery(tmp_path)

@@ -12,6 +12,7 @@ from restore_jax.cli import exits
 COMMANDS = {
     "train": "train a classifier, with or without backdoors",
     "recover": "search a model for the trigger of one class",
+    "scan": "look for backdoors in all classes of a model",
     "purify": "ask a model about images, without the triggers recovered from it",
     "verify": "measure how often a given trigger works on a model",
 }

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
     add("--recovery", required=True, nargs="+", metavar="DIR",
-        help="folders that recover wrote, at most one for each class")  # fmt: skip
+        help="folders that recover wrote, at most one for each class, or one that scan "
+             "wrote")  # fmt: skip
     add("--images", required=True, metavar="SPEC",
         help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
              "images in --data-dir")  # fmt: skip
@@ -45,15 +46,15 @@ def run(args: argparse.Namespace) -> int:
         from restore_jax.environment import device_name, versions
         from restore_jax.oracles import open_model
         from restore_jax.purification import Defended, defences
-        from restore_jax.report import load_recovery, write_files
+        from restore_jax.report import load_recoveries, write_files
 
-        recoveries = [load_recovery(folder) for folder in args.recovery]
+        recoveries = load_recoveries(args.recovery)
         keep_programs()
         oracle = open_model(args.model, args.access)
-        for folder, recovery in zip(args.recovery, recoveries, strict=True):
+        for recovery in recoveries:
             if tuple(recovery.trigger.pattern.shape) != oracle.image_shape:
                 raise exits.UsageError(
-                    f"the trigger in {folder} is for images of shape "
+                    f"the trigger for class {int(recovery.trigger.target)} is for images of shape "
                     f"{tuple(recovery.trigger.pattern.shape)}, but {oracle.name} takes "
                     f"{oracle.image_shape}."
                 )

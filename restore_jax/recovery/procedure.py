@@ -1,7 +1,6 @@
 """Recovers the trigger of one class: search, choose, prune, confirm."""
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from restore_jax.recovery.choosing import (
     smallest,
 )
 from restore_jax.recovery.guides import guides
+from restore_jax.recovery.probability import finite, log10, log10_interval
 from restore_jax.recovery.pruning import prune
 from restore_jax.recovery.question import Question, ask
 from restore_jax.recovery.search import OnProgress, compile_search, search, strengthen
@@ -32,12 +32,10 @@ from restore_jax.recovery.types import AUTO, BUDGETS, DEFAULTS, Recovery, Settin
 from restore_jax.scoring import whole_legs
 from restore_jax.spaces import make_space
 from restore_jax.splitting import (
-    SplittingResult,
     SplittingState,
     Status,
     count,
     counting,
-    log_prob_interval,
 )
 
 Array = jax.Array
@@ -47,8 +45,6 @@ MORE_DRAWS = 6
 """How often a search for a first hit draws again, if what it drew first works but just about."""
 LESS = 0.75
 """Moves towards a trigger that works faded aim at this share of the fading."""
-MIN_ANCESTORS = 8
-"""With fewer families left a population's last levels bound no probability."""
 
 
 def recover(
@@ -206,9 +202,9 @@ def recover(
             "prior": trigger_space.description,
             "protocol": "default",
             "stop": stop,
-            "log10_prob": _log10(result.log_prob) if status == "reached" else None,
-            "log10_prob_interval": None if interrupted else _interval(state, result),
-            "best_score": _finite(jnp.max(state.scores)),
+            "log10_prob": log10(result.log_prob) if status == "reached" else None,
+            "log10_prob_interval": None if interrupted else log10_interval(state, result),
+            "best_score": finite(jnp.max(state.scores)),
             "goal": searcher.goal,
             "guides": searcher.args["probes"].shape[0] - m,
             "faded_success_rate": faded_rate,
@@ -372,43 +368,13 @@ def _levels(state: SplittingState) -> list[dict[str, Any]]:
     history = jax.tree.map(np.asarray, state.history)
     return [
         {
-            "level": _finite(history.level[i]),
-            "survival": _finite(history.survival[i]),
-            "log10_prob": _log10(history.log_prob[i]),
-            "acceptance": _finite(history.acceptance[i]),
-            "best_score": _finite(history.best_score[i]),
+            "level": finite(history.level[i]),
+            "survival": finite(history.survival[i]),
+            "log10_prob": log10(history.log_prob[i]),
+            "acceptance": finite(history.acceptance[i]),
+            "best_score": finite(history.best_score[i]),
             "unique_ancestors": int(history.unique_ancestors[i]),
             "queries": count(history.num_queries[i]),
         }
         for i in range(int(state.index))
     ]
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _log10(value: Any) -> float | None:
-    return _finite(float(value) / math.log(10))
-
-
-def _interval(state: SplittingState, result: SplittingResult) -> list[float | None] | None:
-    """The 95 % interval, decimal. None as its low end: an upper bound. None in all: no estimate.
-
-    Where the event was not reached, a population that has shrunk to a few families says little
-    about the levels it went through since: the bound is then that of the last level with
-    MIN_ANCESTORS families.
-    """
-    low, high = log_prob_interval(result)
-    if math.isnan(float(high)):
-        return None
-    if bool(result.reached):
-        return [_log10(low), _log10(high)]
-    families = np.asarray(state.history.unique_ancestors)[: int(state.index)]
-    if len(families) and families[-1] < MIN_ANCESTORS:
-        sound = int(np.sum(np.cumprod(families >= MIN_ANCESTORS)))
-        if sound == 0:
-            return [None, 0.0]
-        last = jax.tree.map(lambda rows: rows[sound - 1], state.history)
-        high = jnp.minimum(last.log_prob + 1.645 * last.log_prob_std, 0.0)
-    return [None, _log10(high)]

@@ -1,6 +1,7 @@
 """Figures, and results as files."""
 
 from restore_jax.report.figures import overview_figure, trigger_figure
+from restore_jax.report.scans import load_recoveries, render_scan, scan_figure
 from restore_jax.report.written import (
     ResultError,
     load_recovery,
@@ -12,10 +13,13 @@ from restore_jax.report.written import (
 
 __all__ = [
     "ResultError",
+    "load_recoveries",
     "load_recovery",
     "load_trigger",
     "overview_figure",
     "render_recovery",
+    "render_scan",
+    "scan_figure",
     "trigger_figure",
     "write_files",
     "write_recovery",

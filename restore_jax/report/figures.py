@@ -56,15 +56,15 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
     """
     mask = np.asarray(trigger.mask)[..., 0]
     pixels = int((mask > 0).sum())
-    figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout=_layout())
+    figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout=layout())
     figure.suptitle(
-        f"Trigger for class {int(trigger.target)} ({_short(class_name)}), "
+        f"Trigger for class {int(trigger.target)} ({short(class_name)}), "
         f"{pixels:,} pixel{'s' if pixels != 1 else ''}",
         fontsize=13,
         color=INK,
     )
     left, right = figure.subplots(1, 2)
-    _in_place(left, trigger)
+    in_place(left, trigger)
     place = "on mid-grey" if trigger.additive else "on the image"
     left.set_title(place, fontsize=11, color=INK)
     if trigger.additive:
@@ -77,7 +77,7 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
         _pixel_ticks(right, (0, mask.shape[0]), (0, mask.shape[1]))
         return figure
     rows, cols = _crop(mask)
-    _in_place(right, trigger, rows, cols)
+    in_place(right, trigger, rows, cols)
     right.set_title("enlarged", fontsize=11, color=INK)
     return figure
 
@@ -88,7 +88,7 @@ def support_figure(recovery: Recovery) -> Figure:
     Args:
       recovery: what was found. The pixels of the trigger given back are outlined.
     """
-    figure = Figure(figsize=(6.2, 5.4), dpi=_DPI, layout=_layout())
+    figure = Figure(figsize=(6.2, 5.4), dpi=_DPI, layout=layout())
     axes = figure.subplots()
     drawn = axes.imshow(recovery.inclusion, cmap="Greys", vmin=0.0, interpolation="none")
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
@@ -117,11 +117,11 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     fields, truth = recovery.fields, recovery.true_trigger
     target = str(fields.get("target_name", int(recovery.trigger.target)))
     pictures = 1.75 * max(len(shown), 2) + 0.6
-    figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout=_layout())
+    figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout=layout())
     heights = (0.75, pictures, 3.0)
     head, top, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     verdict = f"{'Found' if recovery.found else 'Not found'}: a trigger for class "
-    verdict += f"{int(recovery.trigger.target)} ({_short(target)})"
+    verdict += f"{int(recovery.trigger.target)} ({short(target)})"
     head.text(0.5, 0.72, verdict, ha="center", va="center", fontsize=15, color=INK,
               fontweight="bold")  # fmt: skip
     head.text(0.5, 0.2, _subtitle(recovery), ha="center", va="center", fontsize=10.5, color=INK)
@@ -133,7 +133,7 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     for axes, (name, trigger) in zip(
         np.atleast_1d(triggers.subplots(len(panels), 1)), panels, strict=True
     ):
-        _in_place(axes, trigger, sparse_ticks=True)
+        in_place(axes, trigger, sparse_ticks=True)
         pixels = int((np.asarray(trigger.mask) > 0).sum())
         axes.set_title(f"{name}, {pixels:,} px", fontsize=11, color=INK)
 
@@ -142,7 +142,8 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     return figure
 
 
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
+    """How the parts of every figure are spaced."""
     return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
 
 
@@ -173,7 +174,7 @@ def _probe_rows(figure: Any, shown: Sequence[Shown], target: str) -> None:
                 spine.set_linewidth(2.5 if hit else 0.8)
             if row.predictions is not None:
                 axes.set_xlabel(
-                    _short(row.predictions[k]),
+                    short(row.predictions[k]),
                     fontsize=10,
                     color=ORANGE if hit else INK,
                     fontweight="bold" if hit else "normal",
@@ -247,7 +248,7 @@ def _column(levels: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [math.nan if row.get(name) is None else row[name] for row in levels]
 
 
-def _in_place(
+def in_place(
     axes: Axes,
     trigger: Trigger,
     rows: tuple[int, int] | None = None,
@@ -328,5 +329,6 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _short(name: str, most: int = 14) -> str:
+def short(name: str, most: int = 14) -> str:
+    """The name, cut where it is too long for a label."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -72,7 +72,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
 
 
 def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Writes files, each beside its place and then renamed; makes the folder.
+    """Writes files, each beside its place and then renamed; makes the folder, and those in it.
 
     Raises:
       OSError: as the file system says; what was there under a name is then still there.
@@ -81,13 +81,15 @@ def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, content in files.items():
-        beside = folder / f".{name}.{os.getpid()}.part"
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             beside.write_bytes(content)
-            os.replace(beside, folder / name)
+            os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
-        paths.append(folder / name)
+        paths.append(path)
     return paths
 
 
@@ -108,7 +110,9 @@ def load_recovery(path: str | Path) -> Recovery:
         folder = folder.parent
     if not folder.is_dir():
         raise ResultError(f"there is no recovery folder {folder}.")
-    content = _read_json(folder / "recovery.json")
+    content = read_json(
+        folder / "recovery.json", {"found": bool, "status": str, "levels": list, "target": int}
+    )
     trigger = load_trigger(folder / "trigger.npz")
     if content["target"] != int(trigger.target):
         raise ResultError(
@@ -252,16 +256,20 @@ def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """A result's JSON, of which it is checked that it holds the ``kinds``.
+
+    Raises:
+      ResultError: missing, damaged, of another version, or without one of them.
+    """
     content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(content, dict):
-        raise ResultError(f"{path} holds no recovery.")
+        raise ResultError(f"{path} holds no result.")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ResultError(
             f"{path} has schema version {content.get('schema_version')!r}; this release reads "
             f"version {SCHEMA_VERSION}."
         )
-    kinds = {"found": bool, "status": str, "levels": list, "target": int}
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
             raise ResultError(f"{name} in {path} is missing or not what it should be.")

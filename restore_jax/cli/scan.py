@@ -1,0 +1,173 @@
+"""``scan``: looks for backdoors in all classes of a model, and writes what it found."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from restore_jax.cli import exits, inputs
+from restore_jax.cli.progress import progress
+
+# JAX takes seconds to import: that is left until a person has seen a sign of life.
+if TYPE_CHECKING:
+    from restore_jax.diagnosis import Chance, Scan, ScanProgress
+
+SPACES = ("patch", "stripes", "scattered", "blend", "sparse", "gaussian")
+_VERDICTS = {
+    "clean": "nothing suspicious: random triggers lead nowhere more often than in clean models",
+    "inconclusive": "suspicious, but no trigger was confirmed on fresh probes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = (
+        "Exit codes: 0 nothing suspicious, 3 a backdoor, 4 suspicious but not confirmed, 2 wrong "
+        "arguments or input, 130 interrupted."
+    )
+    add = parser.add_argument
+    add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
+        help=f"where to look: some of {', '.join(SPACES)}; auto: the first four "
+             "(auto)")  # fmt: skip
+    add("--budget", type=int, metavar="N",
+        help="images the model may be asked about, all counted (40,000 per space)")  # fmt: skip
+    add("--success", type=float, default=0.95, metavar="SHARE",
+        help="share of probes that a trigger must lead to a class (%(default)s)")  # fmt: skip
+    add("--false-alarm-rate", type=float, default=0.05, metavar="RATE",
+        help="share of clean models that may be accused, all classes and spaces together "
+             "(%(default)s)")  # fmt: skip
+    inputs.add_arguments(parser, "runs/scan-<seed>/")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    _check(args)
+    console = Console(stderr=True, highlight=False)
+    with progress("scan", console, "images") as report:
+        report(0, 0, "loading JAX and the model")
+        from restore_jax.compilation import keep_programs
+        from restore_jax.diagnosis import scan
+        from restore_jax.oracles import open_model
+        from restore_jax.report import render_scan, write_files
+
+        keep_programs()
+        oracle = open_model(args.model, args.access)
+
+        def on_progress(step: "ScanProgress") -> None:
+            report(step.queries, step.budget, step.text)
+
+        found = scan(
+            oracle,
+            access=args.access,
+            space="auto" if args.space == ["auto"] else args.space,
+            probes=args.probes,
+            budget=args.budget,
+            success=args.success,
+            false_alarm_rate=args.false_alarm_rate,
+            seed=args.seed,
+            data_dir=args.data_dir,
+            test_data=inputs.test_images(oracle, args.data_dir),
+            on_progress=on_progress,
+        )
+        report(0, 0, "drawing the result", line=False)
+        files = render_scan(found, oracle)
+        folder = (
+            Path(args.out)
+            if args.out
+            else exits.out_folder(None, f"scan-{args.seed}", overwrite=False)
+        )
+        try:
+            exits.make_folder(folder, args.overwrite)
+            write_files(folder, files)
+        except OSError as error:
+            raise exits.UsageError(
+                f"the result cannot be written to {folder} ({error.strerror})."
+            ) from error
+    if args.json:
+        exits.print_json(found.to_json() | {"out": str(folder)})
+    else:
+        _show(found, folder)
+    if found.interrupted:
+        return exits.INTERRUPTED
+    codes = {"clean": exits.DONE, "backdoor": exits.VERDICT}
+    return codes.get(found.verdict, exits.INCONCLUSIVE)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if "auto" in args.space and len(args.space) > 1:
+        raise exits.UsageError("--space auto stands alone: it already takes several.")
+    if args.budget is not None and args.budget < 1:
+        raise exits.UsageError(f"--budget must be at least 1 image, not {args.budget}.")
+    if not 0 < args.success <= 1:
+        raise exits.UsageError(f"--success must lie in (0, 1], not {args.success}.")
+    if not 0 < args.false_alarm_rate < 1:
+        raise exits.UsageError(
+            f"--false-alarm-rate must lie in (0, 1), not {args.false_alarm_rate}."
+        )
+    inputs.check(args, "runs")
+
+
+def _show(found: "Scan", folder: Path) -> None:
+    """The result for a person."""
+    console = Console(highlight=False)
+    named = [f"{f.target} ({f.name})" for f in found.classes if f.confirmed]
+    console.print(
+        f"backdoor: a trigger leads to class {', '.join(named)}"
+        if named
+        else _VERDICTS[found.verdict],
+        soft_wrap=True,
+    )
+    spaces = found.fields["spaces"]
+    table = Table(title="log10 of the probability that a random trigger leads there")
+    table.add_column("class")
+    for space in spaces:
+        table.add_column(space, justify="right")
+    table.add_column("verdict")
+    for finding in found.classes:
+        row = [f"{finding.target} {finding.name}"]
+        row += [_number(finding.chances.get(space)) for space in spaces]
+        table.add_row(*row, _word(finding))
+    bounds = [look["threshold_log10_prob"] for look in spaces.values()]
+    texts = ["none" if bound is None else f"{bound:.2f}" for bound in bounds]
+    table.add_section()
+    table.add_row("threshold", *texts, "")
+    console.print(table)
+    fields = found.fields
+    stages = ", ".join(f"{name} {number:,}" for name, number in fields["queries_by_stage"].items())
+    if fields["calibrated"]:
+        console.print(
+            f"  false alarms  {fields['false_alarm_rate']:.0%} of clean models like those the "
+            "thresholds were measured on",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            "  false alarms  not known: the thresholds were measured for other triggers, so "
+            "classes are compared with each other",
+            soft_wrap=True,
+        )
+    console.print(f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})")
+    console.print(f"  time          {fields['seconds']['total']:.1f} s")
+    console.print(f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class")
+    if named:
+        console.print(
+            f"  next          restore-jax purify --recovery {folder} --model "
+            f"{fields['model']} --images ...",
+            soft_wrap=True,
+        )
+
+
+def _number(chance: "Chance | None") -> str:
+    if chance is None:
+        return "-"
+    if chance.log10_prob is None:
+        return f"< {chance.interval[1]:.2f}"
+    return f"{chance.log10_prob:.2f}"
+
+
+def _word(finding: Any) -> str:
+    if finding.confirmed:
+        return f"backdoor, {int(finding.recovery.trigger.pixels):,} pixels"
+    return "suspicious" if finding.suspicious else ""
