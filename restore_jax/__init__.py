@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from restore_jax.backdoors import make_poisoning as make_poisoning
     from restore_jax.backdoors import stamp as stamp
     from restore_jax.data.probes import open_probes as open_probes
+    from restore_jax.diagnosis import Scan as Scan
+    from restore_jax.diagnosis import ScanSettings as ScanSettings
+    from restore_jax.diagnosis import scan as scan
     from restore_jax.models import make_network as make_network
     from restore_jax.oracles import Oracle as Oracle
     from restore_jax.oracles import open_model as open_model
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from restore_jax.recovery import Settings as Settings
     from restore_jax.recovery import attack_success_rate as attack_success_rate
     from restore_jax.recovery import recover as recover
+    from restore_jax.report import load_recoveries as load_recoveries
     from restore_jax.report import load_recovery as load_recovery
     from restore_jax.report import load_trigger as load_trigger
     from restore_jax.report import write_recovery as write_recovery
@@ -51,6 +55,7 @@ except PackageNotFoundError:  # run from a checkout
 _ROOMS = {
     "restore_jax.backdoors": ("PLANTED", "PlantedPatch", "Trigger", "make_poisoning", "stamp"),
     "restore_jax.data.probes": ("open_probes",),
+    "restore_jax.diagnosis": ("Scan", "ScanSettings", "scan"),
     "restore_jax.models": ("make_network",),
     "restore_jax.oracles": ("Oracle", "open_model"),
     "restore_jax.purification": ("purifier",),
@@ -61,7 +66,7 @@ _ROOMS = {
         "attack_success_rate",
         "recover",
     ),
-    "restore_jax.report": ("load_recovery", "load_trigger", "write_recovery"),
+    "restore_jax.report": ("load_recoveries", "load_recovery", "load_trigger", "write_recovery"),
     "restore_jax.spaces": ("TriggerSpace", "make_space"),
     "restore_jax.splitting": (
         "Kernel",

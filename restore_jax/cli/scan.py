@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
-        help=f"where to look: some of {', '.join(SPACES)}; auto: the first four "
+        help=f"where to look: some of {', '.join(SPACES)}; auto: the first three "
              "(auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
         help="images the model may be asked about, all counted (40,000 per space)")  # fmt: skip
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         oracle = open_model(args.model, args.access)
 
         def on_progress(step: "ScanProgress") -> None:
-            report(step.queries, step.budget, step.text)
+            report(step.queries, step.budget, step.text, line=step.milestone)
 
         found = scan(
             oracle,
@@ -144,13 +144,16 @@ def _show(found: "Scan", folder: Path) -> None:
         )
     else:
         console.print(
-            "  false alarms  not known: the thresholds were measured for other triggers, so "
-            "classes are compared with each other",
+            "  false alarms  not known: the thresholds were measured under other conditions, or "
+            "there are none",
             soft_wrap=True,
         )
-    console.print(f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})")
-    console.print(f"  time          {fields['seconds']['total']:.1f} s")
-    console.print(f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class")
+    lines = [
+        f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})",
+        f"  time          {fields['seconds']['total']:.1f} s",
+        f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
+    ]
+    console.print("\n".join(lines), soft_wrap=True)
     if named:
         console.print(
             f"  next          restore-jax purify --recovery {folder} --model "

@@ -12,11 +12,29 @@ import functools
 import json
 import math
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+
+class Conditions(NamedTuple):
+    """What was measured: the thresholds are used under others, too, but promise nothing there.
+
+    Attributes:
+      probes: name of the probes.
+      num_probes: of each class.
+      success: share of them that makes the event.
+      image_shape: (H, W, C).
+    """
+
+    probes: str
+    num_probes: int
+    success: float
+    image_shape: tuple[int, int, int]
+
+
+CALIBRATED = Conditions("dead_leaves", 20, 0.95, (32, 32, 3))
 CLASSES_TOGETHER = 10
 """The clean models have so many classes; with more of them the rate is shared out among as many."""
 

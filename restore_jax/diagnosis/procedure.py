@@ -12,7 +12,7 @@ from scipy import stats
 
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis.deepening import Depth, deepen
-from restore_jax.diagnosis.null import threshold
+from restore_jax.diagnosis.null import CALIBRATED, threshold
 from restore_jax.diagnosis.pooling import Pool, compile_draws, make_pool
 from restore_jax.diagnosis.types import (
     BACKDOOR,
@@ -27,7 +27,6 @@ from restore_jax.diagnosis.types import (
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, ProbeFeed, open_model
 from restore_jax.recovery import (
-    AUTO,
     BUDGETS,
     DEFAULTS,
     Progress,
@@ -42,12 +41,21 @@ from restore_jax.spaces import TriggerSpace, make_space
 Array = jax.Array
 BUDGET_PER_SPACE = 40_000
 FALSE_ALARM_RATE = 0.05
-OPTIONS: dict[str, dict[str, Any]] = {}
-"""Where scanning draws from a narrower prior than recovering does."""
+AUTO = ("patch", "stripes", "scattered")
+"""The spaces of ``space="auto"``. Blends are left out: no random one leads anywhere, and splitting
+takes more images for one class than all of this."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "patch": {"max_size": 3},
+    "stripes": {"max_amplitude": 0.1},
+    "scattered": {"max_pixels": 6},
+}
+"""Scanning draws smaller and fainter triggers than recovering does: a large saturated one leads
+clean models, too."""
 OUTSTANDING = 1.5
 """Where no clean model was measured: a suspicious class's lead over the others, in decades."""
 FEW_HITS = 5
 """So many draws must have led to a class that is suspicious without splitting."""
+Report = Callable[..., None]
 OnScan = Callable[[ScanProgress], None] | None
 
 
@@ -109,9 +117,9 @@ def scan(
     asker = Asker(oracle)
     source = open_probes(probes, seed, oracle.image_shape, data_dir)
 
-    def report(text: str) -> None:
+    def report(text: str, milestone: bool = True) -> None:
         if on_progress is not None:
-            on_progress(ScanProgress(text, ledger.spent, ledger.budget))
+            on_progress(ScanProgress(text, milestone, ledger.spent, ledger.budget))
 
     report("looking for probes")
     pool = make_pool(source, asker, ledger, oracle.num_classes, settings.num_probes)
@@ -134,7 +142,7 @@ def scan(
                 name,
                 threshold(here.description, false_alarm_rate, len(names), oracle.num_classes),
             )
-            before, share = ledger.spent, ledger.left // (len(names) - number)
+            share = ledger.left // (len(names) - number)
             looks[name] = _look(
                 question,
                 here,
@@ -145,8 +153,8 @@ def scan(
                 share,
                 report,
             )
-            stages["draws"] += looks[name].spent
-            stages["splitting"] += ledger.spent - before - looks[name].spent
+            stages["draws"] += looks[name].drawing
+            stages["splitting"] += looks[name].spent - looks[name].drawing
         suspicious = _suspicious(looks)
         before = ledger.spent
         for number, (target, spaces) in enumerate(suspicious.items()):
@@ -186,11 +194,18 @@ def scan(
         fields={
             "false_alarm_rate": false_alarm_rate,
             "calibrated": not settings.thresholds
+            and source.name == CALIBRATED.probes
+            and (success, settings.num_probes) == (CALIBRATED.success, CALIBRATED.num_probes)
+            and oracle.image_shape == CALIBRATED.image_shape
             and all(look.threshold is not None for look in looks.values()),
             "access": access,
             "success": success,
             "spaces": {
-                name: {"threshold_log10_prob": look.threshold, "prior": look.prior}
+                name: {
+                    "threshold_log10_prob": look.threshold,
+                    "queries": look.spent,
+                    "prior": look.prior,
+                }
                 for name, look in looks.items()
             },
             "budget": ledger.budget,
@@ -209,12 +224,13 @@ def scan(
 
 
 class _Look(NamedTuple):
-    """What one space says: the chances by class, and the images that draws took."""
+    """What one space says: the chances by class, the images spent, and those of them on draws."""
 
     prior: dict[str, Any]
     threshold: float | None
     chances: dict[int, Chance]
     spent: int
+    drawing: int
 
 
 def _spaces(space: str | Sequence[str]) -> list[str]:
@@ -240,7 +256,7 @@ def _look(
     settings: ScanSettings,
     key: Array,
     share: int,
-    report: Callable[[str], None],
+    report: Report,
 ) -> _Look:
     """One space: random draws for all classes, then splitting for those they do not settle."""
     oracle, ledger = question.oracle, question.ledger
@@ -260,7 +276,9 @@ def _look(
         drawn += block * watched
         best = np.maximum(best, np.sort(np.asarray(found.led), 0)[-10:].mean(0))
         watched = watched & (hits < settings.enough_hits)
-        report(f"{space.name}: {int(drawn.max()):,} random triggers")
+        report(f"{space.name}: {int(drawn.max()):,} random triggers", False)
+    led_to = int((hits > 0).sum())
+    report(f"{space.name}: {int(drawn.max()):,} random triggers, {led_to} classes led to")
     spent = ledger.spent - started
     chances = {
         int(t): _by_draws(int(hits[t]), int(drawn[t]), bound)
@@ -289,7 +307,7 @@ def _look(
         )
         for t, depth in deep.items():
             chances[t] = _by_splitting(chances[t], depth, bound)
-    return _Look(space.description, bound, chances, spent)
+    return _Look(space.description, bound, chances, ledger.spent - started, spent)
 
 
 def _by_draws(hits: int, draws: int, bound: float | None) -> Chance:
@@ -355,7 +373,7 @@ def _recovered(
     share: int,
     ledger: Ledger,
     shared: dict[str, Any],
-    report: Callable[[str], None],
+    report: Report,
 ) -> Recovery | None:
     """The trigger of a class, in the first space of those that made it suspicious where one is."""
     closest: Recovery | None = None
@@ -364,7 +382,7 @@ def _recovered(
         report(f"recovering the trigger of {oracle.class_names[target]} ({name})")
 
         def on_level(step: Progress) -> None:
-            report(f"{oracle.class_names[target]}: level {step.level}, best {step.best:.3g}")
+            report(f"{oracle.class_names[target]}: level {step.level}, best {step.best:.3g}", False)
 
         try:
             attempt = recover(

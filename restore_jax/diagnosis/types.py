@@ -27,7 +27,7 @@ class ScanSettings:
     """
 
     num_probes: int = 20
-    num_draws: int = 1_000
+    num_draws: int = 2_000
     block: int = 250
     enough_hits: int = 50
     num_deepened: int = 4
@@ -142,10 +142,12 @@ class ScanProgress(NamedTuple):
 
     Attributes:
       text: what was just done.
+      milestone: whether it is worth a line of its own.
       queries: images sent so far.
       budget: images that may be sent.
     """
 
     text: str
+    milestone: bool
     queries: int
     budget: int

@@ -174,7 +174,7 @@ def recover(
         faded_rate = float((margins >= 0).mean(-1).max())
         if not robust(margins, success) and ledger.left - reserve > 0:
             latest, interrupted, chosen = _strengthened(
-                searcher, state, past, settings, question, on_progress, some, since
+                searcher, state, past, chosen, settings, question, on_progress, some, since
             )
     stages["choice"] = ledger.spent - before
     before = ledger.spent
@@ -251,13 +251,17 @@ def _strengthened(
     searcher: Any,
     state: SplittingState,
     past: list[Candidate],
+    chosen: Candidate,
     settings: Settings,
     question: Question,
     on_progress: OnProgress,
     some: Any,
     since: int,
 ) -> tuple[SplittingState, bool, Candidate]:
-    """`search.strengthen`, booked, and the smallest trigger that now works, or the closest."""
+    """`search.strengthen`, booked, and the smallest trigger that now works, or else the closest.
+
+    ``chosen`` is what is given back where the closest does less than that did.
+    """
     fade = LESS * settings.fade
     probes = searcher.args["probes"][-settings.num_probes :]
     margins = leads([candidate.trigger for candidate in past], probes, fade, question)
@@ -277,7 +281,14 @@ def _strengthened(
     )
     question.ledger.charge(count(latest.num_queries) - before)
     stronger = candidates(latest.particles, latest.scores, *some)
-    return latest, interrupted, min(stronger, key=lambda c: int(c.trigger.pixels))
+    best = min(stronger, key=lambda c: int(c.trigger.pixels))
+    if best.score < searcher.goal:
+        # None works so faded. The closest to that may not even work unfaded, as those before did.
+        if question.ledger.left < probes.shape[0]:
+            best = chosen
+        elif not robust(leads([best.trigger], probes, 0.0, question), question.success):
+            best = chosen
+    return latest, interrupted, best
 
 
 def conclude(
