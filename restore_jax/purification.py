@@ -33,6 +33,8 @@ SIDE = 3
 """Of a window against a rectangle, of which there are as many as it takes to cover what was
 recovered. A planted 3x3 patch stands out most in 99.6 % of images; every window more that is
 painted over costs a point of accuracy."""
+CLOSE = 0.8
+"""A window more is painted over where it stands out this much, as a share of the first."""
 NUM_PIXELS = 16
 """Windows of one pixel, against scattered pixels."""
 FEW = 0.03
@@ -172,7 +174,8 @@ def _purifier(oracle: Oracle, found: Sequence[Local | Dense]) -> Purifier:
                 taken = subtract(one.trigger, images)
                 without = jnp.where(mine, taken, without)
             else:
-                covers, filled = stand_out(images, one.side, one.windows)
+                more = 1 if one.side > 1 else 0
+                covers, filled = stand_out(images, one.side, one.windows, more)
                 without = jnp.where(mine, filled, without)
                 moved = jnp.where(covers, images, one.probe)
                 transplanted = jnp.where(mine, moved, transplanted)
@@ -213,7 +216,9 @@ def subtract(trigger: Trigger, images: Array) -> Array:
     return jnp.clip(jnp.real(through), 0.0, 1.0)
 
 
-def stand_out(images: Array, side: int, number: int) -> tuple[Array, Array]:
+def stand_out(
+    images: Array, side: int, number: int, more: int = 0, close: float = CLOSE
+) -> tuple[Array, Array]:
     """The windows that stand out most, and the images with them painted over.
 
     A window's pixels are predicted from the ring around it, along their row and along their
@@ -224,6 +229,8 @@ def stand_out(images: Array, side: int, number: int) -> tuple[Array, Array]:
       images: f32[b, H, W, C].
       side: of a window, in pixels, at most min(H, W).
       number: how many windows, which do not overlap while there is room.
+      more: windows that come in addition, if they stand out nearly as much as the first.
+      close: how much that is, as a share of it.
 
     Returns:
       ``(covers bool[b, H, W, 1], filled f32[b, H, W, C])``: what the windows cover, and the
@@ -251,22 +258,28 @@ def stand_out(images: Array, side: int, number: int) -> tuple[Array, Array]:
     fills = jnp.stack(fill, 3).reshape(*error.shape, side, side, channels)
 
     def one_image(image: Array, error: Array, fills: Array) -> tuple[Array, Array]:
-        def next_window(_: int, carry: Any) -> Any:
+        least = close * jnp.max(error)
+
+        def next_window(index: int, carry: Any) -> Any:
             error, covers, filled = carry
             flat = jnp.argmax(error)
             row, col = flat // places[1], flat % places[1]
+            counts = (index < number) | (error[row, col] >= least)
             near = (jnp.abs(jnp.arange(places[0]) - row) < side)[:, None] & (
                 jnp.abs(jnp.arange(places[1]) - col) < side
             )
             block = jnp.ones((side, side, 1), bool)
-            return (
-                jnp.where(near, -1.0, error),
+            with_it = (
                 lax.dynamic_update_slice(covers, block, (row, col, 0)),
                 lax.dynamic_update_slice(filled, fills[row, col], (row, col, 0)),
             )
+            return (
+                jnp.where(near, -1.0, error),
+                *(jnp.where(counts, *pair) for pair in zip(with_it, carry[1:], strict=True)),
+            )
 
         start = (error, jnp.zeros((height, width, 1), bool), image)
-        return lax.fori_loop(0, number, next_window, start)[1:]
+        return lax.fori_loop(0, number + more, next_window, start)[1:]
 
     return jax.vmap(one_image)(images, error, fills)
 

@@ -18,7 +18,9 @@ differentiates the network and is given real images, neither of which restore_ja
 
 Where the authors' program (github.com/bolunwang/backdoor) departs from this: it begins with
 lambda = 0 until five rounds have succeeded, and it stops a class early, once lambda has gone both
-ways and the norm no longer falls. Here all classes advance together, for a fixed number of rounds.
+ways and the norm no longer falls. Here all classes advance together, for a fixed number of rounds,
+and theta is kept within bounds. As there, the images of class t itself count for t too, and a
+round's success is counted while its steps change the mask.
 """
 
 import functools
@@ -52,7 +54,8 @@ BETAS = (0.5, 0.9)
 """Adam's decay rates."""
 
 FURTHEST = 5.0
-"""Bound on the size of theta. Chosen here: g is within 5e-5 of its end there, and has a gradient."""
+"""Bound on the size of theta, chosen here. At it g is within 5e-5 of its end and still has a
+gradient; unbounded, tanh saturates in single precision, and a pixel that is on stays on."""
 
 CONSISTENCY = 1.4826
 """Makes the median absolute deviation of normal numbers their standard deviation."""
@@ -118,15 +121,17 @@ def neural_cleanse(
     images: Array,
     key: Array,
     *,
-    rounds: int = 60,
-    steps: int = 8,
-    batch: int = 16,
+    rounds: int = 100,
+    steps: int = 12,
+    batch: int = 8,
     learning_rate: float = 0.1,
 ) -> Cleansed:
     """Reverse-engineers a trigger for every class and accuses those with an outlying one.
 
     The network sees ``rounds * steps * batch`` images per class, forward and backward. The
-    authors' program has up to 1000 rounds of 31 steps of 32 images.
+    authors' program has up to 1000 rounds of 31 steps of 32 images. The defaults are for a CPU:
+    on a small network six times the images, 120 rounds of 16 steps of 32, took the smallest norm
+    from 8 to 7 pixels and the median one from 21 to 16.
 
     Args:
       oracle: with access "logits", differentiable by JAX; `oracle.answer` is differentiated.
