@@ -33,6 +33,7 @@ from zoo import BACKDOORED, CALIBRATION, CLEAN, ZOO
 from restore_jax import open_model
 from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, prediction_bound, scan
+from restore_jax.diagnosis.null import measured
 from restore_jax.diagnosis.procedure import AUTO, FALSE_ALARM_RATE, OPTIONS
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Oracle
@@ -75,6 +76,7 @@ def main() -> None:
             jax.clear_caches()
         if part == "null":
             _write_null(rows)
+            measured.cache_clear()
     if "table" in args.parts:
         (RESULTS / "diagnosis.md").write_text(_table(rows))
         _draw(rows, RESULTS / "diagnosis.png")

@@ -392,6 +392,17 @@ def test_the_probability_that_a_blend_is_dark_at_one_pixel_is_exact():
     assert abs(np.mean(estimates) - 1) < 4 * max(np.std(estimates), 0.1) / np.sqrt(6)
 
 
+def test_stripes_along_the_axes_are_upright_or_level_alike_often():
+    space = stripes((16, 16, 1), angles="axes")
+    particles = space.search.sample(jax.random.key(0), 2000)
+    grey = jnp.full((1, 16, 16, 1), 0.5)
+    waves = np.asarray(jax.vmap(space.stamp, (0, None))(particles, grey))[:, 0, ..., 0]
+    upright = np.ptp(waves, 1).max(-1) < 1e-5  # every row is the same
+    level = np.ptp(waves, 2).max(-1) < 1e-5
+    assert (upright | level).all()
+    assert 0.46 < upright.mean() < 0.54
+
+
 def test_stripes_are_the_papers():
     space = stripes((8, 16, 3), max_amplitude=0.4, max_frequency=7)
     # An amplitude of 0.1, 4 cycles, vertical, in phase: v = 0.1 sin(2π 4 j / 16).
@@ -441,6 +452,7 @@ ALL_SPACES = [
     ("blend", (7, 11, 2), {"opacity": 1.0, "grid": 20}),
     ("stripes", (32, 32, 3), {}),
     ("stripes", (7, 11, 2), {"max_amplitude": 1.0, "max_frequency": 2.5}),
+    ("stripes", (16, 16, 1), {"angles": "axes"}),
 ]
 
 
@@ -520,6 +532,7 @@ def test_descriptions_tell_priors_apart():
         ("blend", {"grid": 0}, ["grid is 0", "at least 1"]),
         ("blend", {"grid": True}, ["grid is True", "whole"]),
         ("stripes", {"max_amplitude": 1.5}, ["max_amplitude is 1.5", "(0, 1]"]),
+        ("stripes", {"angles": "level"}, ["angles is 'level'", "any, axes"]),
         ("stripes", {"max_frequency": 0.5}, ["max_frequency is 0.5", "between 1 and 16"]),
         ("stripes", {"max_frequency": 17}, ["max_frequency is 17", "between 1 and 16"]),
         ("stripes", {"max_frequency": float("nan")}, ["max_frequency is nan"]),

@@ -46,11 +46,11 @@ AUTO = ("patch", "stripes", "scattered")
 takes more images for one class than all of this."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "patch": {"max_size": 3},
-    "stripes": {"max_amplitude": 0.1},
+    "stripes": {"max_amplitude": 0.15, "angles": "axes"},
     "scattered": {"max_pixels": 6},
 }
-"""Scanning draws smaller and fainter triggers than recovering does: a large saturated one leads
-clean models, too."""
+"""Scanning draws smaller and plainer triggers than recovering does: clean models, too, obey large
+saturated patches and slanting waves."""
 OUTSTANDING = 1.5
 """Where no clean model was measured: a suspicious class's lead over the others, in decades."""
 FEW_HITS = 5

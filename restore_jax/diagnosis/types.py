@@ -27,7 +27,7 @@ class ScanSettings:
     """
 
     num_probes: int = 20
-    num_draws: int = 2_000
+    num_draws: int = 3_500
     block: int = 250
     enough_hits: int = 50
     num_deepened: int = 4

@@ -6,7 +6,8 @@ in row i and column j, the same in all channels, the amplitude is uniform over
 over a half turn and the phase over a turn, all independent. The sum is clipped. This is the
 SIG attack of Barni, Kallas and Tondi (A new backdoor attack in CNNs by training set corruption
 without label poisoning, ICIP 2019, arXiv 1902.11237), whose stripes are vertical: an angle
-of 0.
+of 0. With ``angles="axes"`` the angle is 0 or a quarter turn, each with probability 1/2: clean
+networks, too, obey faint slanting waves, but hardly upright or level ones.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from restore_jax.splitting.types import Proposal, SearchSpace
 Array = jax.Array
 WEIGHTS = {"step": 2.0, "walk": 3.0, "redraw": 1.0, "fresh": 0.5}
 """How often the kernel tries each move, relative to the others."""
+ANGLES = ("any", "axes")
 NUMBERS = 4
 """How many numbers a particle holds: those of the amplitude, frequency, angle and phase."""
 
@@ -38,11 +40,13 @@ class Prior:
       image_shape: (H, W, C).
       max_amplitude: largest change of a pixel, in (0, 1].
       max_frequency: most cycles per image width, at least 1.
+      angles: one of `ANGLES`.
     """
 
     image_shape: tuple[int, int, int]
     max_amplitude: float
     max_frequency: float
+    angles: str
 
 
 def draw(key: Array, prior: Prior) -> Array:
@@ -111,6 +115,7 @@ def stripes(
     *,
     max_amplitude: float = 0.25,
     max_frequency: float | None = None,
+    angles: str = "any",
 ) -> TriggerSpace:
     """The space of added sinusoids.
 
@@ -119,6 +124,7 @@ def stripes(
       max_amplitude: largest change of a pixel, in (0, 1].
       max_frequency: most cycles per image width, between 1 and W / 2, where a stripe is one
         pixel wide; None: 3 W / 8, which is 12 for a width of 32, or 1 if that is more.
+      angles: "any", or "axes": vertical or horizontal stripes alone.
 
     Raises:
       ValueError: if an option is outside its range.
@@ -126,7 +132,9 @@ def stripes(
     shape = check_image_shape(image_shape)
     amplitude = check_share("max_amplitude", max_amplitude, one_included=True)
     frequency = _checked_frequency(max_frequency, shape[1])
-    prior = Prior(shape, amplitude, frequency)
+    if angles not in ANGLES:
+        raise ValueError(f"angles is {angles!r}; it must be one of {', '.join(ANGLES)}.")
+    prior = Prior(shape, amplitude, frequency, angles)
     moves = proposals(prior)
     return TriggerSpace(
         name="stripes",
@@ -143,6 +151,7 @@ def stripes(
             "image_shape": list(shape),
             "max_amplitude": prior.max_amplitude,
             "max_frequency": prior.max_frequency,
+            "angles": prior.angles,
         },
     )
 
@@ -152,7 +161,8 @@ def _wave(particle: Array, prior: Prior) -> Array:
     height, width = prior.image_shape[:2]
     amplitude = prior.max_amplitude * particle[0]
     frequency = 1.0 + (prior.max_frequency - 1.0) * particle[1]
-    angle, phase = math.pi * particle[2], 2 * math.pi * particle[3]
+    turn = jnp.floor(2.0 * particle[2]) / 2.0 if prior.angles == "axes" else particle[2]
+    angle, phase = math.pi * turn, 2 * math.pi * particle[3]
     rows = jnp.arange(height, dtype=jnp.float32)[:, None]
     cols = jnp.arange(width, dtype=jnp.float32)[None, :]
     along = (rows * jnp.sin(angle) + cols * jnp.cos(angle)) / width
