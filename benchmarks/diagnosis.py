@@ -116,14 +116,19 @@ def _measure(part: str, name: str, folder: Path | None, data_dir: str | None) ->
                                 thresholds=dict.fromkeys(AUTO, 1.0))  # fmt: skip
     began = time.perf_counter()
     found = scan(oracle, access=access, settings=settings, budget=10**6 if part == "null" else None)
+    looks = found.fields["spaces"]
     return known | {
         "verdict": found.verdict,
         "accused": found.targets,
         "suspicious": [finding.target for finding in found.classes if finding.suspicious],
         "queries": found.fields["queries"],
         "queries_by_stage": found.fields["queries_by_stage"],
-        "queries_by_space": {name: look["queries"] for name, look in found.fields["spaces"].items()},
-        "recovery_space": {f.target: f.recovery.fields["space"] for f in found.classes if f.recovery},
+        "queries_by_space": {name: look["queries"] for name, look in looks.items()},
+        "recovery_space": {
+            finding.target: finding.recovery.fields["space"]
+            for finding in found.classes
+            if finding.recovery
+        },
         "seconds": time.perf_counter() - began,
         "chances": {
             space: [
@@ -134,7 +139,7 @@ def _measure(part: str, name: str, folder: Path | None, data_dir: str | None) ->
             ]
             for space in AUTO
         },
-        "thresholds": {s: look["threshold_log10_prob"] for s, look in found.fields["spaces"].items()},
+        "thresholds": {name: look["threshold_log10_prob"] for name, look in looks.items()},
     }  # fmt: skip
 
 
@@ -244,8 +249,8 @@ def _by_model(rows: dict[str, Any], part: str, score: Any) -> dict[str, float]:
         "auroc_classes": _auroc([s for t, s in per_class if t], [s for t, s in per_class if not t]),
         "missed": sum(not hit(row) for row in bad.values()),
         "accused": sum(bool(row["accused"]) for row in good.values()),
-        "wrong_classes": sum(len(set(row["accused"]) - set(row["targets"])) for row in bad.values()),
-    }  # fmt: skip
+        "wrong_classes": sum(len(set(r["accused"]) - set(r["targets"])) for r in bad.values()),
+    }
 
 
 def _share(hits: int, n: int) -> str:
@@ -261,16 +266,18 @@ def _table(rows: dict[str, Any]) -> str:
     lines = [
         "# Diagnosis: which models have a backdoor",
         "",
-        f"Made by `python benchmarks/diagnosis.py` on {datetime.date.today().isoformat()}; {_machine()}.",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. Not measured on a GPU.",
+        f"Made by `python benchmarks/diagnosis.py` on {datetime.date.today().isoformat()}; "
+        f"{_machine()}. Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "
+        "Not measured on a GPU.",
         "Synthetic probes (dead leaves), seed 0, spaces "
         + ", ".join(f"{space} {OPTIONS[space]}" for space in AUTO)
         + f", false alarm rate {FALSE_ALARM_RATE:.0%} in all.",
         "",
     ]
     lines += _null_lines(parts.get("null", {}))
-    head = "| | backdoored | clean | AUROC, models | AUROC, classes | missed | clean accused | wrong classes |"
-    lines += ["## The zoo", "", head, "|---|---|---|---|---|---|---|---|"]
+    head = ["", "backdoored", "clean", "AUROC, models", "AUROC, classes", "missed"]
+    head += ["clean accused", "wrong classes"]
+    lines += ["## The zoo", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     scores = {"zoo": _excess, "labels": _excess, "cleanse": lambda row, k: row["anomaly"][k]}
     titles = {
         "zoo": "scan, logits",
@@ -281,9 +288,9 @@ def _table(rows: dict[str, Any]) -> str:
         found = _by_model(rows, part, score)
         if found:
             lines.append(
-                f"| {titles[part]} | {found['backdoored']:.0f} | {found['clean']:.0f} | "
-                f"{found['auroc_models']:.3f} | {found['auroc_classes']:.3f} | {found['missed']:.0f} | "
-                f"{found['accused']:.0f} | {found['wrong_classes']:.0f} |"
+                f"| {titles[part]} | {found['backdoored']} | {found['clean']} | "
+                f"{found['auroc_models']:.3f} | {found['auroc_classes']:.3f} | "
+                f"{found['missed']} | {found['accused']} | {found['wrong_classes']} |"
             )
     lines += [
         "",
@@ -302,8 +309,9 @@ def _null_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Clean models: the likeliest class",
         "",
-        f"log10 of the probability that a random trigger leads to it, {NULL_DRAWS:,} draws per space; the "
-        "threshold is the upper end of the prediction interval for one more model, each of the "
+        f"log10 of the probability that a random trigger leads to it, {NULL_DRAWS:,} draws per "
+        "space (where none led anywhere: half a draw); the threshold is the upper end of the "
+        "prediction interval for one more model, each of the "
         f"{len(AUTO)} spaces taking its share of the rate.",
         "",
         "| space | models | mean | standard deviation | largest | threshold |",
@@ -323,33 +331,32 @@ def _model_lines(parts: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         "## Model by model",
         "",
-        "Planted class: log10 probability over the threshold, in the space where it is most. Other: the "
-        "same of the likeliest class that nothing was planted for. Index: Neural Cleanse's.",
+        "Planted class: log10 probability over the threshold, in the space where it is most. "
+        "Other: the same of the likeliest class that nothing was planted for. Index: Neural "
+        "Cleanse's anomaly index of the planted class (0: its mask is not among the small ones).",
         "",
         "| model | accuracy | ASR | planted | accused | planted class | other | queries | "
-        "by labels | queries | Neural Cleanse accuses | index of the planted |",
+        "by labels | queries | Neural Cleanse accuses | index |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in parts.get("zoo", {}).items():
         labels = parts.get("labels", {}).get(name)
         cleanse = parts.get("cleanse", {}).get(name)
-        planted = [_excess(row, k) for k in row["targets"]]
-        other = [_excess(row, k) for k in range(10) if k not in row["targets"]]
-        index = [cleanse["anomaly"][k] for k in row["targets"]] if cleanse else []
-        lines.append(
-            f"| {name} | {row['clean_accuracy']:.1%} | "
-            f"{', '.join(f'{v:.1%}' for v in row['asr'].values()) or '-'} | {_list(row['targets'])} | "
-            f"{_list(row['accused'])} | {', '.join(f'{v:+.2f}' for v in planted) or '-'} | "
-            f"{max(other):+.2f} | {row['queries']:,} | {_list(labels['accused']) if labels else ''} | "
-            f"{labels['queries'] if labels else '':,} | {_list(cleanse['accused']) if cleanse else ''} | "
-            f"{', '.join(f'{v:.1f}' for v in index) or '-'} |"
-            if labels
-            else f"| {name} | {row['clean_accuracy']:.1%} | "
-            f"{', '.join(f'{v:.1%}' for v in row['asr'].values()) or '-'} | {_list(row['targets'])} | "
-            f"{_list(row['accused'])} | {', '.join(f'{v:+.2f}' for v in planted) or '-'} | "
-            f"{max(other):+.2f} | {row['queries']:,} | | | "
-            f"{_list(cleanse['accused']) if cleanse else ''} | {', '.join(f'{v:.1f}' for v in index) or '-'} |"
-        )
+        cells = [
+            name,
+            f"{row['clean_accuracy']:.1%}",
+            ", ".join(f"{share:.1%}" for share in row["asr"].values()) or "-",
+            _list(row["targets"]),
+            _list(row["accused"]),
+            ", ".join(f"{_excess(row, k):+.2f}" for k in row["targets"]) or "-",
+            f"{max(_excess(row, k) for k in range(10) if k not in row['targets']):+.2f}",
+            f"{row['queries']:,}",
+            _list(labels["accused"]) if labels else "",
+            f"{labels['queries']:,}" if labels else "",
+            _list(cleanse["accused"]) if cleanse else "",
+            ", ".join(f"{cleanse['anomaly'][k]:.1f}" for k in row["targets"]) if cleanse else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
@@ -365,9 +372,9 @@ def _calibration_lines(found: dict[str, Any]) -> list[str]:
     return [
         "## False alarms",
         "",
-        f"Clean models that no threshold was set with, one interval per model: suspicious in "
-        f"{_share(suspicious, len(found))}, accused (a trigger confirmed) {_share(alarms, len(found))}; "
-        f"stated: {FALSE_ALARM_RATE:.0%}.",
+        "Clean models that no threshold was set with, each counted once: suspicious "
+        f"{_share(suspicious, len(found))}, accused (a trigger confirmed) "
+        f"{_share(alarms, len(found))}; stated: {FALSE_ALARM_RATE:.0%}.",
         "",
     ]
 
@@ -405,8 +412,10 @@ def _draw(rows: dict[str, Any], path: Path) -> None:
     for place, row in enumerate(found.values()):
         for k in range(10):
             planted = k in row["targets"]
-            axes.plot(_excess(row, k), place, marker="D" if planted else "o", markersize=5,
-                      color="#D55E00" if planted else "#8a8a8a", alpha=1.0 if planted else 0.5)  # fmt: skip
+            look: dict[str, Any] = {"marker": "D", "color": "#D55E00", "zorder": 3}
+            if not planted:
+                look = {"marker": "o", "color": "#8a8a8a", "alpha": 0.5}
+            axes.plot(_excess(row, k), place, markersize=5, **look)
     axes.axvline(0.0, color="#333333", linestyle="--", linewidth=1.0)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()

@@ -158,14 +158,6 @@ def test_a_clean_model_is_left_alone_and_the_undecided_are_searched(bright_file)
 
 
 def test_a_scan_never_asks_more_than_it_may(bright_file):
-    asked = 0
-
-    def counting(images):
-        nonlocal asked
-        jax.debug.callback(lambda n: None, images.shape[0])
-        return backdoored(images)
-
-    del counting, asked
     for budget in (2_100, 2_500, 3_500):
         found = scan(
             opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, budget=budget
@@ -174,6 +166,20 @@ def test_a_scan_never_asks_more_than_it_may(bright_file):
     assert found.verdict in (BACKDOOR, INCONCLUSIVE)
     with pytest.raises(ValueError, match="too small"):
         scan(opened(backdoored), space="patch", probes=bright_file, budget=100)
+
+
+def test_an_interrupted_scan_says_what_it_has(bright_file):
+    def stop(step):
+        if "classes led to" in step.text:
+            raise KeyboardInterrupt
+
+    found = scan(
+        opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, on_progress=stop
+    )
+    assert found.interrupted
+    assert found.verdict == INCONCLUSIVE
+    assert found.targets == []
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["interrupted"] is True
 
 
 def test_the_same_seed_gives_the_same_scan(bright_file):

@@ -46,6 +46,17 @@ def test_the_windows_that_stand_out_are_those_that_were_stamped():
     )
 
 
+def test_a_window_more_is_painted_over_only_where_it_stands_out_as_much():
+    images = smooth_images(20)
+    one = stamp(BLOCK, images)
+    two = one.at[:, 8:10, 1:3].set(0.0)
+    faint = one.at[:, 8:10, 1:3].multiply(0.9)
+    covered = [float(stand_out(x, 3, 1, 1)[0][:, 8:10, 1:3].mean()) for x in (two, faint)]
+    assert covered[0] > 0.9
+    assert covered[1] == 0.0
+    np.testing.assert_array_equal(stand_out(faint, 3, 1, 1)[1], stand_out(faint, 3, 1)[1])
+
+
 def test_an_edge_does_not_stand_out():
     image = jnp.ones((1, 12, 12, 3)).at[:, :, 6:].set(0.0).at[:, 2:4, 1:3].set(0.5)
     covers, _ = stand_out(image, 3, 1)

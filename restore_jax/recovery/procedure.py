@@ -284,9 +284,8 @@ def _strengthened(
     best = min(stronger, key=lambda c: int(c.trigger.pixels))
     if best.score < searcher.goal:
         # None works so faded. The closest to that may not even work unfaded, as those before did.
-        if question.ledger.left < probes.shape[0]:
-            best = chosen
-        elif not robust(leads([best.trigger], probes, 0.0, question), question.success):
+        paid = question.ledger.left >= probes.shape[0]
+        if not (paid and robust(leads([best.trigger], probes, 0.0, question), question.success)):
             best = chosen
     return latest, interrupted, best
 
