@@ -25,6 +25,7 @@ from jax import lax
 from restore_jax.backdoors import Trigger, stamp
 from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import open_probes
+from restore_jax.diagnosis import Scan
 from restore_jax.oracles import Asker, Inconclusive, Oracle, labels, open_model
 from restore_jax.recovery import Recovery
 
@@ -76,6 +77,7 @@ class Dense(NamedTuple):
         return int(self.trigger.target)
 
 
+Recovered = Recovery | Trigger | Scan | Sequence[Recovery | Trigger]
 Purifier = Callable[[Array, Array], tuple[Array, Array]]
 """``(images f32[b, H, W, C] in [0, 1], outputs) -> (outputs, flags bool[b])``; the outputs are
 the model's on the images, and then those that stand."""
@@ -83,7 +85,7 @@ the model's on the images, and then those that stand."""
 
 def purifier(
     model: Any,
-    recoveries: Recovery | Trigger | Sequence[Recovery | Trigger],
+    recoveries: Recovered,
     *,
     access: str = "logits",
     probes: str = "dead_leaves",
@@ -93,7 +95,8 @@ def purifier(
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
-      recoveries: what was recovered, one or several; of recoveries those that were found.
+      recoveries: a scan, or what was recovered, one or several; of recoveries those that were
+        found.
       access: what the model is asked for, unless it is an `Oracle`.
       probes: where the images come from onto which windows are transplanted.
       seed: of those.
@@ -112,13 +115,16 @@ def purifier(
 
 def defences(
     oracle: Oracle,
-    recoveries: Recovery | Trigger | Sequence[Recovery | Trigger],
+    recoveries: Recovered,
     *,
     probes: str = "dead_leaves",
     seed: int = 0,
 ) -> list[Local | Dense]:
     """What to look for, for each class that a trigger was recovered for; see `purifier`."""
-    some = [recoveries] if isinstance(recoveries, Recovery | Trigger) else list(recoveries)
+    if isinstance(recoveries, Scan):
+        some: list[Recovery | Trigger] = [*recoveries.recoveries]
+    else:
+        some = [recoveries] if isinstance(recoveries, Recovery | Trigger) else list(recoveries)
     triggers = [
         one if isinstance(one, Trigger) else one.trigger
         for one in some

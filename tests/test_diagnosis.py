@@ -22,6 +22,7 @@ from restore_jax.diagnosis import (
 )
 from restore_jax.diagnosis.pooling import compile_draws, make_pool
 from restore_jax.oracles import Asker, Inconclusive, Ledger, labels, open_model
+from restore_jax.purification import purifier
 from restore_jax.report import load_recoveries, render_scan, write_files
 from restore_jax.scoring import needed
 from restore_jax.spaces import make_space
@@ -113,27 +114,31 @@ def test_a_settled_class_is_neither_counted_nor_paid_for():
     assert int(rest.cost) < int(everything.cost)
 
 
-def test_the_probability_of_a_class_is_the_exact_one(bright_file):
-    # Where darkest is at most 0.4 / 4 a black 2x2 block leads every probe, and a block of three
-    # black pixels some; the share of patches with a black block is counted, not estimated.
-    found = scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
-    chance = found.classes[TARGET].chances["patch"]
+@pytest.fixture(scope="module")
+def looked_at(bright_file):
+    """A scan of the backdoored model by hand."""
+    return scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
+
+
+def test_the_probability_of_a_class_is_the_exact_one(looked_at):
+    # A black 2x2 block leads every probe, fewer black pixels hardly any: the share of patches that
+    # have one is counted on many more draws, and without a model.
     space = make_space("patch", IMAGE_SHAPE, **OPTIONS)
     particles = space.search.sample(jax.random.key(99), 20_000)
     canvas = jax.vmap(space.stamp, (0, None))(particles, jnp.ones((1, *IMAGE_SHAPE)))[:, 0, ..., 0]
     black = canvas == 0
     block = black[:, 1:, 1:] & black[:, 1:, :-1] & black[:, :-1, 1:] & black[:, :-1, :-1]
     share = float(block.any((1, 2)).mean())
-    low, high = chance.interval
+    low, high = looked_at.classes[TARGET].chances["patch"].interval
     assert low - 0.05 < math.log10(share) < high + 0.05
 
 
-def test_a_backdoor_is_named_recovered_and_confirmed_and_nothing_else(bright_file):
-    for access in ("logits", "labels"):
-        found = scan(
-            opened(backdoored, access), access=access, space="patch", probes=bright_file,
-            settings=SETTINGS,
-        )  # fmt: skip
+def test_a_backdoor_is_named_recovered_and_confirmed_and_nothing_else(looked_at, bright_file):
+    by_labels = scan(
+        opened(backdoored, "labels"), access="labels", space="patch", probes=bright_file,
+        settings=SETTINGS,
+    )  # fmt: skip
+    for found in (looked_at, by_labels):
         assert found.verdict == BACKDOOR
         assert found.targets == [TARGET]
         assert [f.target for f in found.classes if f.suspicious] == [TARGET]
@@ -141,8 +146,7 @@ def test_a_backdoor_is_named_recovered_and_confirmed_and_nothing_else(bright_fil
         assert found.fields["queries"] == sum(found.fields["queries_by_stage"].values())
         assert found.fields["calibrated"] is False
     # Whatever is asked for, the same draws decide the same event.
-    again = scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
-    assert [f.chances for f in again.classes] == [f.chances for f in found.classes]
+    assert [f.chances for f in by_labels.classes] == [f.chances for f in looked_at.classes]
 
 
 def test_a_clean_model_is_left_alone_and_the_undecided_are_searched(bright_file):
@@ -158,7 +162,7 @@ def test_a_clean_model_is_left_alone_and_the_undecided_are_searched(bright_file)
 
 
 def test_a_scan_never_asks_more_than_it_may(bright_file):
-    for budget in (2_100, 2_500, 3_500):
+    for budget in (2_100, 3_500):
         found = scan(
             opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, budget=budget
         )
@@ -182,15 +186,13 @@ def test_an_interrupted_scan_says_what_it_has(bright_file):
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["interrupted"] is True
 
 
-def test_the_same_seed_gives_the_same_scan(bright_file):
-    one, two = (
-        scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, seed=5)
-        for _ in range(2)
-    )
-    first, second = one.to_json(), two.to_json()
+def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):
+    again = scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
+    first, second = looked_at.to_json(), again.to_json()
     first.pop("seconds"), second.pop("seconds")
     assert first == second
-    np.testing.assert_array_equal(one.recoveries[0].trigger.mask, two.recoveries[0].trigger.mask)
+    masks = [found.recoveries[0].trigger.mask for found in (looked_at, again)]
+    np.testing.assert_array_equal(*masks)
 
 
 def test_the_bound_is_exceeded_as_often_as_it_says():
@@ -223,10 +225,19 @@ def test_without_a_threshold_classes_are_compared_with_each_other(bright_file):
     assert found.classes[TARGET].chances["patch"].excess is None
 
 
-def test_a_written_scan_is_what_purify_takes(bright_file, tmp_path):
-    oracle = opened(backdoored)
-    found = scan(oracle, space="patch", probes=bright_file, settings=SETTINGS)
-    write_files(tmp_path / "scan", render_scan(found, oracle))
+def test_a_scan_purifies(looked_at):
+    images = jnp.asarray(bright(seed=1).read(0, 40))
+    black = images.at[:, 4:6, 7:9].set(0.0)
+    function = jax.jit(purifier(opened(backdoored), looked_at))
+    outputs, flags = function(black, backdoored(black))
+    assert (np.argmax(backdoored(black), -1) == TARGET).all()
+    assert np.asarray(flags).mean() > 0.9
+    assert (np.argmax(outputs, -1) != TARGET).mean() > 0.9
+
+
+def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
+    found = looked_at
+    write_files(tmp_path / "scan", render_scan(found, None))
     content = json.loads((tmp_path / "scan" / "scan.json").read_text())
     assert content["verdict"] == "backdoor"
     assert content["targets"] == [TARGET]
