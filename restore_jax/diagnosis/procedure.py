@@ -284,9 +284,12 @@ def _look(
         int(t): _by_draws(int(hits[t]), int(drawn[t]), bound)
         for t in np.flatnonzero(judged & (drawn > 0))
     }
+    # Where a class at the threshold would have been led to, one that was not is left alone.
+    blind = bound is not None and settings.num_draws * 10.0**bound < 1.0
     undecided = [
         t for t, chance in chances.items()
         if bound is not None and chance.hits < FEW_HITS and chance.interval[1] > bound
+        and (chance.hits > 0 or blind)
     ]  # fmt: skip
     undecided.sort(key=lambda t: -best[t])
     if undecided and settings.num_deepened:
