@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zoo import ZOO
+from zoo import RECOVERY, ZOO
 
 from restore_jax import open_model, recover
 from restore_jax.backdoors import stamp
@@ -141,7 +141,7 @@ def main() -> None:
     images, labels = cifar10.load("test", args.data_dir)
     images = images[: args.images].astype(np.float32) / 255.0
     labels = labels[: args.images]
-    zoo = sorted(path.name for path in ZOO.iterdir() if (path / "metadata").is_dir())
+    zoo = sorted(RECOVERY)
     names = [name for name in zoo if name != "clean"] if args.models is None else args.models
     rows: list[dict[str, Any]] = []
     missing: list[str] = []

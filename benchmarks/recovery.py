@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from zoo import ZOO
+from zoo import RECOVERY, ZOO
 
 from restore_jax import Oracle, attack_success_rate, open_model, recover
 from restore_jax.data import cifar10
@@ -67,7 +67,7 @@ class Job(NamedTuple):
 
 def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
     """Everything there is to run."""
-    zoo = sorted(path.name for path in ZOO.iterdir() if (path / "metadata").is_dir())
+    zoo = sorted(RECOVERY)
     targets = {
         name: sorted(p.target for p in planted_in(open_model(folder(name))).values())
         for name in ["shipped", *zoo]
