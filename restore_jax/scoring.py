@@ -157,8 +157,9 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
     """
     n, width = racing.shape[0], probes.shape[0]
     together = _together(n, width)
-    # Those still racing come first, so that the chunks behind them can be skipped.
-    order = jnp.argsort(~racing, stable=True)
+    # Those still racing come first, so that the chunks behind them can be skipped. The last
+    # chunk is filled up with copies of the first particle.
+    order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
     runners = jnp.sum(racing, dtype=jnp.int32)
     some = jax.tree.map(lambda leaf: leaf[:together], particles)
     like = jax.eval_shape(ask, some, probes)
@@ -173,8 +174,8 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
         return None, asked
 
     _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
-    asked = asked.reshape(n, *like.shape[1:])
-    return jnp.zeros_like(asked).at[order].set(asked)
+    asked = asked.reshape(-1, *like.shape[1:])[:n]
+    return jnp.zeros_like(asked).at[order[:n]].set(asked)
 
 
 def _labels_score(guided: Array, passed: Array, c: int, num_guides: int, num_probes: int) -> Array:
@@ -202,10 +203,9 @@ def race_width(num_probes: int) -> int:
 
 
 def _together(n: int, width: int) -> int:
-    """How many candidates are asked about at once: a divisor of n that makes a good chunk.
+    """How many candidates are asked about at once, at most n, so that they make a good chunk.
 
     About 64 images on a CPU, where larger ones fall out of its cache, 4,096 elsewhere.
     """
     images = 64 if jax.default_backend() == "cpu" else 4096
-    most = max(1, round(images / width))
-    return max(k for k in range(1, min(n, most) + 1) if n % k == 0)
+    return min(n, max(1, round(images / width)))
