@@ -52,6 +52,7 @@ def test_one_two_or_eight_devices_make_no_difference(alone, number):
         assert many["log_prob_std"] == pytest.approx(one["log_prob_std"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_all_particles_is_learned_over_devices_too(alone):
     one, many = alone["0"]["normal"], alone["8"]["normal"]
     # A sum of floats, whose order is free.

@@ -100,6 +100,7 @@ def test_a_corner_of_the_cube():
     assert_unbiased(log_probs, 4 * math.log(0.01))
 
 
+@pytest.mark.slow
 def test_a_half_space_of_a_normal():
     space = standard_normal(20)
     log_probs = estimates(space, lambda x, args: linear_score(x, 5.0), 0.0)
