@@ -15,6 +15,7 @@ So at most two more queries per image, and none for an image of any other class.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from restore_jax.backdoors import Trigger, stamp
 from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis import Scan
-from restore_jax.oracles import Asker, Inconclusive, Oracle, labels, open_model
+from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, labels, open_model
 from restore_jax.recovery import Recovery
 
 Array = jax.Array
@@ -102,8 +103,8 @@ def purifier(
       seed: of those.
 
     Returns:
-      A pure function for `jax.jit`. It asks the model about every image twice more, whatever the
-      answers; `Defended` spares the queries that are of no use.
+      A pure function for `jax.jit`, unless the model is foreign. It asks the model about every
+      image twice more, whatever the answers; `Defended` spares the queries that are of no use.
 
     Raises:
       ValueError: nothing was found in the recoveries, or two kinds of trigger lead to one class.
@@ -119,8 +120,12 @@ def defences(
     *,
     probes: str = "dead_leaves",
     seed: int = 0,
+    ledger: Ledger | None = None,
 ) -> list[Local | Dense]:
-    """What to look for, for each class that a trigger was recovered for; see `purifier`."""
+    """What to look for, for each class that a trigger was recovered for; see `purifier`.
+
+    The ledger, if there is one, pays for what is asked meanwhile: at most `defence_cost`.
+    """
     if isinstance(recoveries, Scan):
         some: list[Recovery | Trigger] = [*recoveries.recoveries]
     else:
@@ -135,8 +140,10 @@ def defences(
     classes = [int(trigger.target) for trigger in triggers]
     if len(set(classes)) < len(classes):
         raise ValueError("two recoveries are about the same class: give one of each.")
-    asker = Asker(oracle)
+    ledger = ledger or Ledger(1 << 62)
+    asker = Asker(oracle, ledger)
     images = open_probes(probes, seed, oracle.image_shape).draw(0, NUM_PROBES)
+    ledger.charge(NUM_PROBES)
     answers = np.asarray(asker.labels(images))
     neutral = images[~np.isin(answers, classes)]
     found: list[Local | Dense] = []
@@ -149,16 +156,24 @@ def defences(
         solid = len(rows) == (np.ptp(rows) + 1) * (np.ptp(cols) + 1)
         windows = max(1, round(len(rows) / SIDE**2))
         side, number = (SIDE, windows) if solid else (1, NUM_PIXELS)
-        found.append(Local(int(trigger.target), side, number, _probe(asker, neutral, trigger)))
+        found.append(
+            Local(int(trigger.target), side, number, _probe(asker, neutral, trigger, ledger))
+        )
     return found
 
 
-def _probe(asker: Asker, neutral: Array, trigger: Trigger) -> Array:
+def defence_cost(triggers: int) -> int:
+    """The most images that `defences` asks about, of so many triggers."""
+    return NUM_PROBES * (1 + 2 * triggers)
+
+
+def _probe(asker: Asker, neutral: Array, trigger: Trigger, ledger: Ledger) -> Array:
     """Of the probes that the trigger leads, the one closest to its class without it.
 
     A transplant convicts only together with what painting over says, so that it may be easily led.
     """
     if neutral.shape[0]:
+        ledger.charge(2 * neutral.shape[0])
         led = np.asarray(asker.margins(stamp(trigger, neutral), trigger.target)) >= 0
         before = np.asarray(asker.margins(neutral, trigger.target))
         if led.any():
@@ -206,7 +221,8 @@ def subtract(trigger: Trigger, images: Array) -> Array:
     """Images f32[b, H, W, C] with a dense trigger taken back, in [0, 1].
 
     An image blended in is blended out. Of an additive trigger that is a wave, or a few, those
-    frequencies are taken out, since it leads as well at another phase; any other is subtracted.
+    frequencies and their neighbours are taken out, since it leads as well at another phase, and
+    one nearby may have been planted; any other is subtracted.
     """
     if not trigger.additive:
         left = jnp.maximum(1.0 - trigger.mask, 1e-3)
@@ -217,11 +233,16 @@ def subtract(trigger: Trigger, images: Array) -> Array:
     carried = power >= 0.05 * max(power.max(), 1e-30)
     if carried.mean() > FEW:
         return jnp.clip(images - trigger.mask * trigger.pattern, 0.0, 1.0)
+    # What was planted may be the next frequency, or the next slant.
+    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    carried = np.any([np.roll(carried, shift, (0, 1)) for shift in shifts], 0)
+    carried[0, 0] = False
     kept = jnp.asarray(~carried, jnp.float32)[..., None]
     through = jnp.fft.ifft2(jnp.fft.fft2(images, axes=(1, 2)) * kept, axes=(1, 2))
     return jnp.clip(jnp.real(through), 0.0, 1.0)
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def stand_out(
     images: Array, side: int, number: int, more: int = 0, close: float = CLOSE
 ) -> tuple[Array, Array]:
@@ -297,15 +318,24 @@ class Defended:
     answer is a suspicious class.
     """
 
-    def __init__(self, oracle: Oracle, found: Sequence[Local | Dense], chunk: int = 250):
-        self._chunk = chunk
+    def __init__(
+        self,
+        oracle: Oracle,
+        found: Sequence[Local | Dense],
+        chunk: int = 250,
+        ledger: Ledger | None = None,
+    ):
+        """Defends a model; the ledger, if there is one, pays for every image."""
+        self._chunk, self._ledger = chunk, ledger or Ledger(1 << 62)
         self._targets = np.array([one.target for one in found])
         self._each = 1 + any(isinstance(one, Local) for one in found)
         self._oracle = oracle
-        self._ask = jax.jit(
-            lambda weights, x: oracle.answer(weights, x), compiler_options=compiler_options()
-        )
-        self._purify = jax.jit(_purifier(oracle, found), compiler_options=compiler_options())
+        self._ask: Any = oracle.answer
+        self._purify: Any = _purifier(oracle, found)
+        if not oracle.foreign:
+            compiled = partial(jax.jit, compiler_options=compiler_options())
+            self._ask = compiled(lambda weights, x: oracle.answer(weights, x))
+            self._purify = compiled(self._purify)
         self.queries = 0
 
     def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -319,12 +349,14 @@ class Defended:
           what the model said.
         """
         images = np.asarray(images, np.float32)
+        self._ledger.charge(len(images))
         plain = self._in_chunks(lambda x: (self._ask(self._oracle.weights, x),), images)[0]
         self.queries += len(images)
         outputs, flags = plain.copy(), np.zeros(len(images), bool)
         predicted = np.asarray(labels(self._oracle.access, jnp.asarray(plain)))
         again = np.flatnonzero(np.isin(predicted, self._targets))
         if len(again):
+            self._ledger.charge(self._each * len(again))
             self.queries += self._each * len(again)
             some, flagged = self._in_chunks(self._purify, images[again], plain[again])
             outputs[again], flags[again] = some, flagged
@@ -336,7 +368,8 @@ class Defended:
         for first in range(0, len(arrays[0]), self._chunk):
             some = [array[first : first + self._chunk] for array in arrays]
             short = self._chunk - len(some[0])
-            padded = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
-            answers = function(*map(jnp.asarray, padded))
+            if not self._oracle.foreign:  # whose every image counts
+                some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
+            answers = function(*map(jnp.asarray, some))
             parts.append([np.asarray(answer)[: self._chunk - short] for answer in answers])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -108,6 +108,10 @@ def recover_reference(
         exclude_planted=True,
     )
     oracle, ledger = question.oracle, question.ledger
+    if oracle.foreign:
+        raise ValueError(
+            f"--protocol reference runs inside JAX, where {oracle.name} cannot be asked: drop it."
+        )
     trigger_space = make_space(space, oracle.image_shape, **OPTIONS[space])
     search_probes = question.feed.take(NUM_PROBES, 20 * NUM_PROBES)
     num_levels = min(NUM_LEVELS, (ledger.left - 3 * NUM_CONFIRMATION) // level_cost)

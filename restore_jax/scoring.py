@@ -17,7 +17,7 @@ order of the probes is fixed, so what is decided is exactly what all m would hav
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,59 @@ def threshold(oracle: Oracle, success: float, num_probes: int, num_guides: int =
     if num_guides:
         return float(num_probes + num_guides)
     return float(needed(success, num_probes)) if oracle.access == "labels" else 0.0
+
+
+class Race(NamedTuple):
+    """In what order candidates are shown guides and probes, and what is left after each leg.
+
+    Attributes:
+      needed: probes that must be led, c.
+      width: images in a leg.
+      num_legs: how many there are.
+      num_guides, num_probes: they come in this order.
+      by_labels: whether labels are all there is.
+      is_guides: bool[num_legs].
+      guides_left, probes_left: int32[num_legs], how many have yet to be shown after each leg.
+    """
+
+    needed: int
+    width: int
+    num_legs: int
+    num_guides: int
+    num_probes: int
+    by_labels: bool
+    is_guides: np.ndarray
+    guides_left: np.ndarray
+    probes_left: np.ndarray
+
+
+def plan_race(
+    oracle: Oracle, success: float, num_probes: int, num_guides: int, all_at_once: bool = False
+) -> Race:
+    """Plans a race; the arguments are those of `make_scorer`.
+
+    Raises:
+      ValueError: guides without labels, or a number of them that racing cannot divide.
+    """
+    width = num_probes if all_at_once else race_width(num_probes)
+    if num_guides and (oracle.access != "labels" or num_guides % width):
+        raise ValueError(
+            f"guides go with labels, in multiples of {width}, not {num_guides} with "
+            f"{oracle.access}."
+        )
+    total = num_guides + num_probes
+    shown = np.arange(1, total // width + 1, dtype=np.int32) * width
+    return Race(
+        needed=needed(success, num_probes),
+        width=width,
+        num_legs=total // width,
+        num_guides=num_guides,
+        num_probes=num_probes,
+        by_labels=oracle.access == "labels",
+        is_guides=shown <= num_guides,
+        guides_left=np.maximum(num_guides - shown, 0),
+        probes_left=total - np.maximum(shown, num_guides),
+    )
 
 
 def faded(stamped: Array, images: Array, fade: Array) -> Array:
@@ -83,25 +136,15 @@ def make_scorer(
     Raises:
       ValueError: guides without labels, or a number of them that racing cannot divide.
     """
-    c = needed(success, num_probes)
-    width = race_width(num_probes) if race else num_probes
-    if num_guides and (oracle.access != "labels" or num_guides % width):
-        raise ValueError(
-            f"guides go with labels, in multiples of {width}, not {num_guides} with "
-            f"{oracle.access}."
-        )
-    total = num_guides + num_probes
-    # Behind a leg, how many guides and how many probes have yet to be shown.
-    shown_after = np.arange(1, total // width + 1) * width
-    guides_left = np.maximum(num_guides - shown_after, 0)
-    probes_left = total - np.maximum(shown_after, num_guides)
+    plan = plan_race(oracle, success, num_probes, num_guides, all_at_once=not race)
+    width, c = plan.width, plan.needed
 
     def score(
         key: Array, particles: Any, level: Array, active: Array, args: dict[str, Any]
     ) -> tuple[Array, Array]:
         del key
         n = active.shape[0]
-        by_labels = oracle.access == "labels"
+        by_labels = plan.by_labels
         # What passing a probe is: being led, or with margins being led by more than the level.
         bar = jnp.float32(-0.5) if by_labels else level
 
@@ -112,12 +155,6 @@ def make_scorer(
             outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
             return margins(oracle.access, outputs, args["target"]).reshape(-1, width)
 
-        def hopeful(guided: Array, passed: Array, guides: Array, probes: Array) -> Array:
-            if not by_labels:
-                return passed + probes >= c
-            best = _labels_score(guided + guides, passed + probes, c, num_guides, num_probes)
-            return best > level
-
         def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
             racing, guided, passed = carry
             probes, is_guides, guides_left, probes_left = shown
@@ -126,21 +163,21 @@ def make_scorer(
             guided = guided + jnp.where(is_guides, successes, 0)
             passed = passed + jnp.where(is_guides, 0, successes)
             cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(width)
-            racing = racing & hopeful(guided, passed, guides_left, probes_left)
+            racing = racing & hopeful(plan, guided + guides_left, passed + probes_left, level)
             return (racing, guided, passed), (margin, cost)
 
         nobody = jnp.zeros(n, jnp.int32)
-        legs = args["probes"].reshape(total // width, width, *args["probes"].shape[1:])
-        shown = (legs, jnp.asarray(shown_after <= num_guides), guides_left, probes_left)
+        legs = args["probes"].reshape(plan.num_legs, width, *args["probes"].shape[1:])
+        shown = (legs, plan.is_guides, plan.guides_left, plan.probes_left)
         (finished, guided, passed), (margin, cost) = lax.scan(leg, (active, nobody, nobody), shown)
         if by_labels:
-            scores = _labels_score(guided, passed, c, num_guides, num_probes)
+            scores = labels_score(plan, guided, passed)
         else:
             by_probe = jnp.moveaxis(margin, 0, 1).reshape(n, num_probes)
             scores = jnp.sort(by_probe, -1)[:, num_probes - c]
         return jnp.where(finished, scores, -jnp.inf), jnp.sum(cost, dtype=jnp.uint32)
 
-    return Scorer(score=score, max_cost=total)
+    return Scorer(score=score, max_cost=num_guides + num_probes)
 
 
 def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
@@ -178,13 +215,20 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
     return jnp.zeros_like(asked).at[order[:n]].set(asked)
 
 
-def _labels_score(guided: Array, passed: Array, c: int, num_guides: int, num_probes: int) -> Array:
+def hopeful(race: Race, guided: Array, passed: Array, level: Array) -> Array:
+    """bool[n]: who can get above the level with so many guides and probes int32[n] led at best."""
+    if not race.by_labels:
+        return passed >= race.needed
+    return labels_score(race, guided, passed) > level
+
+
+def labels_score(race: Race, guided: Array, passed: Array) -> Array:
     """f32[n] from how many guides and probes int32[n] are led; see the top of this file."""
-    if num_guides == 0:
+    if race.num_guides == 0:
         return passed.astype(jnp.float32)
-    most = num_guides + num_probes
+    most = race.num_guides + race.num_probes
     short = jnp.minimum(guided + passed, most - 1)
-    return jnp.where(passed >= c, most, short).astype(jnp.float32)
+    return jnp.where(passed >= race.needed, most, short).astype(jnp.float32)
 
 
 def whole_legs(num_guides: int, num_probes: int) -> int:

@@ -3,9 +3,9 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from restore_jax.cli import exits
+from restore_jax.cli import exits, models
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """
     add = parser.add_argument
     add("--model", default="shipped", metavar="SPEC",
-        help='"shipped", the model in the package, or a folder that train.py wrote '
-             "(%(default)s)")  # fmt: skip
+        help='"shipped", the model in the package; a folder that train.py wrote; onnx:FILE, '
+             "torch:FILE, keras:FILE, python:MODULE:FUNCTION or a URL (%(default)s)")  # fmt: skip
     add("--access", default="logits", choices=ACCESSES,
         help="what the model answers: logits, probabilities or labels (%(default)s)")  # fmt: skip
     add("--probes", default="dead_leaves", metavar="SPEC",
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--out", metavar="DIR", help=f"where to write ({out})")
     add("--overwrite", action="store_true", help="replace what --out holds")
     add("--json", action="store_true", help="print the result as one JSON object on stdout")
+    models.add_arguments(parser)
 
 
 def check(args: argparse.Namespace, default: str) -> None:
@@ -53,12 +54,13 @@ def check(args: argparse.Namespace, default: str) -> None:
     """
     if not 0 <= args.seed <= _MAX_SEED:
         raise exits.UsageError(f"--seed must be 0 to {_MAX_SEED}, not {args.seed}.")
+    models.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
     try:
         folder = Path(default)
         if args.out is not None:
-            folder = exits.out_folder(args.out, default, args.overwrite)
+            folder = exits.out_folder(args.out, default, args.overwrite or args.resume)
             _spare_inputs(args, folder)
         while not folder.exists():
             folder = folder.parent
@@ -85,6 +87,48 @@ def _spare_inputs(args: argparse.Namespace, folder: Path) -> None:
                 f"--overwrite would remove {name}, which lies in --out {args.out}: name another "
                 "folder."
             )
+
+
+def write(
+    args: argparse.Namespace, folder: Path | None, default: str, files: dict[str, bytes]
+) -> Path:
+    """Writes a result into its folder, which is made unless it is given.
+
+    A named folder was checked before the search; what is found is not lost to it now.
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    from restore_jax.report import write_files
+
+    made = folder is not None
+    if folder is None:
+        folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
+    try:
+        if not made:
+            exits.make_folder(folder, args.overwrite)
+        write_files(folder, files)
+    except OSError as error:
+        raise exits.UsageError(
+            f"the result cannot be written to {folder} ({error.strerror})."
+        ) from error
+    return folder
+
+
+def asking(fields: dict[str, Any]) -> list[str]:
+    """What asking a foreign model took, for a person: one line or none."""
+    found = fields.get("asking")
+    if found is None:
+        return []
+    parts = [f"{found['images']:,} images in {found.get('requests', found['calls']):,} requests"]
+    if found["images_sent_again"]:
+        parts.append(f"{found['images_sent_again']:,} sent again")
+    if found["cost"]:
+        parts.append(f"cost {found['cost']:,.2f}")
+    if "latency_seconds" in found:
+        latency = found["latency_seconds"]
+        parts.append(f"latency {latency['median']:.3f} s, at most {latency['max']:.3f} s")
+    return [", ".join(parts)]
 
 
 def test_images(oracle: "Oracle", data_dir: str | None) -> "tuple[np.ndarray, np.ndarray] | None":

@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return exits.INTERRUPTED
     except RuntimeError as error:
-        from restore_jax.oracles import Inconclusive  # here: it is slow to import
+        from restore_jax.oracles import Inconclusive, OutOfQueries  # here: it is slow to import
 
-        if isinstance(error, Inconclusive):
+        if isinstance(error, Inconclusive | OutOfQueries):
             return _refuse(error, exits.INCONCLUSIVE)
         raise
 

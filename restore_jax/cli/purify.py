@@ -5,17 +5,19 @@ import csv
 import io
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs
+from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
     import numpy as np
+
+    from restore_jax.data.probes import ProbeSource
+    from restore_jax.oracles import Oracle
 
 SCHEMA_VERSION = 1
 CHUNK = 1_000
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", required=True, metavar="SPEC",
         help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
              "images in --data-dir")  # fmt: skip
+    add(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="images the model may be asked about, all counted (what the worst case takes)",
+    )
     inputs.add_arguments(parser, "runs/purify/")
 
 
@@ -39,18 +47,13 @@ def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     with progress("purify", Console(stderr=True, highlight=False), "images") as report:
         report(0, 0, "loading JAX and the model")
-        import numpy as np
-
         from restore_jax.compilation import keep_programs
         from restore_jax.data.probes import open_probes
-        from restore_jax.environment import device_name, versions
-        from restore_jax.oracles import open_model
-        from restore_jax.purification import Defended, defences
-        from restore_jax.report import load_recoveries, write_files
+        from restore_jax.report import load_recoveries
 
         recoveries = load_recoveries(args.recovery)
         keep_programs()
-        oracle = open_model(args.model, args.access)
+        oracle = models.open_oracle(args)
         for recovery in recoveries:
             if tuple(recovery.trigger.pattern.shape) != oracle.image_shape:
                 raise exits.UsageError(
@@ -65,53 +68,17 @@ def run(args: argparse.Namespace) -> int:
             raise exits.UsageError(
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
-        defended = Defended(
-            oracle, defences(oracle, recoveries, probes=args.probes, seed=args.seed)
-        )
-        before: list[np.ndarray] = []
-        after: list[np.ndarray] = []
-        flags: list[np.ndarray] = []
-        for first in range(0, source.available, CHUNK):
-            images = np.asarray(source.draw(first, min(CHUNK, source.available - first)))
-            outputs, flagged, plain = defended(images)
-            before.append(_labels(oracle.access, plain))
-            after.append(_labels(oracle.access, outputs))
-            flags.append(flagged)
-            done = first + len(images)
-            report(done, source.available, f"{sum(map(sum, flags)):,} flagged", line=False)
-        said, stands, flag = map(np.concatenate, (before, after, flags))
-        names = oracle.class_names
-        result: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "recoveries": args.recovery,
-            "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
-            "images": args.images,
-            "num_images": len(flag),
-            "flagged": int(flag.sum()),
-            "flagged_by_class": {
-                names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
-            },
-            "queries": defended.queries,
-            "queries_per_image": defended.queries / len(flag),
-            "seconds": time.perf_counter() - began,
-            "model": oracle.name,
-            "access": oracle.access,
-            "seed": args.seed,
-            "versions": versions(),
-            "device": device_name(),
-        }
-        folder = Path(args.out) if args.out else exits.out_folder(None, "purify", overwrite=False)
-        files = {
-            "purification.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
-            "predictions.csv": _table(names, said, stands, flag).encode(),
-        }
-        try:
-            exits.make_folder(folder, args.overwrite)
-            write_files(folder, files)
-        except OSError as error:
-            raise exits.UsageError(
-                f"the result cannot be written to {folder} ({error.strerror})."
-            ) from error
+        with models.kept_answers(args, oracle, "purify") as (folder, done):
+            result, table = _purify(args, oracle, recoveries, source, report)
+            result["seconds"] = time.perf_counter() - began
+            files = {
+                "purification.json": (
+                    json.dumps(result, indent=2, allow_nan=False) + "\n"
+                ).encode(),
+                "predictions.csv": table.encode(),
+            }
+            folder = inputs.write(args, folder, "purify", files)
+            done()
     if args.json:
         exits.print_json(result | {"out": str(folder)})
         return exits.DONE
@@ -120,8 +87,65 @@ def run(args: argparse.Namespace) -> int:
         if number:
             print(f"  {name:<16}{number:>7,} that the model gave this class")
     print(f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image")
+    for text in inputs.asking(result):
+        print(f"  asking          {text}")
     print(f"  files           {folder}/: {', '.join(files)}")
     return exits.DONE
+
+
+def _purify(
+    args: argparse.Namespace, oracle: "Oracle", recoveries: Any, source: "ProbeSource", report: Any
+) -> tuple[dict[str, Any], str]:
+    """Asks about all images: the result, and the table of them."""
+    import numpy as np
+
+    from restore_jax.environment import device_name, versions
+    from restore_jax.oracles import Ledger, account
+    from restore_jax.purification import Defended, defence_cost, defences
+
+    number = source.available or 0
+    most = oracle.asked + defence_cost(len(recoveries)) + 3 * number
+    if args.budget is not None and args.budget < most:
+        raise exits.UsageError(
+            f"--budget {args.budget} is too small: {number:,} images may take {most:,}, three for "
+            "each and some to begin with."
+        )
+    # What is sent again after a failure has to be paid for, too.
+    ledger = Ledger(args.budget or 2 * most, spent=oracle.asked)
+    options = {"probes": args.probes, "seed": args.seed, "ledger": ledger}
+    defended = Defended(oracle, defences(oracle, recoveries, **options), ledger=ledger)
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    flags: list[np.ndarray] = []
+    for first in range(0, number, CHUNK):
+        images = np.asarray(source.draw(first, min(CHUNK, number - first)))
+        outputs, flagged, plain = defended(images)
+        before.append(_labels(oracle.access, plain))
+        after.append(_labels(oracle.access, outputs))
+        flags.append(flagged)
+        done = first + len(images)
+        report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
+    said, stands, flag = map(np.concatenate, (before, after, flags))
+    names = oracle.class_names
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recoveries": args.recovery,
+        "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
+        "images": args.images,
+        "num_images": len(flag),
+        "flagged": int(flag.sum()),
+        "flagged_by_class": {
+            names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
+        },
+        "queries": ledger.spent,
+        "queries_per_image": defended.queries / len(flag),
+        "model": oracle.name,
+        **account(oracle, ledger),
+        "access": oracle.access,
+        "seed": args.seed,
+        "versions": versions(),
+        "device": device_name(),
+    }, _table(names, said, stands, flag)
 
 
 def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":

@@ -2,16 +2,16 @@
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs
+from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
+    from restore_jax.oracles import Oracle
     from restore_jax.recovery import Progress, Recovery
 
 SPACES = ("patch", "sparse", "gaussian", "scattered", "blend", "stripes")
@@ -60,21 +60,20 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     with progress("recover", console, "images") as report:
         report(0, 0, "loading JAX and the model")
-        recovery, oracle = _search(args, report)
-        report(0, 0, "drawing the result", line=False)
-        from restore_jax.report import render_recovery, write_files
+        from restore_jax.compilation import keep_programs
+        from restore_jax.report import render_recovery
 
-        files = render_recovery(recovery, oracle)
-        name = f"recover-{recovery.fields['target']}-{args.seed}"
-        # A named folder was checked before the search; what is found is not lost to it now.
-        folder = Path(args.out) if args.out else exits.out_folder(None, name, overwrite=False)
-        try:
-            exits.make_folder(folder, args.overwrite)
-            write_files(folder, files)
-        except OSError as error:
-            raise exits.UsageError(
-                f"the result cannot be written to {folder} ({error.strerror})."
-            ) from error
+        keep_programs()
+        oracle = models.open_oracle(args)
+        name = f"recover-{args.target or f'trigger-{args.trigger}'}-{args.seed}"
+        with models.kept_answers(args, oracle, name) as (folder, done):
+            recovery = _search(args, oracle, report)
+            report(0, 0, "drawing the result", line=False)
+            files = render_recovery(recovery, oracle)
+            name = f"recover-{recovery.fields['target']}-{args.seed}"
+            folder = inputs.write(args, folder, name, files)
+            if recovery.status != "interrupted":
+                done()
     if args.json:
         exits.print_json(recovery.to_json() | {"out": str(folder)})
     else:
@@ -98,12 +97,7 @@ def _check(args: argparse.Namespace) -> None:
     inputs.check(args, "runs")
 
 
-def _search(args: argparse.Namespace, report: Any) -> "tuple[Recovery, Any]":
-    from restore_jax.compilation import keep_programs
-    from restore_jax.oracles import open_model
-
-    keep_programs()
-    oracle = open_model(args.model, args.access)
+def _search(args: argparse.Namespace, oracle: "Oracle", report: Any) -> "Recovery":
     options: dict[str, Any] = {
         "trigger": args.trigger,
         "access": args.access,
@@ -130,13 +124,11 @@ def _search(args: argparse.Namespace, report: Any) -> "tuple[Recovery, Any]":
         space = args.space or "sparse"
         return recover_reference(
             oracle, args.target, space=space, on_progress=on_progress, **options
-        ), oracle
+        )
     from restore_jax.recovery import recover
 
     space, stop = args.space or "patch", args.stop or "estimate"
-    return recover(
-        oracle, args.target, space=space, stop=stop, on_progress=on_progress, **options
-    ), oracle
+    return recover(oracle, args.target, space=space, stop=stop, on_progress=on_progress, **options)
 
 
 def progress_text(step: "Progress") -> str:
@@ -160,9 +152,10 @@ def summary(recovery: "Recovery") -> list[str]:
         lines = [f"found: a trigger that leads {confirmed:.1%} of fresh probes to {target}"]
     else:
         best, shown = (on_search, "the search probes") if confirmed is None else (confirmed, "them")
+        closest = "" if best is None else f"; the closest leads {best:.1%} of {shown}"
         lines = [
-            f"not found: no trigger leads {fields['success']:.0%} of fresh probes to {target}; "
-            f"the closest leads {best:.1%} of {shown}"
+            f"not found: no trigger leads {fields['success']:.0%} of fresh probes to {target}"
+            + closest
         ]
         end, levels = _ENDS.get(recovery.status, recovery.status), recovery.levels
         if levels and levels[-1]["level"] is not None and fields["goal"] is not None:
@@ -188,6 +181,7 @@ def summary(recovery: "Recovery") -> list[str]:
     )
     spent = f"{fields['queries']:,} of {fields['budget']:,}"
     lines.append(_line("queries", f"{spent} ({stages})" if stages else spent))
+    lines += [_line("asking", text) for text in inputs.asking(fields)]
     lines.append(_line("trigger", f"{fields['trigger_pixels']:,} pixels {_place(trigger.mask)}"))
     truth = fields["truth"]
     if truth is not None and recovery.true_trigger is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from restore_jax.cli import exits, inputs
+from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -49,42 +49,33 @@ def run(args: argparse.Namespace) -> int:
         report(0, 0, "loading JAX and the model")
         from restore_jax.compilation import keep_programs
         from restore_jax.diagnosis import scan
-        from restore_jax.oracles import open_model
-        from restore_jax.report import render_scan, write_files
+        from restore_jax.report import render_scan
 
         keep_programs()
-        oracle = open_model(args.model, args.access)
+        oracle = models.open_oracle(args)
 
         def on_progress(step: "ScanProgress") -> None:
             report(step.queries, step.budget, step.text, line=step.milestone)
 
-        found = scan(
-            oracle,
-            access=args.access,
-            space="auto" if args.space == ["auto"] else args.space,
-            probes=args.probes,
-            budget=args.budget,
-            success=args.success,
-            false_alarm_rate=args.false_alarm_rate,
-            seed=args.seed,
-            data_dir=args.data_dir,
-            test_data=inputs.test_images(oracle, args.data_dir),
-            on_progress=on_progress,
-        )
-        report(0, 0, "drawing the result", line=False)
-        files = render_scan(found, oracle)
-        folder = (
-            Path(args.out)
-            if args.out
-            else exits.out_folder(None, f"scan-{args.seed}", overwrite=False)
-        )
-        try:
-            exits.make_folder(folder, args.overwrite)
-            write_files(folder, files)
-        except OSError as error:
-            raise exits.UsageError(
-                f"the result cannot be written to {folder} ({error.strerror})."
-            ) from error
+        name = f"scan-{args.seed}"
+        with models.kept_answers(args, oracle, name) as (folder, done):
+            found = scan(
+                oracle,
+                access=args.access,
+                space="auto" if args.space == ["auto"] else args.space,
+                probes=args.probes,
+                budget=args.budget,
+                success=args.success,
+                false_alarm_rate=args.false_alarm_rate,
+                seed=args.seed,
+                data_dir=args.data_dir,
+                test_data=inputs.test_images(oracle, args.data_dir),
+                on_progress=on_progress,
+            )
+            report(0, 0, "drawing the result", line=False)
+            folder = inputs.write(args, folder, name, render_scan(found, oracle))
+            if not found.interrupted:
+                done()
     if args.json:
         exits.print_json(found.to_json() | {"out": str(folder)})
     else:
@@ -150,6 +141,7 @@ def _show(found: "Scan", folder: Path) -> None:
         )
     lines = [
         f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})",
+        *(f"  asking        {text}" for text in inputs.asking(fields)),
         f"  time          {fields['seconds']['total']:.1f} s",
         f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
     ]

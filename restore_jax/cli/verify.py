@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs
+from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if args.num_probes < 1:
         raise exits.UsageError(f"--num-probes must be at least 1, not {args.num_probes}.")
+    if args.resume:
+        raise exits.UsageError(
+            "verify asks about so few images that it keeps no answers to resume."
+        )
     inputs.check(args, ".")
     began = time.perf_counter()
     with progress("verify", Console(stderr=True, highlight=False)) as report:
@@ -44,24 +48,25 @@ def run(args: argparse.Namespace) -> int:
         from restore_jax.backdoors import stamp
         from restore_jax.compilation import keep_programs
         from restore_jax.environment import device_name, versions
-        from restore_jax.oracles import Asker, open_model
+        from restore_jax.oracles import Asker, Ledger, account
         from restore_jax.recovery import attack_success_rate
         from restore_jax.report import load_trigger
 
         trigger = load_trigger(args.trigger_file)
         keep_programs()
-        oracle = open_model(args.model, args.access)
+        oracle = models.open_oracle(args)
         _check_fit(trigger, oracle, args.trigger_file)
         test_data = inputs.test_images(oracle, args.data_dir)
         report(0, 0, "asking about probes")
-        asker = Asker(oracle)
+        ledger = Ledger(1 << 62)
+        asker = Asker(oracle, ledger)
         probes, asked = _probes(args, oracle, asker, int(trigger.target))
         hits = int(jnp.sum(asker.labels(stamp(trigger, probes)) == trigger.target))
         test_rate, num_test = None, 0
         if test_data is not None:
             num_test = int((test_data[1] != int(trigger.target)).sum())
             report(0, 0, f"asking about {num_test:,} test images")
-            test_rate = attack_success_rate(oracle, trigger, *test_data)
+            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
         result: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "trigger_file": args.trigger_file,
@@ -76,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
             "probe_success_rate": hits / len(probes),
             "num_test_images": num_test,
             "test_success_rate": test_rate,
-            "queries": asked + len(probes) + num_test,
+            "queries": oracle.asked + asked + len(probes) + num_test + ledger.resent,
+            **account(oracle, ledger),
             "seconds": time.perf_counter() - began,
             "seed": args.seed,
             "versions": versions(),

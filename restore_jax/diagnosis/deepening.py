@@ -19,7 +19,7 @@ from restore_jax.recovery.probability import log10, log10_interval
 from restore_jax.recovery.question import Question
 from restore_jax.recovery.search import Searcher, compile_search
 from restore_jax.spaces import TriggerSpace
-from restore_jax.splitting import SplittingState, Status, count
+from restore_jax.splitting import SplittingState, Status
 
 Array = jax.Array
 
@@ -77,15 +77,12 @@ def deepen(
     end, states = ledger.spent + most, dict[int, SplittingState]()
     for t in affordable:
         states[t] = searcher.init(jax.random.fold_in(key, t), args[t])
-        ledger.charge(count(states[t].num_queries))
     racing = list(affordable)
     while racing:
         for t in list(racing):
             if ledger.spent + level_cost > end:
                 return {t: _depth(searcher, state) for t, state in states.items()}
-            before = count(states[t].num_queries)
-            states[t] = jax.block_until_ready(searcher.advance(states[t], args[t]))
-            ledger.charge(count(states[t].num_queries) - before)
+            states[t] = searcher.advance(states[t], args[t])
             name = question.oracle.class_names[t]
             on_level(f"{space.name}: {name}, level {int(states[t].index)}")
             if int(states[t].status) != Status.RUNNING:

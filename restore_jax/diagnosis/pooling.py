@@ -17,6 +17,7 @@ from jax import lax
 
 from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import ProbeSource
+from restore_jax.host_scoring import ask_stamped
 from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, labels
 from restore_jax.scoring import RACE_WIDTH, ask_racing, needed
 from restore_jax.spaces import TriggerSpace
@@ -104,16 +105,21 @@ class Draws(NamedTuple):
     Attributes:
       hits: bool[n, K]: which made which class's event happen; False of a settled class.
       led: int32[n, K]: how many of the probes shown they led there.
-      cost: uint32[], images sent.
+      cost: int or uint32[], images sent.
     """
 
-    hits: Array
-    led: Array
-    cost: Array
+    hits: Any
+    led: Any
+    cost: Any
 
 
 def compile_draws(
-    oracle: Oracle, space: TriggerSpace, pool: Pool, success: float, n: int
+    oracle: Oracle,
+    space: TriggerSpace,
+    pool: Pool,
+    success: float,
+    n: int,
+    book: Callable[[int], None] = lambda images: None,
 ) -> Callable[[Array, Any, np.ndarray], Draws]:
     """Compiles ``(key, weights, watched bool[K]) -> Draws`` of n random triggers.
 
@@ -122,10 +128,13 @@ def compile_draws(
       pool: the probes; images, weights and what is watched are traced.
       success: share of probes that makes the event.
       n: triggers at once.
+      book: told how many images were sent; of a foreign model, before they are.
     """
     m = int(pool.valid.sum(1).max())
     slack = m - needed(success, m)
     size = pool.probes.shape[0]
+    if oracle.foreign:
+        return _host_draws(oracle, space, pool, slack, n, book)
 
     def draws(key: Array, args: dict[str, Any]) -> Draws:
         particles = space.search.sample(key, n)
@@ -161,6 +170,45 @@ def compile_draws(
 
     def run(key: Array, weights: Any, watched: np.ndarray) -> Draws:
         watching = jnp.asarray(watched & judged)
-        return compiled(key, fixed | {"weights": weights, "watched": watching})
+        found = compiled(key, fixed | {"weights": weights, "watched": watching})
+        book(int(found.cost))
+        return found
+
+    return run
+
+
+def _host_draws(
+    oracle: Oracle,
+    space: TriggerSpace,
+    pool: Pool,
+    slack: int,
+    n: int,
+    book: Callable[[int], None],
+) -> Callable[[Array, Any, np.ndarray], Draws]:
+    """`compile_draws` for a model that is asked from the host."""
+    ask = ask_stamped(oracle, space, book)
+    sample = jax.jit(lambda key: space.search.sample(key, n))
+    classes, judged = np.arange(oracle.num_classes), pool.valid.any(1)
+
+    def run(key: Array, weights: Any, watched: np.ndarray) -> Draws:
+        del weights
+        particles, watching, cost = sample(key), watched & judged, 0
+        racing = np.ones(n, bool)
+        led = np.zeros((n, oracle.num_classes), np.int32)
+        missed = np.zeros_like(led)
+        for first in range(0, pool.probes.shape[0], RACE_WIDTH):
+            rows = np.flatnonzero(racing)
+            if not len(rows):
+                break
+            shown = slice(first, first + RACE_WIDTH)
+            outputs = ask(particles, rows, pool.probes[shown], 0.0)
+            answers = np.asarray(labels(oracle.access, outputs)).reshape(len(rows), RACE_WIDTH)
+            valid = pool.valid[:, shown].T
+            there = (answers[..., None] == classes) & valid
+            led[rows] += there.sum(1, dtype=np.int32)
+            missed[rows] += (valid & ~there).sum(1, dtype=np.int32)
+            cost += len(rows) * RACE_WIDTH
+            racing &= ((missed <= slack) & watching).any(-1)
+        return Draws((missed <= slack) & watching, led, cost)
 
     return run

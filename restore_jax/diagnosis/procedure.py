@@ -25,7 +25,17 @@ from restore_jax.diagnosis.types import (
     ScanSettings,
 )
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, ProbeFeed, open_model
+from restore_jax.oracles import (
+    Asker,
+    Inconclusive,
+    Ledger,
+    ModelError,
+    Oracle,
+    OutOfQueries,
+    ProbeFeed,
+    account,
+    open_model,
+)
 from restore_jax.recovery import (
     BUDGETS,
     DEFAULTS,
@@ -107,14 +117,15 @@ def scan(
     if not 0 < success <= 1:
         raise ValueError(f"--success must lie in (0, 1], not {success}.")
     oracle = open_model(model, access)
-    ledger = Ledger(len(names) * BUDGET_PER_SPACE if budget is None else budget)
+    allowed = len(names) * BUDGET_PER_SPACE if budget is None else budget
+    ledger = Ledger(allowed, spent=oracle.asked)
     least = settings.num_probes * (settings.block + 3)
     if ledger.budget < least:
         raise ValueError(
             f"--budget {ledger.budget} is too small: probes and the first random triggers need "
             f"{least} images."
         )
-    asker = Asker(oracle)
+    asker = Asker(oracle, ledger)
     source = open_probes(probes, seed, oracle.image_shape, data_dir)
 
     def report(text: str, milestone: bool = True) -> None:
@@ -128,7 +139,8 @@ def scan(
     key = jax.random.key(seed)
     stages = {"screening": ledger.spent, "draws": 0, "splitting": 0, "recovery": 0}
     looks: dict[str, _Look] = {}
-    interrupted, recovered = False, dict[int, Recovery]()
+    interrupted = cut_short = False
+    recovered = dict[int, Recovery]()
     shared = {
         "access": access, "probes": probes, "success": success, "seed": seed,
         "data_dir": data_dir, "test_data": test_data,
@@ -172,6 +184,8 @@ def scan(
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         interrupted, suspicious = True, _suspicious(looks)
+    except OutOfQueries:  # images had to be sent again
+        cut_short, suspicious = True, _suspicious(looks)
     stages["recovery"] = ledger.spent - before
     classes = [
         ClassFinding(
@@ -184,7 +198,7 @@ def scan(
         )
         for target in range(oracle.num_classes)
     ]  # fmt: skip
-    verdict = INCONCLUSIVE if suspicious or interrupted else CLEAN
+    verdict = INCONCLUSIVE if suspicious or interrupted or cut_short else CLEAN
     if any(finding.confirmed for finding in classes):
         verdict = BACKDOOR
     return Scan(
@@ -216,6 +230,7 @@ def scan(
             "seed": seed,
             "probes": source.name,
             "model": oracle.name,
+            **account(oracle, ledger),
             "settings": dataclasses.asdict(settings),
             "versions": versions(),
             "device": device_name(),
@@ -264,14 +279,13 @@ def _look(
     hits, best = np.zeros(oracle.num_classes, int), np.zeros(oracle.num_classes)
     drawn = np.zeros(oracle.num_classes, int)
     block, started = settings.block, ledger.spent
-    draws = compile_draws(oracle, space, pool, question.success, block)
+    draws = compile_draws(oracle, space, pool, question.success, block, ledger.charge)
     watched = judged.copy()
     for number in range(-(-settings.num_draws // block)):
         dearest = block * pool.probes.shape[0]
         if not watched.any() or ledger.spent - started + dearest > share:
             break
         found = draws(jax.random.fold_in(key, number), oracle.weights, watched)
-        ledger.charge(int(found.cost))
         hits += np.asarray(found.hits).sum(0)
         drawn += block * watched
         best = np.maximum(best, np.sort(np.asarray(found.led), 0)[-10:].mean(0))
@@ -391,14 +405,18 @@ def _recovered(
             attempt = recover(
                 oracle, target, space=name, stop="first_hit",
                 budget=min(end - ledger.spent, BUDGETS[name]), settings=settings,
-                on_progress=on_level, **shared,
+                on_progress=on_level, payer=ledger, **shared,
             )  # fmt: skip
-        except (ValueError, Inconclusive):
+        except ModelError:
+            raise
+        except (ValueError, Inconclusive, OutOfQueries):
             continue  # what is left does not pay for it, or the probes do not allow it
-        ledger.charge(attempt.fields["queries"])
-        rate = attempt.fields["probe_success_rate"]
-        if closest is None or attempt.found or rate > closest.fields["probe_success_rate"]:
+        if closest is None or attempt.found or _rate(attempt) > _rate(closest):
             closest = attempt
         if attempt.found or attempt.status == "interrupted":
             break
     return closest
+
+
+def _rate(recovery: Recovery) -> float:
+    return recovery.fields["probe_success_rate"] or 0.0

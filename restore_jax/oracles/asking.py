@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from restore_jax.compilation import compiler_options
 from restore_jax.data.probes import ProbeSource
@@ -19,18 +20,39 @@ class Inconclusive(RuntimeError):
     """The question cannot be answered with these probes; one sentence says why."""
 
 
-class Asker:
-    """Asks an oracle about any number of images with one compiled program."""
+def account(oracle: Oracle, ledger: Ledger) -> dict[str, Any]:
+    """What asking a model took, to be written into a result: nothing more for our own."""
+    if not oracle.foreign:
+        return {"model_options": oracle.options} if oracle.options else {}
+    answer: Any = oracle.answer
+    return {
+        "model_options": oracle.options,
+        "asking": {
+            "images_sent_again": ledger.resent,
+            "cost": ledger.spent * float(oracle.options.get("price", 0.0)),
+            **answer.statistics(),
+        },
+    }
 
-    def __init__(self, oracle: Oracle):
+
+class Asker:
+    """Asks an oracle about any number of images: with one compiled program, or from the host."""
+
+    def __init__(self, oracle: Oracle, ledger: Ledger | None = None):
+        """For one run: ``ledger`` pays for images that a foreign model must be sent again."""
         self._oracle = oracle
+        if oracle.foreign:
+            foreign: Any = oracle.answer
+            foreign.ledger = ledger
+
+        def read(outputs: Array, target: Array) -> tuple[Array, Array]:
+            return labels(oracle.access, outputs), margins(oracle.access, outputs, target)
 
         @functools.partial(jax.jit, compiler_options=compiler_options())
         def answer(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
-            outputs = oracle.answer(weights, images)
-            return labels(oracle.access, outputs), margins(oracle.access, outputs, target)
+            return read(oracle.answer(weights, images), target)
 
-        self._answer = answer
+        self._answer, self._read = answer, jax.jit(read)
 
     def labels(self, images: Array) -> Array:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
@@ -41,15 +63,22 @@ class Asker:
         return self._ask(images, target)[1]
 
     def _ask(self, images: Array, target: Array) -> tuple[Array, Array]:
+        number = images.shape[0]
+        if not number:
+            return jnp.zeros(0, jnp.int32), jnp.zeros(0)
+        if self._oracle.foreign:
+            outputs = np.asarray(self._oracle.answer(self._oracle.weights, images))
+            # Of one of few sizes, so that few programs are compiled.
+            padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
+            found, lead = self._read(padded, target)
+            return found[:number], lead[:number]
         answers = []
-        for first in range(0, images.shape[0], CHUNK):
+        for first in range(0, number, CHUNK):
             some = images[first : first + CHUNK]
             short = CHUNK - some.shape[0]
             some = jnp.pad(some, ((0, short), (0, 0), (0, 0), (0, 0)))
             found, lead = self._answer(self._oracle.weights, some, target)
             answers.append((found[: CHUNK - short], lead[: CHUNK - short]))
-        if not answers:
-            return jnp.zeros(0, jnp.int32), jnp.zeros(0)
         found, lead = (jnp.concatenate(parts) for parts in zip(*answers, strict=True))
         return found, lead
 

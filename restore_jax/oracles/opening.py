@@ -1,37 +1,58 @@
 """Opens a model by its spec. One line here per kind of model."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from restore_jax import checkpoints
+from restore_jax.oracles import python
+from restore_jax.oracles.foreign import Foreign, preprocessing
+from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ACCESSES, ModelError, Oracle
 
 Array = jax.Array
+KINDS = {
+    "onnx": "onnx",
+    "torch": "torch",
+    "keras": "keras",
+    "python": "python",
+    "http": "http",
+    "https": "http",
+}
+"""The file here that opens a model, by what its spec begins with."""
+REQUEST = 64
+"""Images in one request over HTTP, unless --batch says otherwise."""
 
 
 def open_model(
-    spec: str | Path | Callable[[Array], Array] | Oracle,
+    spec: str | Path | Callable[[Any], Any] | Oracle,
     access: str = "logits",
     *,
     image_shape: tuple[int, int, int] = (32, 32, 3),
     class_names: Sequence[str] | None = None,
+    options: ModelOptions | None = None,
 ) -> Oracle:
     """Opens a model as a black box.
 
     Args:
-      spec: "shipped" (the model in the package), a checkpoint folder, or a JAX function
+      spec: "shipped" (the model in the package), a checkpoint folder, ``onnx:FILE``,
+        ``torch:FILE``, ``keras:FILE``, ``python:MODULE:FUNCTION``, a URL, or a function
         ``images f32[b, H, W, C] in [0, 1] -> outputs`` that already gives what ``access``
-        says. An `Oracle` is given back as it is.
+        says: of JAX arrays, or if JAX cannot trace it, of NumPy arrays. An `Oracle` is given
+        back as it is.
       access: "logits", "probabilities" or "labels": what the model is asked for.
-      image_shape, class_names: of a function; a checkpoint knows its own.
+      image_shape, class_names: of a function; any other model knows its own, or is told in
+        ``options``.
+      options: how a model that is not ours is to be asked.
 
     Raises:
-      ModelError: unknown access, or a function that JAX cannot trace or that answers in
-        another shape.
+      ModelError: unknown access, a model that cannot be opened, or one that answers in another
+        shape.
       CheckpointError: the folder is not a usable checkpoint.
     """
     if isinstance(spec, Oracle):
@@ -42,12 +63,143 @@ def open_model(
         return _function(spec, access, image_shape, class_names)
     if str(spec) == "shipped":
         return _checkpoint("shipped", checkpoints.SHIPPED, access)
-    scheme = str(spec).split(":", 1)[0]
-    if ":" in str(spec) and scheme.isalpha() and len(scheme) > 1 and not Path(spec).exists():
+    scheme, _, place = str(spec).partition(":")
+    if scheme in KINDS:
+        place = str(spec) if KINDS[scheme] == "http" else place
+        return _open(str(spec), KINDS[scheme], place, access, options or ModelOptions())
+    if place and scheme.isalpha() and len(scheme) > 1 and not Path(spec).exists():
         raise ModelError(
-            f'this release does not open {scheme}: models; give "shipped" or a checkpoint folder.'
+            f'{scheme}: models cannot be opened: give "shipped", a checkpoint folder, or one of '
+            f"{', '.join(f'{kind}:' for kind in KINDS)}."
+        )
+    if options is not None and options != ModelOptions():
+        raise ModelError(
+            f"{spec} is a checkpoint and knows itself how it is asked: leave out "
+            f"{', '.join(_flag(name) for name in options.to_json())}."
         )
     return _checkpoint(str(spec), Path(spec), access)
+
+
+def _flag(name: str) -> str:
+    return {"value_range": "--range"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _open(spec: str, kind: str, place: str, access: str, options: ModelOptions) -> Oracle:
+    """Opens a model with the functions of the file named after its kind."""
+    module: Any = import_module(f"restore_jax.oracles.{kind}")
+    model = module.load(place, options)
+    says: Description = module.describe(model, options)
+    spec = getattr(model, "name", spec)  # a URL's may hold a key
+    own_shape = says.image_shape or options.image_shape
+    if own_shape is None:
+        raise ModelError(
+            f"{spec} does not say what images it takes: give --image-shape, as 32x32x3."
+        )
+    if options.image_shape not in (None, own_shape):
+        raise ModelError(
+            f"{spec} takes images of {'x'.join(map(str, own_shape))}: leave out --image-shape, or "
+            "say that."
+        )
+    prepare = preprocessing(options, own_shape, says.value_range)
+    image_shape = (*(options.resize or own_shape[:2]), own_shape[2])
+    traced = module.traced(model, options) if hasattr(module, "traced") else None
+    if traced is not None:
+        weights, function = traced
+        like = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+        try:
+            shape = jax.eval_shape(lambda w, x: function(w, prepare(x)), weights, like).shape
+        except Exception as error:
+            raise ModelError(
+                f"{spec} cannot be asked about images of {'x'.join(map(str, image_shape))}: "
+                f"{str(error).splitlines()[0].rstrip('.')}."
+            ) from error
+        if len(shape) != 2 or shape[0] != 2:
+            raise ModelError(f"{spec} must answer with an array of shape (b, K), not {shape}.")
+        names = _names(spec, options, says._replace(num_classes=shape[1]))
+
+        def answer(weights: Any, images: Array) -> Array:
+            outputs = function(weights, prepare(images)).astype(jnp.float32)
+            return jnp.argmax(outputs, -1).astype(jnp.int32) if access == "labels" else outputs
+
+        return Oracle(spec, access, image_shape, names or (), weights, answer, {},
+                      options=options.to_json())  # fmt: skip
+    return _foreign(
+        spec,
+        lambda images, sending: module.ask(model, images, sending),
+        access,
+        image_shape,
+        options,
+        says,
+        prepare,
+        most=(options.batch or REQUEST) * options.concurrency if kind == "http" else None,
+        statistics=getattr(model, "stats", None),
+    )
+
+
+def _foreign(
+    name: str,
+    ask: Any,
+    access: str,
+    image_shape: tuple[int, int, int],
+    options: ModelOptions,
+    says: Description,
+    prepare: Callable[[Any], Any],
+    most: int | None = None,
+    statistics: Any = None,
+) -> Oracle:
+    """A model that is asked from the host; where it says of itself what it may."""
+    names, asked = _names(name, options, says), 0
+
+    def sending(images: int) -> None:
+        nonlocal asked
+        asked += images
+
+    how: dict[str, Any] = {
+        "batch": says.batch, "most": most or options.batch, "statistics": statistics,
+    }  # fmt: skip
+    if names is None:
+        if access == "labels":
+            raise ModelError(f"{name} does not say how many classes it has: give --classes.")
+        # One image tells.
+        shown = np.full((says.batch or 1, *image_shape), 0.5, np.float32)
+        try:
+            sending(1)
+            outputs = np.asarray(ask(prepare(shown), sending))
+        except ModelError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{name} cannot be asked about images of {'x'.join(map(str, image_shape))}: "
+                f"{type(error).__name__}: {what.rstrip('.')}."
+            ) from error
+        if outputs.ndim != 2 or outputs.shape[0] != len(shown) or outputs.shape[1] < 2:
+            raise ModelError(
+                f"{name} must answer b images with an array of shape (b, K), not {outputs.shape}."
+            )
+        names = tuple(map(str, range(outputs.shape[1])))
+    answer = Foreign(name, ask, access, len(names), prepare, **how)
+    return Oracle(
+        name, access, image_shape, names, (), answer, {}, foreign=True, asked=asked,
+        options=options.to_json(),
+    )  # fmt: skip
+
+
+def _names(name: str, options: ModelOptions, says: Description) -> tuple[str, ...] | None:
+    """The classes' names, or their numbers; None where nothing says how many there are."""
+    given, known = options.classes, says.class_names
+    number = len(known) if known is not None else says.num_classes
+    count = given if isinstance(given, int) else None if given is None else len(given)
+    if count is not None and number is not None and count != number:
+        raise ModelError(
+            f"{name} has {number} classes, not {count}: leave out --classes, or say so."
+        )
+    if isinstance(given, tuple):
+        return given
+    if known is not None:
+        return known
+    number = number if number is not None else count
+    return None if number is None else tuple(map(str, range(number)))
 
 
 def _checkpoint(name: str, folder: Path, access: str) -> Oracle:
@@ -81,11 +233,18 @@ def _function(
     name = getattr(function, "__name__", type(function).__name__)
     try:
         out = jax.eval_shape(function, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
-    except Exception as error:
-        raise ModelError(
-            f"{name} cannot be traced by JAX on images of shape (2, "
-            f"{', '.join(map(str, image_shape))}): {str(error).splitlines()[0]}"
-        ) from error
+    except Exception:  # it is not a function of JAX arrays: of NumPy arrays, then
+        classes = None if class_names is None else tuple(class_names)
+        own, plain = ModelOptions(classes=classes), preprocessing(ModelOptions(), image_shape, None)
+        return _foreign(
+            name,
+            lambda images, sending: python.ask(function, images, sending),
+            access,
+            image_shape,
+            own,
+            Description(),
+            plain,
+        )
     wanted = "(b,) of integers" if access == "labels" else "(b, K >= 2) of floats"
     shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
     dtype: Any = getattr(out, "dtype", None)

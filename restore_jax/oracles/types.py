@@ -27,8 +27,12 @@ class Oracle:
       image_shape: (H, W, C).
       class_names: K names.
       weights: a pytree of arrays that `answer` reads; traced, never baked into a program.
-      answer: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, traceable by JAX.
+      answer: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, traceable by JAX
+        unless ``foreign``.
       metadata: what the model says of itself (planted triggers, accuracy); may be empty.
+      foreign: whether ``answer`` takes NumPy arrays on the host instead (a `Foreign`).
+      asked: images that opening it took.
+      options: what the user said of it, where anything was.
     """
 
     name: str
@@ -36,8 +40,11 @@ class Oracle:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     weights: Any
-    answer: Callable[[Any, Array], Array]
+    answer: Callable[[Any, Any], Any]
     metadata: dict[str, Any]
+    foreign: bool = False
+    asked: int = 0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -64,12 +71,12 @@ class Oracle:
         return self.answer(self.weights, images)
 
 
-def labels(access: str, outputs: Array) -> Array:
+def labels(access: str, outputs: Any) -> Array:
     """int32[b]: the predicted classes of an oracle's outputs."""
     return outputs if access == "labels" else jnp.argmax(outputs, -1).astype(jnp.int32)
 
 
-def margins(access: str, outputs: Array, target: Array) -> Array:
+def margins(access: str, outputs: Any, target: Any) -> Array:
     """How clearly each answer is the target; at least 0 where (and only where) it is.
 
     Args:

@@ -1,5 +1,6 @@
 """Recovers the trigger of one class: search, choose, prune, confirm."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from restore_jax.backdoors import Trigger, stamp
 from restore_jax.environment import device_name, versions
+from restore_jax.oracles import Ledger, ModelError, Oracle, OutOfQueries, account, open_model
 from restore_jax.recovery.choosing import (
     MAX_CANDIDATES,
     NUM_CONFIRMATION,
@@ -63,6 +65,7 @@ def recover(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: Settings | None = None,
     on_progress: OnProgress = None,
+    payer: Ledger | None = None,
 ) -> Recovery:
     """Searches for a trigger that leads to a class, and confirms it on fresh probes.
 
@@ -83,6 +86,7 @@ def recover(
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own.
       on_progress: called after each level.
+      payer: a ledger that books all of it as well; see `Ledger`.
 
     Raises:
       ValueError: an argument out of range (one sentence).
@@ -95,7 +99,7 @@ def recover(
         "on_progress": on_progress,
     }  # fmt: skip
     if space == "auto":
-        return _try_spaces(model, target, budget, named)
+        return _try_spaces(open_model(model, access), target, budget, named)
     if space not in DEFAULTS:
         raise ValueError(f"unknown space {space!r}: it may be auto, {', '.join(DEFAULTS)}.")
     settings = settings or settings_for(space, stop)
@@ -114,8 +118,11 @@ def recover(
         success=success,
         seed=seed,
         data_dir=data_dir,
+        payer=payer,
     )
     oracle, ledger = question.oracle, question.ledger
+    if oracle.foreign:
+        reserve += m  # a last look at the search's own probes is not free
     trigger_space = make_space(space, oracle.image_shape, **settings.options)
     search_probes = question.feed.take(m, ledger.left - (least - m))
     stages = {"screening": ledger.spent}
@@ -124,23 +131,21 @@ def recover(
     since = ledger.spent
     searcher = compile_search(*how, None, stop=stop, max_queries=ledger.left - reserve, key=key)
     compile_seconds, begun = searcher.seconds, time.perf_counter()
-    state = jax.block_until_ready(searcher.init(key, searcher.args))
     before = ledger.spent
+    state = searcher.init(key, searcher.args)
     number = whole_legs(settings.num_guides, m)
-    most = ledger.left - reserve - count(state.num_queries) - n * (m + number)
+    most = ledger.left - reserve - n * (m + number)
     if oracle.access == "labels" and float(state.scores.max()) <= 0 and number:
         # Nobody leads any probe: labels say nothing yet.
         found_guides = guides(search_probes, number, most, question)
         if found_guides is not None:
-            ledger.charge(count(state.num_queries))
             left, since = ledger.left - reserve, ledger.spent
             guided = compile_search(*how, found_guides, stop=stop, max_queries=left, key=key)
             compile_seconds += guided.seconds
             begun += guided.seconds
             searcher = guided
-            state = jax.block_until_ready(searcher.init(key, searcher.args))
+            state = searcher.init(key, searcher.args)
     state, interrupted = search(searcher, state, ledger, on_progress)
-    ledger.charge(count(state.num_queries))
     stages["search"] = ledger.spent - before
     result = searcher.algorithm.result(state)
     run_seconds = time.perf_counter() - begun
@@ -150,38 +155,38 @@ def recover(
     found = candidates(state.particles, state.scores, *some)
     past = [c for c in found if c.score >= searcher.goal][:MAX_CANDIDATES]
     chosen, faded_rate = found[0], None
-    if past and not interrupted:
-        margins = leads([c.trigger for c in past], search_probes, settings.fade, question)
-        again = 0
-        while stop == "first_hit" and int(state.index) == 0 and again < MORE_DRAWS:
-            # A random draw often has the event: another is cheaper than a better one by moves.
-            # Draws without a hit among them are scored twice: racing, and then whole.
-            if robust(margins, success) or ledger.left - reserve < 2 * n * m:
-                break
-            again += 1
-            more = jax.block_until_ready(
-                searcher.init(jax.random.fold_in(key, again), searcher.args)
-            )
-            ledger.charge(count(more.num_queries))
-            fresh = candidates(more.particles, more.scores, *some)
-            fresh = [c for c in fresh if c.score >= searcher.goal][: MAX_CANDIDATES - len(past)]
-            if fresh:
-                led = leads([c.trigger for c in fresh], search_probes, settings.fade, question)
-                past, margins = [*past, *fresh], np.concatenate([margins, led])
-            if len(past) == MAX_CANDIDATES:
-                break
-        chosen = smallest(past, margins)
-        faded_rate = float((margins >= 0).mean(-1).max())
-        if not robust(margins, success) and ledger.left - reserve > 0:
-            latest, interrupted, chosen = _strengthened(
-                searcher, state, past, chosen, settings, question, on_progress, some, since
-            )
+    # The budget may end here only if images had to be sent again.
+    with contextlib.suppress(OutOfQueries):
+        if past and not interrupted:
+            margins = leads([c.trigger for c in past], search_probes, settings.fade, question)
+            again = 0
+            while stop == "first_hit" and int(state.index) == 0 and again < MORE_DRAWS:
+                # A random draw often has the event: another is cheaper than a better one by moves.
+                # Draws without a hit among them are scored twice: racing, and then whole.
+                if robust(margins, success) or ledger.left - reserve < 2 * n * m:
+                    break
+                again += 1
+                more = searcher.init(jax.random.fold_in(key, again), searcher.args)
+                fresh = candidates(more.particles, more.scores, *some)
+                fresh = [c for c in fresh if c.score >= searcher.goal][: MAX_CANDIDATES - len(past)]
+                if fresh:
+                    led = leads([c.trigger for c in fresh], search_probes, settings.fade, question)
+                    past, margins = [*past, *fresh], np.concatenate([margins, led])
+                if len(past) == MAX_CANDIDATES:
+                    break
+            chosen = smallest(past, margins)
+            faded_rate = float((margins >= 0).mean(-1).max())
+            if not robust(margins, success) and ledger.left - reserve > 0:
+                latest, interrupted, chosen = _strengthened(
+                    searcher, state, past, chosen, settings, question, on_progress, some, since
+                )
     stages["choice"] = ledger.spent - before
     before = ledger.spent
     trigger_chosen = chosen.trigger
     if past and not interrupted:
         most = min(MAX_PRUNING, ledger.left - 2 * NUM_CONFIRMATION)
-        trigger_chosen = prune(chosen.trigger, search_probes, settings.fade, most, question)
+        with contextlib.suppress(OutOfQueries):
+            trigger_chosen = prune(chosen.trigger, search_probes, settings.fade, most, question)
     stages["pruning"] = ledger.spent - before
     status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
     return conclude(
@@ -215,34 +220,41 @@ def recover(
 
 
 def _try_spaces(
-    model: Any, target: str | int | None, budget: int | None, named: dict[str, Any]
+    oracle: Oracle, target: str | int | None, budget: int | None, named: dict[str, Any]
 ) -> Recovery:
     """One recovery per space of `AUTO` until one finds something, within one budget."""
-    left = sum(BUDGETS[space] for space in AUTO) if budget is None else budget
-    whole, tried, stages = left, [], dict[str, int]()
+    whole = sum(BUDGETS[space] for space in AUTO) if budget is None else budget
+    if whole < 1:
+        raise ValueError(f"--budget must be at least 1 image, not {whole}.")
+    ledger = Ledger(whole, spent=oracle.asked)
+    tried, stages = [], dict[str, int]()
     recovery: Recovery | None = None
     for space in AUTO:
         try:
             # The first space says what is wrong with the arguments, if anything is.
-            attempt = recover(model, target, space=space, budget=min(left, BUDGETS[space]), **named)
+            most = min(ledger.left, BUDGETS[space])
+            attempt = recover(oracle, target, space=space, budget=most, payer=ledger, **named)
+        except ModelError:
+            raise
         except ValueError:
             if recovery is None:
                 raise
             break  # what is left does not pay for another space
-        left -= attempt.fields["queries"]
         for stage, images in attempt.fields["queries_by_stage"].items():
             stages[stage] = stages.get(stage, 0) + images
         keep = ("space", "queries", "log10_prob", "log10_prob_interval", "probe_success_rate")
         tried.append({k: attempt.fields[k] for k in keep} | {"found": attempt.found})
         closest = recovery is None or (
-            attempt.fields["probe_success_rate"] > recovery.fields["probe_success_rate"]
+            (attempt.fields["probe_success_rate"] or 0.0)
+            > (recovery.fields["probe_success_rate"] or 0.0)
         )
         if attempt.found or attempt.status == "interrupted" or closest:
             recovery = attempt
         if attempt.found or attempt.status == "interrupted":
             break
     assert recovery is not None
-    spent = {"queries": whole - left, "budget": whole, "queries_by_stage": stages}
+    spent = {"queries": ledger.spent, "budget": whole, "queries_by_stage": stages}
+    spent |= account(oracle, ledger)
     spent["spaces_tried"] = tried
     return dataclasses.replace(recovery, fields=recovery.fields | spent)
 
@@ -279,7 +291,6 @@ def _strengthened(
         question.ledger,
         on_progress,
     )
-    question.ledger.charge(count(latest.num_queries) - before)
     stronger = candidates(latest.particles, latest.scores, *some)
     best = min(stronger, key=lambda c: int(c.trigger.pixels))
     if best.score < searcher.goal:
@@ -329,15 +340,24 @@ def conclude(
         confirmation = confirm(trigger, question)
         seconds["total"] = time.perf_counter() - began
         if test_data is not None and status != "interrupted":
-            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
+            images = int(np.sum(test_data[1] != question.target))
+            if not oracle.foreign or ledger.left >= images:
+                ledger.charge(images if oracle.foreign else 0)
+                test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
             if truth is not None:
                 truth_rate = attack_success_rate(oracle, truth, *test_data, asker=asker)
     except KeyboardInterrupt:
         status = "interrupted"
-        seconds.setdefault("total", time.perf_counter() - began)
+    except OutOfQueries:  # images had to be sent again
+        status = Status.OUT_OF_QUERIES.name.lower()
+    seconds.setdefault("total", time.perf_counter() - began)
     found = confirmation is not None and confirmation >= question.success - 1e-9
+    on_search = None
     # In process this second look at the search's own probes is free.
-    hits = asker.labels(stamp(trigger, search_probes)) == question.target
+    if not oracle.foreign or ledger.left >= len(search_probes):
+        ledger.charge(len(search_probes) if oracle.foreign else 0)
+        hits = asker.labels(stamp(trigger, search_probes)) == question.target
+        on_search = float(jnp.mean(hits))
     return Recovery(
         trigger=jax.tree.map(np.asarray, trigger),
         found=found,
@@ -359,7 +379,7 @@ def conclude(
             "queries": ledger.spent,
             "queries_by_stage": stages | {"confirmation": ledger.spent - before},
             "seconds": seconds,
-            "probe_success_rate": float(jnp.mean(hits)),
+            "probe_success_rate": on_search,
             "confirmation_success_rate": confirmation,
             "test_success_rate": test_rate,
             "trigger_pixels": int(trigger.pixels),
@@ -367,6 +387,7 @@ def conclude(
             "seed": question.seed,
             "probes": question.probes,
             "model": oracle.name,
+            **account(oracle, ledger),
             "versions": versions(),
             "device": device_name(),
             **fields,

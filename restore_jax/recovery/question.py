@@ -47,12 +47,14 @@ def ask(
     seed: int,
     data_dir: str | None,
     exclude_planted: bool = False,
+    payer: Ledger | None = None,
 ) -> Question:
     """Opens the model and the probes; see `recover`.
 
     Args:
       least: the images that the protocol needs to begin at all.
       exclude_planted: keep probes of every planted trigger's class out, not of this one only.
+      payer: see `Ledger`; it has paid for opening the model.
       model, target, trigger, access, probes, budget, success, seed, data_dir: as `recover`.
     """
     oracle = open_model(model, access)
@@ -68,7 +70,8 @@ def ask(
             f"confirming one need {least} images."
         )
     source = open_probes(probes, seed, oracle.image_shape, data_dir)
-    asker, ledger = Asker(oracle), Ledger(budget)
+    ledger = Ledger(budget, spent=0 if payer else oracle.asked, payer=payer)
+    asker = Asker(oracle, ledger)
     others = {p.target for p in planted.values()} if exclude_planted else set()
     feed = ProbeFeed(source, asker, ledger, frozenset({chosen} | others))
     return Question(oracle, chosen, patch, success, seed, source.name, asker, ledger, feed)

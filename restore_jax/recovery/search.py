@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.compilation import compiler_options
-from restore_jax.oracles import Ledger
+from restore_jax.host_scoring import make_host_scorer
+from restore_jax.oracles import Ledger, OutOfQueries
 from restore_jax.recovery.question import Question
 from restore_jax.recovery.types import Progress, Settings
 from restore_jax.scoring import make_scorer, needed, threshold
@@ -21,6 +22,7 @@ from restore_jax.splitting import (
     SplittingState,
     Status,
     count,
+    host_driven,
     importance_splitting,
 )
 
@@ -33,7 +35,7 @@ class Searcher(NamedTuple):
 
     Attributes:
       algorithm: the sampler; ``init(key, args)`` and ``advance(state, args)``, one level, are
-        its functions compiled.
+        its functions compiled, and book what they send.
       args: what the score reads.
       goal: where the event begins.
       seconds: what compiling took.
@@ -73,32 +75,52 @@ def compile_search(
     oracle, m = question.oracle, probes.shape[0]
     g = 0 if guides is None else guides.shape[0]
     goal = threshold(oracle, question.success, m, g)
-    algorithm = importance_splitting(
-        make_scorer(oracle, space, question.success, m, num_guides=g),
-        space.search,
-        num_particles=settings.num_particles,
-        survival=settings.survival,
-        num_moves=settings.num_moves,
-        moving="all",
-        threshold=goal,
-        max_levels=settings.max_levels,
-        max_queries=max_queries,
-        stop=stop,
-    )
+    ledger = question.ledger
+    options: dict[str, Any] = {
+        "num_particles": settings.num_particles,
+        "survival": settings.survival,
+        "num_moves": settings.num_moves,
+        "moving": "all",
+        "threshold": goal,
+        "max_levels": settings.max_levels,
+        "max_queries": max_queries,
+        "stop": stop,
+    }
     args = {
         "weights": oracle.weights,
         "probes": probes if guides is None else jnp.concatenate([guides, probes]),
         "target": jnp.int32(question.target),
         "fade": jnp.float32(0.0),
     }
-    begun, options = time.perf_counter(), compiler_options()
+    asked = oracle, space, question.success, m
+    if oracle.foreign:
+        # Each request is booked before it is sent.
+        algorithm = host_driven(
+            make_host_scorer(*asked, ledger.charge, num_guides=g), space.search, **options
+        )
+        advance_host = lambda state, args: algorithm.advance(state, args, 1)  # noqa: E731
+        return Searcher(algorithm, algorithm.init, advance_host, args, goal, 0.0)
+    algorithm = importance_splitting(make_scorer(*asked, num_guides=g), space.search, **options)
+    begun, how = time.perf_counter(), compiler_options()
     first = jax.jit(algorithm.init).lower(key, args)
     with ThreadPoolExecutor(1) as beside:
-        compiling = beside.submit(first.compile, options)
+        compiling = beside.submit(first.compile, how)
         like = jax.eval_shape(algorithm.init, key, args)
         level = jax.jit(algorithm.advance, static_argnums=2).lower(like, args, 1)
-        advance = level.compile(options)
-        init = compiling.result()
+        one_level = level.compile(how)
+        draw = compiling.result()
+
+    def init(key: Array, args: dict[str, Any]) -> SplittingState:
+        state = jax.block_until_ready(draw(key, args))
+        ledger.charge(count(state.num_queries))
+        return state
+
+    def advance(state: SplittingState, args: dict[str, Any]) -> SplittingState:
+        before = count(state.num_queries)
+        state = jax.block_until_ready(one_level(state, args))
+        ledger.charge(count(state.num_queries) - before)
+        return state
+
     return Searcher(algorithm, init, advance, args, goal, time.perf_counter() - begun)
 
 
@@ -112,11 +134,13 @@ def search(
     """
     try:
         while int(state.status) == Status.RUNNING:
-            state = jax.block_until_ready(searcher.advance(state, searcher.args))
+            state = searcher.advance(state, searcher.args)
             if on_progress is not None and int(state.index) > 0:
                 on_progress(_progress(state, searcher.goal, ledger))
     except KeyboardInterrupt:
         return state, True
+    except OutOfQueries:  # images had to be sent again
+        return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False
     return state, False
 
 
@@ -166,13 +190,15 @@ def strengthen(
     args = searcher.args | {"fade": jnp.float32(fade)}
     try:
         for _ in range(levels):
-            state = jax.block_until_ready(searcher.advance(state, args))
+            state = searcher.advance(state, args)
             if on_progress is not None:
                 on_progress(_progress(state, searcher.goal, ledger))
             if int(state.status) != Status.RUNNING or float(state.scores.max()) >= searcher.goal:
                 break
     except KeyboardInterrupt:
         return state, True
+    except OutOfQueries:  # images had to be sent again
+        return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False
     return state, False
 
 
@@ -183,7 +209,7 @@ def _progress(state: SplittingState, goal: float, ledger: Ledger) -> Progress:
         threshold=float(row.level),
         goal=goal,
         acceptance=float(row.acceptance),
-        queries=ledger.spent + count(state.num_queries),
+        queries=ledger.spent,
         budget=ledger.budget,
         best=float(row.best_score),
     )

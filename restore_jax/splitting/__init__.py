@@ -6,6 +6,7 @@ from restore_jax.splitting.estimators import (
     ideal_log_prob_std,
     log_prob_interval,
 )
+from restore_jax.splitting.host_driven import host_driven
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
@@ -46,6 +47,7 @@ __all__ = [
     "Trial",
     "count",
     "effective_sample_size",
+    "host_driven",
     "ideal_log_prob_std",
     "importance_splitting",
     "log_prob_interval",

@@ -44,7 +44,7 @@ class Scorer(NamedTuple):
         budget is kept only if no score costs more.
     """
 
-    score: Callable[[Array, Particles, Array, Array, Args], tuple[Array, Array]]
+    score: Callable[[Array, Particles, Array, Array, Args], tuple[Any, Any]]
     max_cost: int
 
 

@@ -1,0 +1,217 @@
+"""What the commands take for models that are not ours, and how they keep what those answered."""
+
+import argparse
+import contextlib
+import dataclasses
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from restore_jax.cli import exits
+
+if TYPE_CHECKING:
+    from restore_jax.oracles import ModelOptions, Oracle
+
+_NO_MATTER = {
+    "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
+    "timeout", "retries", "trust",
+}  # fmt: skip
+"""Flags that a run may be resumed with in another form."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags, in a group of their own."""
+    group = parser.add_argument_group(
+        "models that are not ours", "onnx:, torch:, keras:, python: and URLs; what is left out is "
+        "read from the model",
+    )  # fmt: skip
+    add = group.add_argument
+    add("--image-shape", type=_shape, metavar="HxWxC", help="what the model takes, as 32x32x3")
+    add("--classes", type=_classes, metavar="N|NAMES",
+        help="how many classes it has, or their names with commas between")  # fmt: skip
+    add("--range", type=_numbers, metavar="LOW,HIGH", dest="value_range",
+        help="what 0 and 1 of an image become, before --mean and --std, as 0,255")  # fmt: skip
+    add("--mean", type=_numbers, metavar="X[,X,X]",
+        help="subtracted from every channel, or from each")  # fmt: skip
+    add("--std", type=_numbers, metavar="X[,X,X]", help="what is then divided by")
+    add("--resize", type=_size, metavar="HxW",
+        help="size of probes and triggers, if not the model's own; images are then resized to "
+             "that")  # fmt: skip
+    add("--layout", choices=("nchw", "nhwc"), help="of the arrays it takes")
+    add("--batch", type=int, metavar="N", help="most images in one call, or request (64)")
+    add("--trust", action="store_true",
+        help="run what the file brings along, as the code of a Lambda layer")  # fmt: skip
+    add("--price", type=float, metavar="X", help="of one image, to be added up in the result")
+    add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
+    add("--rate", type=float, metavar="N", help="most requests per second")
+    add("--timeout", type=float, metavar="SECONDS", help="for one request (30)")
+    add("--retries", type=int, metavar="N", help="of a request that failed (5)")
+    add("--send", choices=("json", "png"), help="numbers, or base64 PNGs of 8 bits (json)")
+    add("--answer", metavar="PATH",
+        help='where in the JSON of a response the outputs are, as result.0.scores; "" for the '
+             "whole (outputs)")  # fmt: skip
+    add("--resume", action="store_true",
+        help="go on with an interrupted run of the same arguments in --out; what was answered is "
+             "not asked again")  # fmt: skip
+
+
+def check(args: argparse.Namespace) -> None:
+    """Checks the flags; touches nothing.
+
+    Raises:
+      UsageError: a flag out of range.
+    """
+    least: dict[str, tuple[float, str]] = {
+        "batch": (1, "at least 1"),
+        "concurrency": (1, "at least 1"),
+        "retries": (0, "at least 0"),
+        "price": (0, "at least 0"),
+    }
+    for name, (low, words) in least.items():
+        value = getattr(args, name)
+        if value is not None and not value >= low:
+            raise exits.UsageError(f"--{name} must be {words}, not {value:g}.")
+    for name in ("rate", "timeout"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < 1e9:
+            raise exits.UsageError(f"--{name} must be above 0, not {value:g}.")
+    if args.std is not None and 0 in args.std:
+        raise exits.UsageError("--std must not be 0: images are divided by it.")
+    if args.value_range is not None and (
+        len(args.value_range) != 2 or args.value_range[0] == args.value_range[1]
+    ):
+        raise exits.UsageError("--range takes two different numbers, as 0,255.")
+    if args.resume and args.out is None:
+        raise exits.UsageError("--resume needs the folder of the run: name it with --out.")
+    if args.resume and args.overwrite:
+        raise exits.UsageError("--resume and --overwrite exclude each other.")
+
+
+def options(args: argparse.Namespace) -> "ModelOptions":
+    """The flags that were given, as `ModelOptions`."""
+    from restore_jax.oracles import ModelOptions
+
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(ModelOptions)}
+    return ModelOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def open_oracle(args: argparse.Namespace) -> "Oracle":
+    """Opens --model; see `restore_jax.open_model`."""
+    from restore_jax.oracles import open_model
+
+    return open_model(args.model, args.access, options=options(args))
+
+
+@contextlib.contextmanager
+def kept_answers(
+    args: argparse.Namespace, oracle: "Oracle", default: str
+) -> Iterator[tuple[Path | None, Any]]:
+    """Keeps what a foreign model answers, in the folder where the result will be.
+
+    Args:
+      args: the parsed flags.
+      oracle: the model, any.
+      default: the folder's name where --out is not given.
+
+    Yields:
+      ``(folder, done)``: the folder, made; to be called once the result is written, after which
+      there is nothing to resume. Of a model in this process, ``(None, ...)``.
+
+    Raises:
+      UsageError: --resume with a folder, or a model, that cannot be resumed.
+    """
+    if not oracle.foreign:
+        if args.resume:
+            raise exits.UsageError(
+                f"--resume is for models that are asked from outside, but {oracle.name} runs "
+                "here: run it again without."
+            )
+        yield None, lambda: None
+        return
+    from restore_jax.oracles import Journal, ModelError, OutOfQueries
+    from restore_jax.oracles.journal import NAME
+
+    folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
+    path = folder / NAME
+    if args.resume and not path.exists():
+        raise exits.UsageError(f"there is no run to resume in {folder}: {NAME} is not there.")
+    try:
+        if not args.resume:
+            exits.make_folder(folder, args.overwrite)
+        run = {key: value for key, value in vars(args).items() if key not in _NO_MATTER}
+        journal = Journal(path, {"command": args.command, "model": oracle.name, **run},
+                          args.resume, oracle.asked)  # fmt: skip
+    except OSError as error:
+        raise exits.UsageError(f"{folder} cannot be written ({error.strerror}).") from error
+    answer: Any = oracle.answer
+    answer.journal = journal
+    finished = False
+
+    def interrupt(*_: Any) -> None:
+        # What is asked to wind up is not what the run would have asked.
+        journal.leaves = True
+        raise KeyboardInterrupt
+
+    before = None
+    with contextlib.suppress(ValueError):  # elsewhere than in the main thread
+        before = signal.signal(signal.SIGINT, interrupt)
+
+    def done() -> None:
+        nonlocal finished
+        finished = True
+
+    try:
+        yield folder, done
+    except (ModelError, OutOfQueries) as error:
+        kind = type(error)
+        raise kind(
+            f"{str(error).rstrip('.')}; what it answered is kept, and --out {folder} --resume "
+            "goes on."
+        ) from error
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+        answer.journal = None
+        journal.close()
+        if finished:
+            path.unlink(missing_ok=True)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = _sides(text, 3)
+    return sides[0], sides[1], sides[2]
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = _sides(text, 2)
+    return sides[0], sides[1]
+
+
+def _sides(text: str, number: int) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (number - 1), text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be {number} numbers with x between, as {'x'.join(['32'] * number)}"
+        )
+    return [int(side) for side in text.split("x")]
+
+
+def _classes(text: str) -> int | tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) == 1 and text.isdigit() and int(text) >= 2:
+        return int(text)
+    if len(names) < 2 or not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a number from 2, or names with commas between"
+        )
+    return names
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a number, or several with commas between"
+        ) from None

@@ -1,0 +1,204 @@
+"""A model that JAX cannot trace: asked from the host, in batches as large as it likes.
+
+What every such model needs happens here, once: preprocessing, batches, checks of what comes back,
+the journal and the clock. The files named after a kind of model only open it and ask it.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.ledger import Ledger, OutOfQueries
+from restore_jax.oracles.options import ModelOptions
+from restore_jax.oracles.types import ModelError
+
+Ask = Callable[[np.ndarray, Callable[[int], None]], np.ndarray]
+MOST_LATENCIES = 100_000
+
+
+class Foreign:
+    """Answers of a foreign model: ``(weights, images f32[b, H, W, C]) -> outputs``, any b.
+
+    Attributes:
+      ledger: pays for images that are sent again; set for the length of a run.
+      journal: where answers are kept; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ask: Ask,
+        access: str,
+        num_classes: int,
+        prepare: Callable[[Any], Any],
+        *,
+        batch: int | None,
+        most: int | None,
+        statistics: Callable[[], dict[str, Any]] | None = None,
+    ):
+        """Wraps what asks a model.
+
+        Args:
+          name: of the model, for messages.
+          ask: ``(images, sending) -> outputs``, of prepared images.
+          access: what the outputs are.
+          num_classes: K.
+          prepare: preprocessing, of NumPy arrays.
+          batch: the only number of images it takes at once, or None.
+          most: the most images it is given at once, or None.
+          statistics: what else is to be reported of the asking.
+        """
+        self._name, self._ask, self._access, self._classes = name, ask, access, num_classes
+        self._prepare, self._batch = prepare, batch
+        self._most = batch or most or 1 << 30
+        self._statistics = statistics
+        self._seconds: list[float] = []
+        self._images = self._calls = 0
+        self.ledger: Ledger | None = None
+        self.journal: Journal | None = None
+
+    def __call__(self, weights: Any, images: Any) -> np.ndarray:
+        """Outputs of images f32[b, H, W, C] in [0, 1]: f32[b, K], or int32[b] for labels.
+
+        Raises:
+          ModelError: the model fails, or answers what is no answer.
+          OutOfQueries: the budget does not pay for sending images again.
+        """
+        del weights
+        images = np.asarray(images, np.float32)
+        parts = [
+            self._once(images[first : first + self._most])
+            for first in range(0, len(images), self._most)
+        ]
+        if not parts:
+            empty = np.zeros((0, self._classes), np.float32)
+            return empty[:, 0].astype(np.int32) if self._access == "labels" else empty
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def statistics(self) -> dict[str, Any]:
+        """Calls, images, and the seconds that a call took: median, 95 % and most."""
+        found: dict[str, Any] = {"calls": self._calls, "images": self._images}
+        if self._seconds:
+            median, high, most = np.quantile(self._seconds, (0.5, 0.95, 1.0))
+            found["latency_seconds"] = {
+                "median": float(median), "p95": float(high), "max": float(most)
+            }  # fmt: skip
+        return found | (self._statistics() if self._statistics else {})
+
+    def _once(self, images: np.ndarray) -> np.ndarray:
+        """One call of the model, or what the journal says it answered."""
+        if self.journal is not None:
+            known, again = self.journal.known(images)
+            if again and self.ledger is not None:
+                self.ledger.charge_again(again)
+            if known is not None:
+                return known
+            self.journal.sending(len(images))
+        size = len(images)
+        shown = images
+        if self._batch is not None and size < self._batch:
+            # Copies that fill up a batch are no questions.
+            shown = np.concatenate([images, np.repeat(images[:1], self._batch - size, 0)])
+        prepared = self._prepare(shown)
+        began = time.perf_counter()
+        try:
+            outputs = self._ask(prepared, self._sending)
+        except (ModelError, OutOfQueries, MemoryError):
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+        if len(self._seconds) < MOST_LATENCIES:
+            self._seconds.append(time.perf_counter() - began)
+        self._calls, self._images = self._calls + 1, self._images + size
+        outputs = self._checked(np.asarray(outputs), len(shown))[:size]
+        if self.journal is not None:
+            self.journal.note(outputs)
+        return outputs
+
+    def _sending(self, images: int) -> None:
+        """Books images about to be sent again."""
+        if self.ledger is not None:
+            self.ledger.charge_again(images)
+        if self.journal is not None:
+            self.journal.sent_again(images)
+
+    def _failure(self, error: Exception) -> ModelError:
+        what = " ".join(str(error).split())[:200]
+        return ModelError(f"{self._name} failed: {type(error).__name__}: {what.rstrip('.')}.")
+
+    def _checked(self, outputs: np.ndarray, number: int) -> np.ndarray:
+        """The outputs as they are promised."""
+        integers = np.issubdtype(outputs.dtype, np.integer)
+        if outputs.ndim == 1 and integers and self._access == "labels":
+            if outputs.shape != (number,) or outputs.min() < 0 or outputs.max() >= self._classes:
+                raise ModelError(
+                    f"{self._name} must answer {number} labels in 0 to {self._classes - 1}, not "
+                    f"{outputs.size} in {outputs.min()} to {outputs.max()}."
+                )
+            return outputs.astype(np.int32)
+        if outputs.shape != (number, self._classes):
+            hint = "; if these are labels, say --access labels" if outputs.ndim == 1 else ""
+            raise ModelError(
+                f"{self._name} must answer {number} images with an array of shape ({number}, "
+                f"{self._classes}), not {outputs.shape}{hint}."
+            )
+        found = outputs.astype(np.float32)
+        if not np.isfinite(found).all():
+            raise ModelError(f"{self._name} answered with numbers that are not finite.")
+        if self._access == "probabilities" and not (
+            found.min() >= 0 and np.allclose(found.sum(-1), 1.0, atol=1e-2)
+        ):
+            raise ModelError(
+                f"{self._name} answered numbers that are no probabilities: say --access logits."
+            )
+        return found.argmax(-1).astype(np.int32) if self._access == "labels" else found
+
+
+def preprocessing(
+    options: ModelOptions, own_shape: tuple[int, int, int], value_range: tuple[float, float] | None
+) -> Callable[[Any], Any]:
+    """What happens to images f32[b, h, w, C] in [0, 1] before a model sees them.
+
+    Args:
+      options: what the user said of it.
+      own_shape: (H, W, C) of what the model takes.
+      value_range: what the model says it takes, if it does.
+
+    Returns:
+      A function of NumPy arrays, or of JAX arrays, traced or not.
+
+    Raises:
+      ModelError: more numbers than channels.
+    """
+    low, high = options.value_range or value_range or (0.0, 1.0)
+    channels = own_shape[-1]
+    for name, numbers in (("mean", options.mean), ("std", options.std)):
+        if len(numbers) not in (1, channels):
+            raise ModelError(
+                f"--{name} takes one number or {channels}, one per channel, not {len(numbers)}."
+            )
+    mean, std = np.asarray(options.mean, np.float32), np.asarray(options.std, np.float32)
+    plain = (low, high) == (0.0, 1.0) and not mean.any() and (std == 1.0).all()
+
+    def prepare(images: Any) -> Any:
+        if tuple(images.shape[1:3]) != own_shape[:2]:
+            resized = _resize(images, own_shape[:2])
+            images = np.asarray(resized) if isinstance(images, np.ndarray) else resized
+        if plain:
+            return images
+        scaled = images if (low, high) == (0.0, 1.0) else images * (high - low) + low
+        return ((scaled - mean) / std).astype(np.float32)
+
+    return prepare
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _resize(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+    shape = (images.shape[0], *size, images.shape[-1])
+    return jax.image.resize(jnp.asarray(images), shape, "bilinear")

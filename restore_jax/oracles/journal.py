@@ -1,0 +1,165 @@
+"""What a foreign model has answered so far, on disk, so that nobody pays for an answer twice.
+
+A run is the same sequence of requests whenever it begins with the same arguments. So the journal
+holds that sequence, a line for each request before it is sent and a line for each answer;
+a run that was interrupted begins again and is given the answers that are there, until they end.
+A line that is not whole was being written when the run was killed, and says nothing.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from restore_jax.oracles.types import ModelError
+
+NAME = "journal.jsonl"
+
+
+class Journal:
+    """Answers read back in order, and then written.
+
+    Attributes:
+      leaves: whether the run no longer does what it would have done, since it was interrupted:
+        from then on images are only counted.
+    """
+
+    leaves = False
+
+    def __init__(self, path: Path, run: dict[str, Any], resume: bool, asked: int = 0):
+        """Opens a journal.
+
+        Args:
+          path: the file.
+          run: what decides the sequence of requests; JSON can hold it.
+          resume: read what is there; otherwise begin anew.
+          asked: images that the model was sent before this, when it was opened.
+
+        Raises:
+          ModelError: the file is of another run, or is no journal.
+        """
+        self._path, self._requests, self._digest = path, 0, ""
+        begun = json.loads(json.dumps(run))
+        if resume:
+            whole = self._drop_torn_line()
+            self._old: Iterator[dict[str, Any]] = self._lines() if whole else iter(())
+            header = next(self._old, None)
+            if whole and (header is None or "run" not in header):
+                raise ModelError(f"{path} is not the journal of a run: it cannot be resumed.")
+            if header is not None and header["run"] != begun:
+                differs = [
+                    key
+                    for key in sorted({*begun, *header["run"]})
+                    if begun.get(key) != header["run"].get(key)
+                ]
+                raise ModelError(
+                    f"{path.parent} was begun with another {', '.join(differs)}: resume it with "
+                    "the same arguments."
+                )
+            self._file = path.open("a", encoding="ascii")
+            if header is None:
+                self._write({"run": begun})
+            elif asked:
+                self._write({"again": asked})  # it was opened before
+        else:
+            self._old = iter(())
+            self._file = path.open("w", encoding="ascii")
+            self._write({"run": begun})
+
+    def known(self, images: np.ndarray) -> tuple[np.ndarray | None, int]:
+        """What is known of the next request.
+
+        Args:
+          images: f32[b, H, W, C].
+
+        Returns:
+          The outputs, or None if they have to be asked for; and how many images that takes beyond
+          b, or took, because a request had failed or the run had ended before the answer came.
+
+        Raises:
+          ModelError: the run that the journal is of asked about other images.
+        """
+        if self.leaves:
+            return None, 0
+        self._requests += 1
+        self._digest = hashlib.blake2b(images.tobytes(), digest_size=8).hexdigest()
+        again = unanswered = 0
+        for line in self._old:
+            if "sent" in line:
+                if (line["request"], line["of"]) != (self._requests, self._digest):
+                    raise ModelError(
+                        f"{self._path} does not fit: its request {self._requests} was about other "
+                        "images, so begin again with --overwrite."
+                    )
+                again, unanswered = again + unanswered, line["sent"]
+            elif "again" in line:
+                again += line["again"]
+            else:
+                outputs = np.frombuffer(base64.b64decode(line["outputs"]), line["dtype"])
+                return outputs.reshape(line["shape"]), again
+        return None, again + unanswered
+
+    def sending(self, images: int) -> None:
+        """Notes that images are about to be sent, those that `known` knew nothing of."""
+        if self.leaves:
+            self._write({"again": images})
+        else:
+            self._write({"request": self._requests, "of": self._digest, "sent": images})
+
+    def sent_again(self, images: int) -> None:
+        """Notes images about to be sent again within a request."""
+        self._write({"again": images})
+
+    def note(self, outputs: np.ndarray) -> None:
+        """Notes what came back: f32[b, K] or int32[b]."""
+        if self.leaves:
+            return
+        plain = np.ascontiguousarray(outputs)
+        self._write(
+            {
+                "outputs": base64.b64encode(plain.tobytes()).decode(),
+                "shape": plain.shape,
+                "dtype": plain.dtype.str,
+            }
+        )
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with self._path.open(encoding="ascii") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ModelError(
+                        f"{self._path} is damaged: begin again with --overwrite."
+                    ) from error
+
+    def _drop_torn_line(self) -> bool:
+        """Cuts off a last line that is not whole; whether anything is left."""
+        if not self._path.exists():
+            return False
+        with self._path.open("rb+") as file:
+            end = file.seek(0, 2)
+            size = end
+            while size > 0:
+                step = min(size, 1 << 16)
+                file.seek(size - step)
+                found = file.read(step).rfind(b"\n")
+                if found >= 0:
+                    size = size - step + found + 1
+                    break
+                size -= step
+            if size < end:
+                file.truncate(size)
+        return size > 0

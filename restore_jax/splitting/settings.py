@@ -1,0 +1,155 @@
+"""What a sampler is built with, checked."""
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from restore_jax.splitting import counting
+from restore_jax.splitting.types import Args, Array, Particles, ScoreFn, Scorer, SearchSpace
+
+MOVING = ("waste_free", "all", "clones")
+
+
+class Settings(NamedTuple):
+    """What is fixed when the sampler is built; see `importance_splitting`.
+
+    ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
+    most queries that one sweep of moves can make; ``scorer`` the score's long form.
+    ``num_moving`` is how many particles move in a sweep; ``races`` whether the score is a `Scorer`
+    of the caller's, which need not look at what cannot get above the level.
+    """
+
+    scorer: Scorer
+    space: SearchSpace
+    num_particles: int
+    moving: str
+    num_moving: int
+    rank: int
+    num_moves: int
+    threshold: float
+    max_levels: int
+    max_queries: int | None
+    sweep_cost: int
+    first_hit: bool
+    races: bool
+    sharding: NamedSharding | None
+
+
+def checked_settings(
+    score_fn: ScoreFn | Scorer,
+    space: SearchSpace,
+    *,
+    num_particles: int,
+    survival: float,
+    num_moves: int,
+    threshold: float,
+    max_levels: int,
+    max_queries: int | None,
+    stop: str,
+    queries_per_score: int,
+    moving: str,
+    sharding: NamedSharding | None,
+) -> Settings:
+    """The settings, or one sentence about the first argument that is wrong."""
+    num_particles = _at_least("num_particles", num_particles, 2)
+    num_moves = _at_least("num_moves", num_moves, 1)
+    max_levels = _at_least("max_levels", max_levels, 1)
+    queries_per_score = _at_least("queries_per_score", queries_per_score, 1)
+    if not 0.0 < survival < 1.0:
+        raise ValueError(f"survival must be in (0, 1), got {survival!r}.")
+    # ceil(n (1 - survival)), spared the rounding of 1 - 0.7.
+    rank = max(num_particles - math.floor(num_particles * survival + 1e-9), 1)
+    if rank == num_particles:
+        raise ValueError(
+            f"survival must let at least one of {num_particles} particles survive, "
+            f"so be at least {1 / num_particles:.6g}, got {survival!r}."
+        )
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got NaN.")
+    if stop not in ("estimate", "first_hit"):
+        raise ValueError(f"stop must be 'estimate' or 'first_hit', got {stop!r}.")
+    if isinstance(score_fn, Scorer):
+        if queries_per_score != 1:
+            raise ValueError(
+                "queries_per_score must be left at 1 with a Scorer, which counts for itself, "
+                f"got {queries_per_score}."
+            )
+        scorer = score_fn
+    elif callable(score_fn):
+        scorer = _long_form(score_fn, queries_per_score)
+    else:
+        raise ValueError(f"score_fn must be a function or a Scorer, got {type(score_fn).__name__}.")
+    max_cost = _at_least("score_fn.max_cost", scorer.max_cost, 1)
+    max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
+    if moving not in MOVING:
+        raise ValueError(f"moving must be one of {', '.join(MOVING)}, got {moving!r}.")
+    num_moving = {"all": num_particles, "clones": rank}.get(moving, 0)
+    if moving == "waste_free":
+        length = num_moves + 1
+        num_moving = num_particles // length
+        if num_particles % length or num_moving < 2:
+            raise ValueError(
+                f"num_particles must be a multiple of num_moves + 1 = {length}, at least twice "
+                f"it, when waste-free: {max(2, round(num_particles / length)) * length} would "
+                f"do, got {num_particles}."
+            )
+    if sharding is not None:
+        blocks = sharding.num_devices
+        if num_moving % blocks or num_particles % blocks:
+            raise ValueError(
+                f"the {blocks} devices of sharding must divide both the {num_particles} particles "
+                f"and the {num_moving} that move at once."
+            )
+    sweep_cost = num_moving * max_cost * max_trials
+    if sweep_cost >= 2**32:
+        raise ValueError(
+            "num_particles times the dearest score must stay below 2^32 queries a move, "
+            f"got {sweep_cost}."
+        )
+    if max_queries is not None:
+        max_queries = _at_least("max_queries", max_queries, num_particles * max_cost)
+        if max_queries > counting.MAX_COUNT:
+            raise ValueError(f"max_queries must be below 2^64, got {max_queries}.")
+    return Settings(
+        scorer=scorer,
+        space=space,
+        num_particles=num_particles,
+        moving=moving,
+        num_moving=num_moving,
+        rank=rank,
+        num_moves=num_moves,
+        threshold=float(threshold),
+        max_levels=max_levels,
+        max_queries=max_queries,
+        sweep_cost=sweep_cost,
+        first_hit=stop == "first_hit",
+        races=isinstance(score_fn, Scorer),
+        sharding=sharding,
+    )
+
+
+def _long_form(score_fn: ScoreFn, queries_per_score: int) -> Scorer:
+    """A plain score function as a `Scorer`."""
+
+    def score(
+        key: Array, particles: Particles, level: Array, active: Array, args: Args
+    ) -> tuple[Array, Array]:
+        del key, level
+        cost = jnp.sum(active, dtype=jnp.uint32) * jnp.uint32(queries_per_score)
+        return score_fn(particles, args), cost
+
+    return Scorer(score=score, max_cost=queries_per_score)
+
+
+def _at_least(name: str, value: Any, least: int) -> int:
+    """``value`` as an int that is at least ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}.") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}.")
+    return number
