@@ -288,7 +288,7 @@ def serving(behave="well", **how):
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch):
     monkeypatch.setattr(http, "BACKOFF", 0.005)
-    monkeypatch.setattr(http, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(messages, "LONGEST_PAUSE", 0.02)
     monkeypatch.delenv(http.AUTHORIZATION, raising=False)
 
 
@@ -475,7 +475,7 @@ def test_a_budget_that_is_spent_ends_the_sending():
 
 
 def test_a_retry_after_is_obeyed(monkeypatch):
-    monkeypatch.setattr(http, "LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(messages, "LONGEST_PAUSE", 0.3)
     with serving(lambda number: "well" if number else "busy_for_an_hour") as server:
         model, _ = opened(server.url)
         http.ask(model, images_of(1), Sending())

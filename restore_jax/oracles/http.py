@@ -4,12 +4,8 @@ The protocol is described in ``docs/http.md``. Nothing that the other side does 
 dripping bytes, endless or nonsensical responses) costs more than a failed attempt.
 """
 
-import base64
 import collections
 import contextlib
-import email.utils
-import functools
-import io
 import itertools
 import json
 import logging
@@ -26,10 +22,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import urllib3
-from PIL import Image
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Url
 
+from restore_jax.oracles import messages
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -38,13 +34,8 @@ AUTHORIZATION = "RESTORE_JAX_AUTHORIZATION"
 BATCH = 64
 BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 """Seconds: the most waited before the first retry, doubling from then on, and the most ever."""
-LONGEST_PAUSE = 60.0
-"""Seconds for which a Retry-After is obeyed."""
 LATENCIES = 4096
 DESCRIPTION_BYTES = 1 << 22
-MOST_CLASSES = 100_000
-MOST_NUMBERS = 1 << 24
-PNG_CHANNELS = (1, 3, 4)
 HINTS = {  # of refusals, by status
     401: f"set {AUTHORIZATION} to what the Authorization header is to say",
     403: f"set {AUTHORIZATION} to what the Authorization header is to say",
@@ -197,11 +188,15 @@ class Server:
                 f"{failure.advice}."
             ) from None
         said = said if isinstance(said, dict) else {}
-        names = _class_names(said.get("classes"))
-        classes = len(names) if names else _whole(said.get("classes"), 2, MOST_CLASSES)
+        names = messages.class_names(said.get("classes"))
+        classes = (
+            len(names)
+            if names
+            else messages.whole_number(said.get("classes"), 2, messages.MOST_CLASSES)
+        )
         if self.classes is None:
             self.classes = classes
-        return Description(_image_shape(said.get("image_shape")), classes, names)
+        return Description(messages.image_shape(said.get("image_shape")), classes, names)
 
     def ask(self, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:
         """Outputs f32[b, K] or int32[b] of images f32[b, H, W, C], in their order.
@@ -252,7 +247,7 @@ class Server:
     ) -> np.ndarray:
         """The outputs of the images of one request, however often it takes to get them."""
         count = images.shape[0]
-        body = _body(images, self.options)
+        body = messages.body(images, self.options)
 
         def attempt() -> np.ndarray:
             started = time.monotonic()
@@ -385,7 +380,7 @@ class Server:
         """Passes responses that may hold outputs."""
         status = response.status
         if status == 429 or status >= 500:
-            pause = _pause(response.headers.get("Retry-After"))
+            pause = messages.pause(response.headers.get("Retry-After"))
             raise _Failed(f"status {status}", pause=pause)
         if 300 <= status < 400:
             raise _Refused(
@@ -402,10 +397,10 @@ class Server:
 
     def _read(self, said: Any, count: int) -> np.ndarray:
         """The outputs in the JSON of a response, if they can be those of ``count`` images."""
-        found = _within(said, self.options.answer)
+        found = messages.within(said, self.options.answer)
         if not isinstance(found, list):
             raise _Failed(
-                f"{_kind(found)} where a list of outputs should be",
+                f"{messages.kind(found)} where a list of outputs should be",
                 "say with --answer where in a response the outputs are",
             )
         if len(found) != count:
@@ -428,7 +423,7 @@ class Server:
         return outputs
 
     def _read_labels(self, found: list[int]) -> np.ndarray:
-        classes = self.classes or MOST_CLASSES
+        classes = self.classes or messages.MOST_CLASSES
         if min(found) < 0 or max(found) >= classes:
             raise _Failed(
                 f"labels outside 0 to {classes - 1}", "say with --classes how many there are"
@@ -531,39 +526,6 @@ def ask(model: Server, images: np.ndarray, sending: Callable[[int], None]) -> np
     return model.ask(images, sending)
 
 
-def _body(images: np.ndarray, options: ModelOptions) -> bytes:
-    if options.send == "png":
-        return json.dumps({"images": _pngs(images, options.value_range or (0.0, 1.0))}).encode()
-    if options.layout == "nchw":
-        images = images.transpose(0, 3, 1, 2)
-    template = _template(images.shape[1:])
-    written = ",".join([template % tuple(image.ravel().tolist()) for image in images])
-    return b'{"images":[' + written.encode() + b"]}"
-
-
-@functools.cache
-def _template(shape: tuple[int, ...]) -> str:
-    """An image as JSON, to be filled in; nine digits give back every float32 exactly."""
-    inner = _template(shape[1:]) if len(shape) > 1 else "%.9g"
-    return "[" + ",".join([inner] * shape[0]) + "]"
-
-
-def _pngs(images: np.ndarray, value_range: tuple[float, float]) -> list[str]:
-    """Images as base64 of PNG files, each number rounded to the nearest of 256."""
-    low, high = value_range
-    if images.shape[-1] not in PNG_CHANNELS:
-        raise ModelError(f'send must be "json" where images have {images.shape[-1]} channels.')
-    pixels = np.rint(np.clip((images - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    written = []
-    for image in pixels:
-        file = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-            file, "PNG", compress_level=1
-        )
-        written.append(base64.b64encode(file.getvalue()).decode())
-    return written
-
-
 def _content(response: urllib3.BaseHTTPResponse, limit: int) -> bytearray:
     content = bytearray()
     while some := response.read(1 << 16, decode_content=False):
@@ -573,59 +535,8 @@ def _content(response: urllib3.BaseHTTPResponse, limit: int) -> bytearray:
     return content
 
 
-def _pause(retry_after: str | None) -> float:
-    """Seconds to wait for, from a Retry-After header: seconds, or a date."""
-    if retry_after is None:
-        return 0.0
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError, OSError):
-            return 0.0
-    return min(max(0.0, seconds), LONGEST_PAUSE)
-
-
 def _failure(error: Exception) -> str:
     """What went wrong on the way, in words that cannot hold anything secret."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     reason = getattr(cause, "strerror", None) or type(cause).__name__
     return f"a connection that failed ({reason})"
-
-
-def _within(said: Any, path: str) -> Any:
-    """What lies at a dotted path; None if nothing does."""
-    for part in path.split(".") if path else ():
-        if isinstance(said, dict):
-            said = said.get(part)
-        elif isinstance(said, list) and part.isdecimal() and int(part) < len(said):
-            said = said[int(part)]
-        else:
-            return None
-    return said
-
-
-def _kind(found: Any) -> str:
-    names = {dict: "an object", str: "a string", type(None): "nothing"}
-    return names.get(type(found), "a number")
-
-
-def _whole(said: Any, least: int, most: int) -> int | None:
-    return said if type(said) is int and least <= said <= most else None
-
-
-def _class_names(said: Any) -> tuple[str, ...] | None:
-    """Names that can be shown on a terminal, if they are all that."""
-    if not isinstance(said, list) or not 2 <= len(said) <= MOST_CLASSES:
-        return None
-    fit = all(isinstance(name, str) and len(name) <= 200 and name.isprintable() for name in said)
-    return tuple(said) if fit else None
-
-
-def _image_shape(said: Any) -> tuple[int, int, int] | None:
-    if not isinstance(said, list) or len(said) != 3:
-        return None
-    if any(_whole(size, 1, MOST_NUMBERS) is None for size in said):
-        return None
-    return tuple(said) if math.prod(said) <= MOST_NUMBERS else None
