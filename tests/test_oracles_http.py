@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from restore_jax.oracles import ModelError, OutOfQueries, http, open_model
+from restore_jax.oracles import ModelError, OutOfQueries, http, messages, open_model
 from restore_jax.oracles.options import Description, ModelOptions
 
 SECRET = "Bearer s3cret"
