@@ -158,6 +158,7 @@ def interrupt_in_epoch(monkeypatch, chosen):
     meddle(monkeypatch, with_item)
 
 
+@pytest.mark.slow
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(finished, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "a run"
     with monkeypatch.context() as patch:
@@ -226,6 +227,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
     assert [child.name for child in tmp_path.iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_it(finished, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("x")

@@ -218,6 +218,7 @@ def test_thresholds_belong_to_a_prior_and_grow_with_what_is_asked():
     assert threshold(make_space("patch", (32, 32, 3)).description, 0.05, 1, 10) is None
 
 
+@pytest.mark.slow
 def test_without_a_threshold_classes_are_compared_with_each_other(bright_file):
     settings = ScanSettings(num_probes=8, num_draws=2000, options={"patch": {"channels": "grey"}})
     found = scan(opened(backdoored), space="patch", probes=bright_file, settings=settings)

@@ -295,7 +295,10 @@ def test_moves_keep_the_prior_and_its_restriction(name, move, restricted):
 
 
 @BOTH
-@pytest.mark.parametrize("name", list(EVERYDAY))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "patch" else ()) for name in EVERYDAY],
+)
 def test_the_kernel_forgets_where_it_started(name, restricted):
     run, start, _ = laboratory(name)
     assert_uncorrelated(start(restricted), run("kernel", restricted))

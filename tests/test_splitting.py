@@ -576,6 +576,7 @@ def test_vmap_over_args_is_single_runs(coins, coins_run):
     assert together.reached.tolist() == [True, True, True, False]
 
 
+@pytest.mark.slow
 def test_names_of_particles_do_not_matter(coins, coins_run):
     """Shuffled after two levels, a run goes on to estimates of the same law."""
     init, advance = jax.jit(coins.init), jax.jit(coins.advance)
@@ -662,6 +663,7 @@ def test_refuses_wrong_shapes_scores_and_keys():
 # Only clones move.
 
 
+@pytest.mark.slow
 def test_the_last_particle_algorithm_is_unbiased_and_moves_one_at_a_time():
     n = 50
     algorithm = importance_splitting(

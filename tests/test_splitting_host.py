@@ -46,7 +46,13 @@ def same(one, other):
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("all", "clones") else ())
+        for name in CASES
+    ],
+)
 def test_the_host_gives_the_bits_of_the_compiled_loop(name):
     options = {"threshold": 33.0} | CASES[name]
     inside = importance_splitting(Scorer(on_device, 2), SPACE, **options)

@@ -115,7 +115,10 @@ def two_sided(x, args):
 @pytest.mark.parametrize(
     ("space", "score", "truth"),
     [
-        (standard_normal(4), two_sided, np.logaddexp(log_tail(5.0), log_tail(5.3))),
+        pytest.param(
+            standard_normal(4), two_sided, np.logaddexp(log_tail(5.0), log_tail(5.3)),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             standard_normal(30), lambda x, args: linear_score(x, 8.0), log_tail(8.0),
             marks=pytest.mark.slow,
