@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from restore_jax import checkpoints
+from restore_jax.models import winograd
 from restore_jax.oracles.options import ModelOptions
 
 TOLERANCE = 1e-4
@@ -54,6 +55,7 @@ def layers_of(checkpoint: checkpoints.Checkpoint) -> list[Layer]:
 
     def conv(x: int, tree: dict[str, Any], stride: int = 1) -> int:
         kernel, bias = tree["conv"]["kernel"], tree["conv"]["bias"]
+        kernel = np.asarray(winograd.plain(kernel)) if kernel.ndim == 3 else kernel
         pad = (kernel.shape[0] - 1) // 2
         pads = ((pad, pad), (pad, pad))
         x = add("conv", x, arrays=(kernel, bias), stride=stride, pads=pads)

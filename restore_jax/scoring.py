@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from restore_jax.compilation import chunk_size
 from restore_jax.oracles import Oracle, margins
 from restore_jax.spaces import TriggerSpace
 from restore_jax.splitting import Scorer
@@ -249,7 +250,6 @@ def race_width(num_probes: int) -> int:
 def _together(n: int, width: int) -> int:
     """How many candidates are asked about at once, at most n, so that they make a good chunk.
 
-    About 64 images on a CPU, where larger ones fall out of its cache, 4,096 elsewhere.
+    About `chunk_size` images.
     """
-    images = 64 if jax.default_backend() == "cpu" else 4096
-    return min(n, max(1, round(images / width)))
+    return min(n, max(1, round(chunk_size() / width)))

@@ -125,8 +125,8 @@ def asking(fields: dict[str, Any]) -> list[str]:
         parts.append(f"{found['images_sent_again']:,} sent again")
     if found["cost"]:
         parts.append(f"cost {found['cost']:,.2f}")
-    if "latency_seconds" in found:
-        latency = found["latency_seconds"]
+    latency = found.get("latency_seconds")
+    if latency and latency["median"] is not None:  # nothing was asked that was not kept
         parts.append(f"latency {latency['median']:.3f} s, at most {latency['max']:.3f} s")
     return [", ".join(parts)]
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import re
 import signal
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def check(args: argparse.Namespace) -> None:
     }
     for name, (low, words) in least.items():
         value = getattr(args, name)
-        if value is not None and not value >= low:
+        if value is not None and not low <= value < math.inf:
             raise exits.UsageError(f"--{name} must be {words}, not {value:g}.")
     for name in ("rate", "timeout"):
         value = getattr(args, name)
@@ -99,9 +100,16 @@ def options(args: argparse.Namespace) -> "ModelOptions":
 
 def open_oracle(args: argparse.Namespace) -> "Oracle":
     """Opens --model; see `restore_jax.open_model`."""
-    from restore_jax.oracles import open_model
+    from restore_jax.oracles import Journal, open_model
+    from restore_jax.oracles.journal import NAME
 
-    return open_model(args.model, args.access, options=options(args))
+    said = options(args)
+    # Opening it may take an image, which was sent (and is counted) when the run began.
+    opened = Journal.was_opened(Path(args.out) / NAME) if args.resume else None
+    if opened is None:
+        return open_model(args.model, args.access, options=said)
+    oracle = open_model(args.model, args.access, class_names=opened["classes"], options=said)
+    return dataclasses.replace(oracle, asked=opened["asked"]) if oracle.foreign else oracle
 
 
 @contextlib.contextmanager
@@ -130,19 +138,21 @@ def kept_answers(
             )
         yield None, lambda: None
         return
-    from restore_jax.oracles import Journal, ModelError, OutOfQueries
-    from restore_jax.oracles.journal import NAME
+    from restore_jax.oracles import Journal, ModelError
+    from restore_jax.oracles.journal import NAME, JournalError
 
     folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
     path = folder / NAME
     if args.resume and not path.exists():
         raise exits.UsageError(f"there is no run to resume in {folder}: {NAME} is not there.")
+    made = not folder.exists()
+    run = {_flag(key): value for key, value in vars(args).items() if key not in _NO_MATTER}
+    run |= {"command": args.command, "model": oracle.name}
+    opened = {"classes": oracle.class_names, "asked": oracle.asked}
     try:
         if not args.resume:
             exits.make_folder(folder, args.overwrite)
-        run = {key: value for key, value in vars(args).items() if key not in _NO_MATTER}
-        journal = Journal(path, {"command": args.command, "model": oracle.name, **run},
-                          args.resume, oracle.asked)  # fmt: skip
+        journal = Journal(path, run, args.resume, opened)
     except OSError as error:
         raise exits.UsageError(f"{folder} cannot be written ({error.strerror}).") from error
     answer: Any = oracle.answer
@@ -164,9 +174,11 @@ def kept_answers(
 
     try:
         yield folder, done
-    except (ModelError, OutOfQueries) as error:
-        kind = type(error)
-        raise kind(
+    except ValueError as error:
+        finished = not journal.begun  # there is nothing to go on with
+        if finished or not isinstance(error, ModelError) or isinstance(error, JournalError):
+            raise
+        raise ModelError(
             f"{str(error).rstrip('.')}; what it answered is kept, and --out {folder} --resume "
             "goes on."
         ) from error
@@ -177,6 +189,13 @@ def kept_answers(
         journal.close()
         if finished:
             path.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _flag(name: str) -> str:
+    return {"value_range": "range"}.get(name, name.replace("_", "-"))
 
 
 def _shape(text: str) -> tuple[int, int, int]:
@@ -210,7 +229,10 @@ def _classes(text: str) -> int | tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+        return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} must be a number, or several with commas between"

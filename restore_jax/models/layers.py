@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from restore_jax.models import winograd
+
 Array = jax.Array
 Tree = dict[str, Any]
 NORM_EPSILON = 1e-5
@@ -38,17 +40,20 @@ class ConvNorm(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ):
-        self.conv = nnx.Conv(
-            cin,
-            cout,
-            (kernel_size, kernel_size),
-            strides=stride,
-            padding="SAME" if stride == 1 else (kernel_size - 1) // 2,
-            use_bias=folded,
-            kernel_init=nnx.initializers.he_normal(),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        if folded and winograd.pays(cin, cout, kernel_size, stride):
+            self.conv: Any = winograd.WinogradConv(cin, cout, dtype=dtype)
+        else:
+            self.conv = nnx.Conv(
+                cin,
+                cout,
+                (kernel_size, kernel_size),
+                strides=stride,
+                padding="SAME" if stride == 1 else (kernel_size - 1) // 2,
+                use_bias=folded,
+                kernel_init=nnx.initializers.he_normal(),
+                dtype=dtype,
+                rngs=rngs,
+            )
         self.pool = pool
         self.sign = nnx.data(nnx.Param(jnp.ones(cout)) if folded and pool else None)
         self.norm = nnx.data(
@@ -141,7 +146,7 @@ def fold_norms(params: Tree, batch_stats: Tree, like: Tree) -> Tree:
       params, batch_stats: nested dicts as trained; a dict with ``conv`` and ``norm`` is a
         `ConvNorm`.
       like: the folded network's parameters, whose values do not matter; a `ConvNorm` with a
-        ``sign`` has a pool inside.
+        ``sign`` has a pool inside, and a kernel of three axes is that of a `WinogradConv`.
 
     Returns:
       The nested dict of the folded network's parameters.
@@ -159,7 +164,10 @@ def fold_norms(params: Tree, batch_stats: Tree, like: Tree) -> Tree:
                 sign = jnp.where(scale < 0, -1.0, 1.0)
                 folded[name] = {"sign": sign}
                 scale, bias = scale * sign, bias * sign
-            folded[name]["conv"] = {"kernel": value["conv"]["kernel"] * scale, "bias": bias}
+            kernel = value["conv"]["kernel"] * scale
+            if len(like[name]["conv"]["kernel"].shape) == 3:
+                kernel = winograd.transformed(kernel)
+            folded[name]["conv"] = {"kernel": kernel, "bias": bias}
         else:
             folded[name] = fold_norms(value, batch_stats.get(name, {}), like[name])
     return folded

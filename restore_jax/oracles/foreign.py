@@ -94,9 +94,9 @@ class Foreign:
     def _once(self, images: np.ndarray) -> np.ndarray:
         """One call of the model, or what the journal says it answered."""
         if self.journal is not None:
-            known, again = self.journal.known(images)
-            if again and self.ledger is not None:
-                self.ledger.charge_again(again)
+            known, again, more = self.journal.known(images)
+            self._charge_again(again)
+            self._charge_again(more)
             if known is not None:
                 return known
             self.journal.sending(len(images))
@@ -123,10 +123,19 @@ class Foreign:
 
     def _sending(self, images: int) -> None:
         """Books images about to be sent again."""
-        if self.ledger is not None:
-            self.ledger.charge_again(images)
+        self._charge_again(images)
         if self.journal is not None:
             self.journal.sent_again(images)
+
+    def _charge_again(self, images: int) -> None:
+        if not images or self.ledger is None:
+            return
+        try:
+            self.ledger.charge_again(images)
+        except OutOfQueries:
+            if self.journal is not None:
+                self.journal.unpaid(images)
+            raise
 
     def _failure(self, error: Exception) -> ModelError:
         what = " ".join(str(error).split())[:200]
@@ -137,9 +146,10 @@ class Foreign:
         integers = np.issubdtype(outputs.dtype, np.integer)
         if outputs.ndim == 1 and integers and self._access == "labels":
             if outputs.shape != (number,) or outputs.min() < 0 or outputs.max() >= self._classes:
+                between = f" in {outputs.min()} to {outputs.max()}" if outputs.size else ""
                 raise ModelError(
                     f"{self._name} must answer {number} labels in 0 to {self._classes - 1}, not "
-                    f"{outputs.size} in {outputs.min()} to {outputs.max()}."
+                    f"{outputs.size}{between}."
                 )
             return outputs.astype(np.int32)
         if outputs.shape != (number, self._classes):
@@ -148,7 +158,10 @@ class Foreign:
                 f"{self._name} must answer {number} images with an array of shape ({number}, "
                 f"{self._classes}), not {outputs.shape}{hint}."
             )
-        found = outputs.astype(np.float32)
+        if not np.can_cast(outputs.dtype, np.float64, "same_kind"):
+            raise ModelError(f"{self._name} must answer with numbers, not {outputs.dtype}.")
+        with np.errstate(over="ignore"):  # what is then infinite is refused
+            found = outputs.astype(np.float32)
         if not np.isfinite(found).all():
             raise ModelError(f"{self._name} answered with numbers that are not finite.")
         if self._access == "probabilities" and not (

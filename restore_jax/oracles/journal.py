@@ -20,91 +20,129 @@ from restore_jax.oracles.types import ModelError
 NAME = "journal.jsonl"
 
 
+class JournalError(ModelError):
+    """A journal cannot be gone on with; the message is one sentence that says why."""
+
+
 class Journal:
     """Answers read back in order, and then written.
 
     Attributes:
       leaves: whether the run no longer does what it would have done, since it was interrupted:
         from then on images are only counted.
+      begun: whether the file may hold more than what the run is.
     """
 
     leaves = False
 
-    def __init__(self, path: Path, run: dict[str, Any], resume: bool, asked: int = 0):
+    def __init__(
+        self, path: Path, run: dict[str, Any], resume: bool, opened: dict[str, Any] | None = None
+    ):
         """Opens a journal.
 
         Args:
           path: the file.
           run: what decides the sequence of requests; JSON can hold it.
           resume: read what is there; otherwise begin anew.
-          asked: images that the model was sent before this, when it was opened.
+          opened: kept for `was_opened`.
 
         Raises:
-          ModelError: the file is of another run, or is no journal.
+          JournalError: the file is of another run, or is no journal.
         """
         self._path, self._requests, self._digest = path, 0, ""
+        self._replays = self.begun = resume
         begun = json.loads(json.dumps(run))
+        header = {"run": begun, "opened": opened}
         if resume:
             whole = self._drop_torn_line()
             self._old: Iterator[dict[str, Any]] = self._lines() if whole else iter(())
-            header = next(self._old, None)
-            if whole and (header is None or "run" not in header):
-                raise ModelError(f"{path} is not the journal of a run: it cannot be resumed.")
-            if header is not None and header["run"] != begun:
-                differs = [
-                    key
-                    for key in sorted({*begun, *header["run"]})
-                    if begun.get(key) != header["run"].get(key)
-                ]
-                raise ModelError(
+            found = next(self._old, None)
+            was = found.get("run") if found is not None else begun
+            if not isinstance(was, dict):
+                raise JournalError(f"{path} is not the journal of a run: it cannot be resumed.")
+            if was != begun:
+                differs = [key for key in sorted({*begun, *was}) if begun.get(key) != was.get(key)]
+                raise JournalError(
                     f"{path.parent} was begun with another {', '.join(differs)}: resume it with "
                     "the same arguments."
                 )
             self._file = path.open("a", encoding="ascii")
-            if header is None:
-                self._write({"run": begun})
-            elif asked:
-                self._write({"again": asked})  # it was opened before
+            if found is None:
+                self._write(header)
         else:
             self._old = iter(())
             self._file = path.open("w", encoding="ascii")
-            self._write({"run": begun})
+            self._write(header)
 
-    def known(self, images: np.ndarray) -> tuple[np.ndarray | None, int]:
+    @staticmethod
+    def was_opened(path: Path) -> dict[str, Any] | None:
+        """What the file says of how the model was opened; None if it says nothing."""
+        try:
+            with path.open(encoding="ascii") as file:
+                opened = json.loads(file.readline())["opened"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return opened if isinstance(opened, dict) else None
+
+    def known(self, images: np.ndarray) -> tuple[np.ndarray | None, int, int]:
         """What is known of the next request.
 
         Args:
           images: f32[b, H, W, C].
 
         Returns:
-          The outputs, or None if they have to be asked for; and how many images that takes beyond
-          b, or took, because a request had failed or the run had ended before the answer came.
+          The outputs, or None if they have to be asked for; how many images were sent beyond b,
+          because a request had failed or the run had ended before the answer came; and how many
+          more that takes now.
 
         Raises:
-          ModelError: the run that the journal is of asked about other images.
+          JournalError: the run that the journal is of asked about other images.
+          KeyboardInterrupt: the run was interrupted while it was given what is there. It would
+            have to ask to wind up, and there is a result of that already, or a run to go on with.
         """
         if self.leaves:
-            return None, 0
+            if self._replays:
+                raise KeyboardInterrupt
+            return None, 0, 0
         self._requests += 1
         self._digest = hashlib.blake2b(images.tobytes(), digest_size=8).hexdigest()
         again = unanswered = 0
         for line in self._old:
-            if "sent" in line:
-                if (line["request"], line["of"]) != (self._requests, self._digest):
-                    raise ModelError(
-                        f"{self._path} does not fit: its request {self._requests} was about other "
-                        "images, so begin again with --overwrite."
+            try:
+                if "sent" in line:
+                    if (line["request"], line["of"]) != (self._requests, self._digest):
+                        break
+                    again, unanswered = again + unanswered, int(line["sent"])
+                elif "again" in line:
+                    again += int(line["again"])
+                elif "unpaid" in line:
+                    if unanswered:  # otherwise of the request before, which has ended
+                        return None, again, int(line["unpaid"])
+                elif not unanswered:
+                    break
+                else:
+                    outputs = np.frombuffer(
+                        base64.b64decode(line["outputs"], validate=True), line["dtype"]
                     )
-                again, unanswered = again + unanswered, line["sent"]
-            elif "again" in line:
-                again += line["again"]
-            else:
-                outputs = np.frombuffer(base64.b64decode(line["outputs"]), line["dtype"])
-                return outputs.reshape(line["shape"]), again
-        return None, again + unanswered
+                    return outputs.reshape(line["shape"]), again, 0
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._damaged() from error
+        else:
+            self._replays = False
+            return None, again, unanswered
+        raise JournalError(
+            f"{self._path} does not fit: its request {self._requests} was about other images, so "
+            "begin again with --overwrite."
+        )
+
+    def unpaid(self, images: int) -> None:
+        """Notes that the budget did not pay for sending images again, so that nobody did."""
+        if not self._replays:
+            self._write({"unpaid": images})
 
     def sending(self, images: int) -> None:
         """Notes that images are about to be sent, those that `known` knew nothing of."""
+        self.begun = True
         if self.leaves:
             self._write({"again": images})
         else:
@@ -136,14 +174,18 @@ class Journal:
         self._file.flush()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="ascii") as file:
+        with self._path.open(encoding="ascii", errors="replace") as file:
             for line in file:
                 try:
-                    yield json.loads(line)
+                    found = json.loads(line)
                 except ValueError as error:
-                    raise ModelError(
-                        f"{self._path} is damaged: begin again with --overwrite."
-                    ) from error
+                    raise self._damaged() from error
+                if not isinstance(found, dict):
+                    raise self._damaged()
+                yield found
+
+    def _damaged(self) -> JournalError:
+        return JournalError(f"{self._path} is damaged: begin again with --overwrite.")
 
     def _drop_torn_line(self) -> bool:
         """Cuts off a last line that is not whole; whether anything is left."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax import checkpoints
+from restore_jax.compilation import in_chunks
 from restore_jax.oracles import python
 from restore_jax.oracles.foreign import Foreign, preprocessing
 from restore_jax.oracles.options import Description, ModelOptions
@@ -46,8 +47,9 @@ def open_model(
         says: of JAX arrays, or if JAX cannot trace it, of NumPy arrays. An `Oracle` is given
         back as it is.
       access: "logits", "probabilities" or "labels": what the model is asked for.
-      image_shape, class_names: of a function; any other model knows its own, or is told in
-        ``options``.
+      image_shape: of a function; any other model knows its own, or is told in ``options``.
+      class_names: of a function, or of a model that was opened before, which then need not be
+        asked how many there are.
       options: how a model that is not ours is to be asked.
 
     Raises:
@@ -66,7 +68,9 @@ def open_model(
     scheme, _, place = str(spec).partition(":")
     if scheme in KINDS:
         place = str(spec) if KINDS[scheme] == "http" else place
-        return _open(str(spec), KINDS[scheme], place, access, options or ModelOptions())
+        return _open(
+            str(spec), KINDS[scheme], place, access, options or ModelOptions(), class_names
+        )
     if place and scheme.isalpha() and len(scheme) > 1 and not Path(spec).exists():
         raise ModelError(
             f'{scheme}: models cannot be opened: give "shipped", a checkpoint folder, or one of '
@@ -84,7 +88,14 @@ def _flag(name: str) -> str:
     return {"value_range": "--range"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def _open(spec: str, kind: str, place: str, access: str, options: ModelOptions) -> Oracle:
+def _open(
+    spec: str,
+    kind: str,
+    place: str,
+    access: str,
+    options: ModelOptions,
+    class_names: Sequence[str] | None,
+) -> Oracle:
     """Opens a model with the functions of the file named after its kind."""
     module: Any = import_module(f"restore_jax.oracles.{kind}")
     model = module.load(place, options)
@@ -131,6 +142,7 @@ def _open(spec: str, kind: str, place: str, access: str, options: ModelOptions) 
         options,
         says,
         prepare,
+        class_names,
         most=(options.batch or REQUEST) * options.concurrency if kind == "http" else None,
         statistics=getattr(model, "stats", None),
     )
@@ -144,11 +156,14 @@ def _foreign(
     options: ModelOptions,
     says: Description,
     prepare: Callable[[Any], Any],
+    class_names: Sequence[str] | None = None,
     most: int | None = None,
     statistics: Any = None,
 ) -> Oracle:
     """A model that is asked from the host; where it says of itself what it may."""
     names, asked = _names(name, options, says), 0
+    if names is None and class_names is not None:
+        names = tuple(class_names)
 
     def sending(images: int) -> None:
         nonlocal asked
@@ -208,7 +223,7 @@ def _checkpoint(name: str, folder: Path, access: str) -> Oracle:
     apply_folded = checkpoint.network.apply_folded
 
     def answer(weights: Any, images: Array) -> Array:
-        logits = apply_folded(weights, images)
+        logits = in_chunks(lambda some: apply_folded(weights, some), images)
         if access == "probabilities":
             return jax.nn.softmax(logits, -1)
         return logits if access == "logits" else jnp.argmax(logits, -1).astype(jnp.int32)

@@ -47,6 +47,6 @@ def describe(model: Any, options: ModelOptions) -> Description:
 
 
 def ask(model: Any, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:
-    """What the function says of images f32[b, H, W, C]."""
+    """What the function says of images f32[b, H, W, C], a copy that it may write to."""
     del sending
-    return np.asarray(model(images))
+    return np.asarray(model(np.array(images)))

@@ -43,7 +43,7 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
     Args:
       recovery: what to write.
       oracle: the model, asked about the few images of overview.png (outside any budget);
-        None: the figure names no predictions.
+        None, or a foreign one, whose every image counts: the figure names no predictions.
       folder: files of the same names are replaced, others left alone.
 
     Returns:
@@ -204,7 +204,7 @@ def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
         rows.append(("planted", stamp(recovery.true_trigger, probes)))
     name = "recovered" if recovery.found else "closest"
     rows.append((name, stamp(recovery.trigger, probes)))
-    if oracle is None:
+    if oracle is None or oracle.foreign:
         return [Shown(name, np.asarray(images), None) for name, images in rows]
     together = jnp.concatenate([images for _, images in rows])
     answers = np.asarray(Asker(oracle).labels(together)).reshape(len(rows), -1)

@@ -1,0 +1,122 @@
+"""Commands in processes of their own, without the seconds that each would spend on imports.
+
+Run as a script, this imports everything once, and for each line on stdin forks a copy of itself
+that runs a command; it answers with the copy's process id, and at the end with its exit code and
+the most memory that it held, in bytes.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Forks:
+    """Runs commands, one at a time; ``peak`` is the most memory that the last one held, in bytes."""
+
+    peak = 0
+
+    def __init__(self, folder, **environment):
+        """Commands run in ``folder``, where their words are then in out.txt and err.txt."""
+        self.folder = folder
+        self._parent = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=folder,
+            env=environment_of_children(**environment),
+        )
+
+    def start(self, *words, **environment):
+        """Starts a command; returns its process id."""
+        self._write({"words": list(map(str, words)), "environment": environment})
+        return self._read()
+
+    def ends(self, seconds=None):
+        """The exit code of what was started, minus the signal that ended it; None if it runs on."""
+        ready, _, _ = select.select([self._parent.stdout], [], [], seconds)
+        if not ready:
+            return None
+        code, self.peak = self._read()
+        return code
+
+    def run(self, *words, **environment):
+        """Runs a command; returns its exit code."""
+        self.start(*words, **environment)
+        return self.ends()
+
+    def said(self):
+        """What the last command said on stdout, and on stderr."""
+        return tuple((self.folder / name).read_text() for name in ("out.txt", "err.txt"))
+
+    def close(self):
+        """Ends the process that everything is copied from."""
+        self._parent.stdin.close()
+        self._parent.stdout.close()
+        self._parent.wait()
+
+    def _write(self, line):
+        self._parent.stdin.write(json.dumps(line).encode() + b"\n")
+        self._parent.stdin.flush()
+
+    def _read(self):
+        return json.loads(self._parent.stdout.readline())
+
+
+def environment_of_children(**more):
+    """Everything small is kept compiled, and nothing is optimised: they compute little."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)]),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **more,
+    }
+
+
+def _serve():
+    from importlib import import_module
+
+    for name in ("recover", "scan", "purify"):
+        import_module(f"restore_jax.cli.{name}")
+    # What the commands import once they run; no array may be made before a fork.
+    for name in ("compilation", "diagnosis", "purification", "recovery", "report"):
+        import_module(f"restore_jax.{name}")
+    main = import_module("restore_jax.cli").main
+    for line in sys.stdin:
+        said = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(main, said)
+        print(child, flush=True)
+        _, status, usage = os.wait4(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(json.dumps([code, usage.ru_maxrss * MAXRSS_UNIT]), flush=True)
+
+
+def _become(main, said):
+    """Runs a command instead, and ends as Python would."""
+    os.environ.update(said["environment"])
+    for number, name in ((0, os.devnull), (1, "out.txt"), (2, "err.txt")):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0)), number)
+    code = 1
+    try:
+        code = main(said["words"])
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
