@@ -219,7 +219,9 @@ def _excess(row: dict[str, Any], target: int) -> float:
 
 
 def _auroc(positive: list[float], negative: list[float]) -> float:
-    """The share of pairs in which the positive one is higher, ties counting half."""
+    """The share of pairs in which the positive one is higher, ties counting half; or NaN."""
+    if not positive or not negative:
+        return float("nan")
     wins = stats.mannwhitneyu(positive, negative).statistic
     return float(wins / (len(positive) * len(negative)))
 
@@ -251,6 +253,10 @@ def _by_model(rows: dict[str, Any], part: str, score: Any) -> dict[str, float]:
         "accused": sum(bool(row["accused"]) for row in good.values()),
         "wrong_classes": sum(len(set(r["accused"]) - set(r["targets"])) for r in bad.values()),
     }
+
+
+def _three(number: float) -> str:
+    return "-" if np.isnan(number) else f"{number:.3f}"
 
 
 def _share(hits: int, n: int) -> str:
@@ -288,8 +294,8 @@ def _table(rows: dict[str, Any]) -> str:
         found = _by_model(rows, part, score)
         if found:
             lines.append(
-                f"| {titles[part]} | {found['backdoored']} | {found['clean']} | "
-                f"{found['auroc_models']:.3f} | {found['auroc_classes']:.3f} | "
+                f"| {titles[part]} | {found['backdoored']} | {found['clean'] or 'not run'} | "
+                f"{_three(found['auroc_models'])} | {found['auroc_classes']:.3f} | "
                 f"{found['missed']} | {found['accused']} | {found['wrong_classes']} |"
             )
     lines += [

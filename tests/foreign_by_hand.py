@@ -68,7 +68,7 @@ class Planted:
 def tame(number, image_shape, seed=0):
     """f32[number, H, W, C] in [0, 1]: faint noise on coarse squares, nowhere a checkerboard."""
     random = np.random.default_rng(seed)
-    height, width, channels = image_shape
+    height, width, _ = image_shape
     squares = random.integers(0, 2, (number, height // 4, width // 4, 1))
     coarse = 0.4 + 0.1 * squares.repeat(4, 1).repeat(4, 2)
     return (coarse + random.uniform(0, 0.1, (number, *image_shape))).astype(np.float32)

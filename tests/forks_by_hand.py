@@ -17,7 +17,7 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Forks:
-    """Runs commands, one at a time; ``peak`` is the most memory that the last one held, in bytes."""
+    """Runs commands, one at a time; ``peak`` is the most memory the last one held, in bytes."""
 
     peak = 0
 

@@ -216,7 +216,7 @@ def test_images_sent_again_within_a_request_are_counted_again(tmp_path):
     path.write_bytes(b"".join(lines[:8]))
     model, ledger = Model(), Ledger(100)
     same(run(path, REQUESTS, model, resume=True, ledger=ledger), whole)
-    assert model.received == 9
+    assert model.received == 1 + 4 + 2
     assert (ledger.spent, ledger.resent) == (10 + 3 + 3 + 1, 3 + 3 + 1)
 
 
@@ -294,7 +294,7 @@ def test_no_budget_is_exceeded_whatever_fails(seed, tmp_path):
     random = np.random.default_rng(seed)
     budgets = random.integers(20, 60, 3)
     requests = [(int(random.integers(1, 6)), k) for k in range(30)]
-    path, received, counted = tmp_path / NAME, 0, []
+    path, received = tmp_path / NAME, 0
 
     class Unreliable(Model):
         def __call__(self, images, sending):
@@ -328,7 +328,6 @@ def test_no_budget_is_exceeded_whatever_fails(seed, tmp_path):
         run(path, requests, model, resume=True, ledger=again[-1])
     assert model.received == 0
     assert [(b.spent, b.resent) for b in again] == [(b.spent, b.resent) for b in ledgers]
-    assert not counted
 
 
 def test_what_follows_a_request_that_nobody_paid_for_is_given_back_too(tmp_path):
