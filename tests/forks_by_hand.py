@@ -34,6 +34,8 @@ class Forks:
 
     def start(self, *words, **environment):
         """Starts a command; returns its process id."""
+        for name in ("out.txt", "err.txt"):
+            (self.folder / name).write_text("")
         self._write({"words": list(map(str, words)), "environment": environment})
         return self._read()
 
@@ -104,7 +106,7 @@ def _become(main, said):
     """Runs a command instead, and ends as Python would."""
     os.environ.update(said["environment"])
     for number, name in ((0, os.devnull), (1, "out.txt"), (2, "err.txt")):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0)), number)
+        os.dup2(os.open(name, os.O_RDWR), number)
     code = 1
     try:
         code = main(said["words"])

@@ -9,6 +9,8 @@ from restore_jax.oracles.types import ModelError
 
 CHANNELS = (1, 3, 4)
 """A dimension of one of these sizes may be the channels."""
+ON_CPU = 64
+"""Images that a CPU is given at once: what it makes of more falls out of its cache."""
 _AXES = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ArrayInput, array_input
+from restore_jax.oracles.arrays import ON_CPU, ArrayInput, array_input
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -89,6 +89,11 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
 def describe(model: OnnxModel, options: ModelOptions) -> Description:
     """The shape, batch and dtype of the input, and the number of classes of the output."""
     return model.images.describe(options, model.num_classes)
+
+
+def most(model: OnnxModel) -> int | None:
+    """The most images that it is best given at once; None: any number."""
+    return ON_CPU if model.session.get_providers()[0] == "CPUExecutionProvider" else None
 
 
 def ask(model: OnnxModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:

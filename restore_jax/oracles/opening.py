@@ -143,9 +143,16 @@ def _open(
         says,
         prepare,
         class_names,
-        most=(options.batch or REQUEST) * options.concurrency if kind == "http" else None,
+        most=_most(kind, module, model, options),
         statistics=getattr(model, "stats", None),
     )
+
+
+def _most(kind: str, module: Any, model: Any, options: ModelOptions) -> int | None:
+    """How many images it is given at once; None: any number."""
+    if kind == "http":
+        return (options.batch or REQUEST) * options.concurrency
+    return options.batch or (module.most(model) if hasattr(module, "most") else None)
 
 
 def _foreign(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ArrayInput, array_input, first_output
+from restore_jax.oracles.arrays import ON_CPU, ArrayInput, array_input, first_output
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -71,6 +71,11 @@ def load(place: str, options: ModelOptions) -> TorchModel:
 def describe(model: TorchModel, options: ModelOptions) -> Description:
     """What an exported program says of itself; TorchScript says nothing."""
     return model.images.describe(options, model.num_classes)
+
+
+def most(model: TorchModel) -> int | None:
+    """The most images that it is best given at once; None: any number."""
+    return ON_CPU if model.device == "cpu" else None
 
 
 def ask(model: TorchModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:

@@ -104,11 +104,14 @@ def recover(
         raise ValueError(f"unknown space {space!r}: it may be auto, {', '.join(DEFAULTS)}.")
     settings = settings or settings_for(space, stop)
     m, n = settings.num_probes, settings.num_particles
+    oracle = open_model(model, access)
     # What comes after the search: telling candidates apart, and confirming one.
     reserve = m * min(n, MAX_CANDIDATES) + 2 * NUM_CONFIRMATION
+    if oracle.foreign:
+        reserve += m  # a last look at the search's own probes is not free
     least = m * (n + 1) + reserve
     question = ask(
-        model,
+        oracle,
         target,
         trigger=trigger,
         access=access,
@@ -120,9 +123,7 @@ def recover(
         data_dir=data_dir,
         payer=payer,
     )
-    oracle, ledger = question.oracle, question.ledger
-    if oracle.foreign:
-        reserve += m  # a last look at the search's own probes is not free
+    ledger = question.ledger
     trigger_space = make_space(space, oracle.image_shape, **settings.options)
     search_probes = question.feed.take(m, ledger.left - (least - m))
     stages = {"screening": ledger.spent}
