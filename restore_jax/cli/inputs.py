@@ -54,13 +54,15 @@ def check(args: argparse.Namespace, default: str) -> None:
     """
     if not 0 <= args.seed <= _MAX_SEED:
         raise exits.UsageError(f"--seed must be 0 to {_MAX_SEED}, not {args.seed}.")
-    models.check(args)
+    asks = hasattr(args, "image_shape")  # train asks no model
+    if asks:
+        models.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
     try:
         folder = Path(default)
         if args.out is not None:
-            folder = exits.out_folder(args.out, default, args.overwrite or args.resume)
+            folder = exits.out_folder(args.out, default, args.overwrite or (asks and args.resume))
             _spare_inputs(args, folder)
         while not folder.exists():
             folder = folder.parent
