@@ -281,7 +281,7 @@ REFUSALS = {
     ),
     "probes": ((*TOY, "--target", "3", "--probes", "nowhere"), "neither dead_leaves"),
     "data": ((*TOY, "--target", "3", "--data-dir", "nowhere"), "made for other images"),
-    "scheme": (("recover", "--model", "cosmic:x.ray", "--target", "3"), "cosmic: models cannot be opened"),
+    "scheme": (("recover", "--model", "cosmic:x.ray", "--target", "3"), "models cannot be opened"),
     "no model": (("recover", "--model", "nowhere", "--target", "3"), "no checkpoint folder"),
     "overwrite what": ((*TOY, "--target", "3", "--overwrite"), "name it with --out"),
     "trigger file": (("verify", "--trigger-file", "none.npz"), "there is no file none.npz"),
