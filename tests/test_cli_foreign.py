@@ -14,7 +14,7 @@ from restore_jax import open_model, recover
 from restore_jax.cli import main
 
 VARIES = ("queries", "queries_by_stage", "seconds", "asking")
-MODEL = ("--model", "python:foreign_by_hand:small", "--probes", "probes.npz", "--budget", "8000")
+MODEL = ("--model", "python:foreign_by_hand:small", "--probes", "probes.npz", "--budget", "60000")
 RECOVER = ("recover", *MODEL, "--target", "c")
 
 
@@ -121,7 +121,7 @@ def test_from_the_host_or_inside_the_loop_it_is_the_same_search(forks, undisturb
         class_names=small.class_names,
     )
     probes = str(forks.folder / "probes.npz")
-    expected = recover(inside, "c", probes=probes, budget=8_000)
+    expected = recover(inside, "c", probes=probes, budget=60_000)
     result, _ = undisturbed
     assert result["log10_prob"] == expected.fields["log10_prob"]
     assert result["found"] == expected.found
