@@ -82,7 +82,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(forks, undistur
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_thirty_times_does_too(forks, undisturbed):
+def test_a_run_that_is_killed_again_and_again_does_too(forks, undisturbed):
     killed_and_resumed(forks, undisturbed, 30, "often")
 
 
