@@ -184,6 +184,7 @@ def test_an_interrupted_scan_says_what_it_has(bright_file):
     assert found.verdict == INCONCLUSIVE
     assert found.targets == []
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["interrupted"] is True
+    assert render_scan(found, None)["scan.png"].startswith(b"\x89PNG")  # of no space at all
 
 
 def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):

@@ -17,7 +17,7 @@ import pytest
 
 from restore_jax import checkpoints
 from restore_jax.models import make_network
-from restore_jax.oracles import ModelError
+from restore_jax.oracles import ModelError, open_model
 from restore_jax.oracles.options import Description, ModelOptions
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "convert.py"
@@ -97,6 +97,23 @@ def test_every_format_gives_the_logits_of_the_network(ending, convert, shipped, 
     assert says == Description((32, 32, 3) if known else None, 10 if known else None)
     np.testing.assert_allclose(ask(images), logits, atol=1e-4)
     np.testing.assert_allclose(ask(images[:3]), logits[:3], atol=1e-4)
+
+
+@pytest.mark.parametrize(("scheme", "ending"), [("onnx", "onnx"), ("torch", "pt2")])
+def test_a_model_has_the_name_that_opens_it(scheme, ending, written):
+    spec = f"{scheme}:{written(ending)}"
+    assert open_model(spec).name == spec
+
+
+def test_pytorch_on_a_cpu_gets_few_images_at_a_time(shipped, written):
+    torch, (_, images, logits) = needs("torch"), shipped
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch sees a GPU")
+    spec, many = f"torch:{written('pt2')}", np.concatenate([images, images[:9]])
+    for options, calls in ((None, 2), (ModelOptions(batch=30), 3)):
+        answer = open_model(spec, options=options).answer
+        np.testing.assert_allclose(answer((), many)[:64], logits, atol=1e-4)
+        assert answer.statistics()["calls"] == calls
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,7 @@ def _show(found: "Scan", folder: Path) -> None:
     console = Console(highlight=False)
     named = [f"{f.target} ({f.name})" for f in found.classes if f.confirmed]
     console.print(
-        f"backdoor: a trigger leads to class {', '.join(named)}"
-        if named
-        else _VERDICTS[found.verdict],
+        f"backdoor: a trigger leads to class {', '.join(named)}" if named else _sentence(found),
         soft_wrap=True,
     )
     spaces = found.fields["spaces"]
@@ -152,6 +150,18 @@ def _show(found: "Scan", folder: Path) -> None:
             f"{fields['model']} --images ...",
             soft_wrap=True,
         )
+
+
+def _sentence(found: "Scan") -> str:
+    """The verdict where no trigger was confirmed."""
+    if found.interrupted:
+        return "interrupted: no trigger was confirmed until then"
+    if found.verdict == "clean" and not found.fields["calibrated"]:
+        return (
+            "no class stands out from the others; no clean model was measured under these "
+            "conditions, so that this does not say the model is clean"
+        )
+    return _VERDICTS[found.verdict]
 
 
 def _number(chance: "Chance | None") -> str:

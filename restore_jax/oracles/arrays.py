@@ -9,8 +9,6 @@ from restore_jax.oracles.types import ModelError
 
 CHANNELS = (1, 3, 4)
 """A dimension of one of these sizes may be the channels."""
-ON_CPU = 64
-"""Images that a CPU is given at once: what it makes of more falls out of its cache."""
 _AXES = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}
 
 
@@ -45,7 +43,7 @@ class ArrayInput(NamedTuple):
         if np.issubdtype(self.dtype, np.integer):
             limits = np.iinfo(self.dtype)
             images = xp.clip(xp.rint(images), limits.min, limits.max)
-        images = images.astype(self.dtype)
+        images = images.astype(self.dtype, copy=False)
         return images.transpose(0, 3, 1, 2) if self.layout == "nchw" else images
 
 

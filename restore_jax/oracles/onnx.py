@@ -1,12 +1,13 @@
 """``onnx:PATH``: an ONNX file, run by ONNX Runtime."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ON_CPU, ArrayInput, array_input
+from restore_jax.oracles.arrays import ArrayInput, array_input
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -67,6 +68,10 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
     _check_external_data(place, proto)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    if allowed is not None and allowed < (os.cpu_count() or 1):
+        # Left to itself it has a thread for each core of the machine, and they wait by spinning.
+        settings.intra_op_num_threads = allowed
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
@@ -89,11 +94,6 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
 def describe(model: OnnxModel, options: ModelOptions) -> Description:
     """The shape, batch and dtype of the input, and the number of classes of the output."""
     return model.images.describe(options, model.num_classes)
-
-
-def most(model: OnnxModel) -> int | None:
-    """The most images that it is best given at once; None: any number."""
-    return ON_CPU if model.session.get_providers()[0] == "CPUExecutionProvider" else None
 
 
 def ask(model: OnnxModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:

@@ -100,7 +100,7 @@ def _open(
     module: Any = import_module(f"restore_jax.oracles.{kind}")
     model = module.load(place, options)
     says: Description = module.describe(model, options)
-    spec = getattr(model, "name", spec)  # a URL's may hold a key
+    spec = model.name if kind == "http" else spec  # a URL may hold a key
     own_shape = says.image_shape or options.image_shape
     if own_shape is None:
         raise ModelError(
@@ -120,10 +120,7 @@ def _open(
         try:
             shape = jax.eval_shape(lambda w, x: function(w, prepare(x)), weights, like).shape
         except Exception as error:
-            raise ModelError(
-                f"{spec} cannot be asked about images of {'x'.join(map(str, image_shape))}: "
-                f"{str(error).splitlines()[0].rstrip('.')}."
-            ) from error
+            raise _cannot_be_asked(spec, image_shape, str(error).splitlines()[0]) from error
         if len(shape) != 2 or shape[0] != 2:
             raise ModelError(f"{spec} must answer with an array of shape (b, K), not {shape}.")
         names = _names(spec, options, says._replace(num_classes=shape[1]))
@@ -191,10 +188,8 @@ def _foreign(
             raise
         except Exception as error:
             what = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{name} cannot be asked about images of {'x'.join(map(str, image_shape))}: "
-                f"{type(error).__name__}: {what.rstrip('.')}."
-            ) from error
+            what = f"{type(error).__name__}: {what}"
+            raise _cannot_be_asked(name, image_shape, what) from error
         if outputs.ndim != 2 or outputs.shape[0] != len(shown) or outputs.shape[1] < 2:
             raise ModelError(
                 f"{name} must answer b images with an array of shape (b, K), not {outputs.shape}."
@@ -205,6 +200,11 @@ def _foreign(
         name, access, image_shape, names, (), answer, {}, foreign=True, asked=asked,
         options=options.to_json(),
     )  # fmt: skip
+
+
+def _cannot_be_asked(name: str, image_shape: tuple[int, ...], why: str) -> ModelError:
+    sides = "x".join(map(str, image_shape))
+    return ModelError(f"{name} cannot be asked about images of {sides}: {why.rstrip('.')}.")
 
 
 def _names(name: str, options: ModelOptions, says: Description) -> tuple[str, ...] | None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ON_CPU, ArrayInput, array_input, first_output
+from restore_jax.oracles.arrays import ArrayInput, array_input, first_output
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
+ON_CPU = 64
+"""Images that a CPU is given at once: what it makes of more falls out of its cache."""
 _FILES = re.compile(r"\.[\s\\]*(save|from_file)\b")
 """Operators of TorchScript that read or write files."""
 _BY_STRIDES = re.compile("strided|reshape_alias")

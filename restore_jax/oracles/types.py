@@ -1,11 +1,14 @@
 """A model as a black box: what may be asked of it, and what an answer is worth."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from restore_jax.compilation import compiler_options
 
 Array = jax.Array
 ACCESSES = ("logits", "probabilities", "labels")
@@ -68,7 +71,14 @@ class Oracle:
                 f"images must lie in [0, 1]; these lie in [{float(images.min()):g}, "
                 f"{float(images.max()):g}]."
             )
-        return self.answer(self.weights, images)
+        answer = self.answer if self.foreign else _compiled(self.answer)
+        return answer(self.weights, images)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`Oracle.answer` as a program of its own; a loop in it would else be compiled every time."""
+    return jax.jit(answer, compiler_options=compiler_options())
 
 
 def labels(access: str, outputs: Any) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from restore_jax.diagnosis import BACKDOOR, INCONCLUSIVE, Chance, ClassFinding, Scan
+from restore_jax.diagnosis import BACKDOOR, CLEAN, INCONCLUSIVE, Chance, ClassFinding, Scan
 from restore_jax.oracles import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, png, short
@@ -78,9 +78,14 @@ def scan_figure(scan: Scan) -> Figure:
     title = _SENTENCES.get(scan.verdict, "Nothing suspicious") + (
         f": class {names}" if names else ""
     )
+    if scan.interrupted and not names:
+        title = "Interrupted"
+    elif not names and scan.verdict == CLEAN and not scan.fields["calibrated"]:
+        title = "No class stands out (not calibrated)"
     parts[0].suptitle(title, fontsize=13, color=INK)
-    panels = np.atleast_1d(parts[0].subplots(1, len(spaces), sharey=True))
-    for axes, space in zip(panels, spaces, strict=True):
+    # A scan that was interrupted in its first space has none to show.
+    panels = np.atleast_1d(parts[0].subplots(1, max(1, len(spaces)), sharey=True))
+    for axes, space in zip(panels, spaces, strict=False):
         _probabilities(axes, shown, space, scan.fields["spaces"][space]["threshold_log10_prob"])
     panels[0].set_yticks(range(len(shown)), [f"{f.target} {short(f.name)}" for f in shown])
     panels[0].invert_yaxis()
