@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,8 @@ def _serve():
 def _become(main, said):
     """Runs a command instead, and ends as Python would."""
     os.environ.update(said["environment"])
+    # What a script starts in the background ignores it otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((0, os.devnull), (1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(name, os.O_RDWR), number)
     code = 1

@@ -481,6 +481,7 @@ def test_what_a_server_must_be_sent_again_is_paid_for(budget, home, probes, hast
         assert asking["images_sent_again"] == asking["images_resent"] > 0
 
 
+@pytest.mark.slow
 def test_a_hostile_server_changes_nothing_but_what_it_takes(forks, probes):
     line = ("recover", "--target", "c", "--stop", "first_hit", "--probes", probes[1],
             "--timeout", "0.7", "--retries", "20", "--json")  # fmt: skip

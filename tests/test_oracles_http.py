@@ -652,7 +652,9 @@ def test_certificates_are_verified(tmp_path, monkeypatch):
 
 def test_an_interrupt_does_not_wait_for_the_server():
     program = (
-        "import sys, numpy as np\n"
+        "import signal, sys, numpy as np\n"
+        # A program that is started in the background by a script ignores it otherwise.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from restore_jax.oracles import http\n"
         "from restore_jax.oracles.options import ModelOptions\n"
         "model = http.load(sys.argv[1], ModelOptions(timeout=60.0, batch=1))\n"

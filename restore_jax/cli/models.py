@@ -165,8 +165,9 @@ def kept_answers(
         raise KeyboardInterrupt
 
     before = None
-    with contextlib.suppress(ValueError):  # elsewhere than in the main thread
-        before = signal.signal(signal.SIGINT, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what runs in the background
+        with contextlib.suppress(ValueError):  # elsewhere than in the main thread
+            before = signal.signal(signal.SIGINT, interrupt)
 
     def done() -> None:
         nonlocal finished
