@@ -170,7 +170,7 @@ def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     images = np.array(smooth_images(30, seed=9))
     images[:10] = stamp(BLOCK, jnp.asarray(images[:10]))
     np.savez(tmp_path / "images.npz", images=images)
-    monkeypatch.setattr(oracles, "open_model", lambda *_: oracle)
+    monkeypatch.setattr(oracles, "open_model", lambda *_, **__: oracle)
     out = tmp_path / "out"
     words = ["purify", "--recovery", str(tmp_path / "found"), "--json"]
     words += ["--images", str(tmp_path / "images.npz"), "--out", str(out)]
