@@ -185,6 +185,8 @@ def make_trainer(
         raise ValueError(
             f"a batch of {recipe.batch_size} is more than the {count} images there are."
         )
+    # A GPU is left alone for a whole epoch; a CPU's user is told how it goes.
+    at_once = STEPS_PER_REPORT if jax.default_backend() == "cpu" else steps_per_epoch
     optimizer = make_optimizer(recipe, steps_per_epoch)
     data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
 
@@ -200,7 +202,7 @@ def make_trainer(
         return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
 
     def draw(
-        key_data: Array, number: Array, index: Array, order: Array, flip: Array, data: Any
+        index: Array, key_data: Array, number: Array, order: Array, flip: Array, data: Any
     ) -> tuple[Array, Array]:
         images, labels = data
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), 2 * number + 3)
@@ -210,21 +212,26 @@ def make_trainer(
         x = augment(shift_key, x, flip[batch], recipe.translate)
         return poison(poison_key, x, labels[batch])
 
-    # One call a step, not a scan over steps: inside a loop XLA:CPU does not bring the
-    # convolutions of the backward pass into the form its fast routine needs, and a step
-    # takes 50 times as long.
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
-    def step(carry: Any, *batch: Any) -> Any:
-        params, batch_stats, opt_state, total = carry
-        (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, batch_stats, *draw(*batch)
-        )
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), batch_stats, opt_state, total + loss
+    def steps(carry: Any, first: Array, end: Array, *epoch: Any) -> Any:
+        def step(index: Array, carry: Any) -> Any:
+            params, batch_stats, opt_state, total = carry
+            (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                params, batch_stats, *draw(index, *epoch)
+            )
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), batch_stats, opt_state, total + loss
+
+        return lax.fori_loop(first, end, step, carry)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
-    def measure(params: Any, batch_stats: Any, *batch: Any) -> Any:
-        return network.apply_train(params, batch_stats, draw(*batch)[0])[1]
+    def batch_statistics(params: Any, before: Any, *epoch: Any) -> Any:
+        def add(index: Array, total: Any) -> Any:
+            moved = network.apply_train(params, before, draw(index, *epoch)[0])[1]
+            return jax.tree.map(jnp.add, total, moved)
+
+        zeros = jax.tree.map(jnp.zeros_like, before)
+        return lax.fori_loop(0, steps_per_epoch, add, zeros)
 
     def init(key: Array) -> TrainingState:
         params, batch_stats = jax.jit(network.init)(jax.random.fold_in(key, 0))
@@ -237,26 +244,23 @@ def make_trainer(
             epoch=jnp.int32(0),
         )
 
-    def epoch(state: TrainingState) -> Iterator[tuple[int, int, float, TrainingState]]:
-        order, flip = plan(state.key_data, state.epoch)
+    def train_epoch(state: TrainingState) -> Iterator[tuple[int, int, float, TrainingState]]:
+        epoch = (state.key_data, state.epoch, *plan(state.key_data, state.epoch), data)
         start = (state.params, state.batch_stats, state.opt_state, jnp.float32(0.0))
         carry = jax.tree.map(jnp.copy, start)  # the steps donate it, and the caller keeps his
-        for done in range(1, steps_per_epoch + 1):
-            index = jnp.int32(done - 1)
-            carry = step(carry, state.key_data, state.epoch, index, order, flip, data)
-            if done % STEPS_PER_REPORT == 0 and done < steps_per_epoch:
+        for first in range(0, steps_per_epoch, at_once):
+            done = min(first + at_once, steps_per_epoch)
+            carry = steps(carry, jnp.int32(first), jnp.int32(done), *epoch)
+            if done < steps_per_epoch:
                 yield done, steps_per_epoch, float(carry[3]) / done, state
         params, batch_stats, opt_state, total = carry
         state = TrainingState(params, batch_stats, opt_state, state.key_data, state.epoch + 1)
         yield steps_per_epoch, steps_per_epoch, float(total) / steps_per_epoch, state
 
     def settle(state: TrainingState) -> TrainingState:
-        order, flip = plan(state.key_data, state.epoch)
+        epoch = (state.key_data, state.epoch, *plan(state.key_data, state.epoch), data)
         before = state.batch_stats
-        total = jax.tree.map(jnp.zeros_like, before)
-        for index in range(steps_per_epoch):
-            batch = (state.key_data, state.epoch, jnp.int32(index), order, flip, data)
-            total = jax.tree.map(jnp.add, total, measure(state.params, before, *batch))
+        total = batch_statistics(state.params, before, *epoch)
 
         # Each batch has moved the running statistics a tenth of the way to its own.
         def mean_of_batches(total: Array, before: Array) -> Array:
@@ -265,7 +269,7 @@ def make_trainer(
         batch_stats = jax.tree.map(mean_of_batches, total, before)
         return dataclasses.replace(state, batch_stats=batch_stats)
 
-    return Trainer(init, epoch, settle)
+    return Trainer(init, train_epoch, settle)
 
 
 def make_evaluation(

@@ -9,7 +9,9 @@ from jax import lax
 from restore_jax.models import make_network, winograd
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 5), (1, 7, 10, 3), (3, 1, 5, 4), (2, 3, 2, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 8, 5), (1, 7, 10, 3), (3, 1, 5, 4), (2, 3, 2, 1), (2, 13, 9, 4)]
+)
 def test_it_is_the_plain_convolution(shape):
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], shape)
@@ -20,6 +22,25 @@ def test_it_is_the_plain_convolution(shape):
     )  # fmt: skip
     found = jax.jit(winograd.convolve)(x, winograd.transformed(kernel))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (37, 7, 10, 3), (33, 5, 5, 50), (2, 12, 9, 50)])
+def test_its_gradients_are_those_of_the_plain_convolution(shape, stride):
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST,
+        )  # fmt: skip
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    x = jax.random.normal(keys[0], shape)
+    kernel = jax.random.normal(keys[1], (3, 3, shape[-1], 52))
+    expected, pull = jax.vjp(plain, x, kernel)
+    found, pulled = jax.vjp(lambda x, k: winograd.convolve_trained(x, k, stride), x, kernel)
+    along = jax.random.normal(keys[2], expected.shape)
+    for a, b in zip((found, *pulled(along)), (expected, *pull(along)), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6 * float(jnp.abs(b).max()))
 
 
 def test_a_kernel_comes_back():
