@@ -1,6 +1,7 @@
 """How the programs that run a network are compiled, and where they are kept."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +30,20 @@ def compiler_options() -> dict[str, str | bool]:
     return dict(_EIGEN_CONVOLUTIONS)
 
 
-def chunk_size() -> int:
-    """How many images a network is best shown at once: on a CPU few, which stay in its cache."""
-    return 32 if jax.default_backend() == "cpu" else 4096
+def chunk_size(image_shape: tuple[int, ...]) -> int:
+    """How many images [H, W, C] a network is best shown at once, a power of two.
+
+    On a CPU so few that what the network makes of them stays in the cache: 32 of 32x32 pixels,
+    8 of 64x64. On a GPU so many that it is kept busy.
+    """
+    of_32 = 32 if jax.default_backend() == "cpu" else 4096
+    pixels = image_shape[0] * image_shape[1]
+    return 2 ** max(0, round(math.log2(of_32 * 32 * 32 / pixels)))
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
     """A network's outputs f32[b, K] of images f32[b, H, W, C], `chunk_size` of them at a time."""
-    size, number = chunk_size(), images.shape[0]
+    size, number = chunk_size(images.shape[1:]), images.shape[0]
     if number <= size:
         return function(images)
     padded = jnp.pad(images, ((0, -number % size), (0, 0), (0, 0), (0, 0)))
@@ -62,4 +69,5 @@ def keep_programs() -> None:
         return
     if os.access(folder, os.W_OK | os.X_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        # A command compiles some hundred small programs besides, seconds in all.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

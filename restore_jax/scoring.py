@@ -194,7 +194,7 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
       [n, w, ...]: of particles that do not race it means nothing.
     """
     n, width = racing.shape[0], probes.shape[0]
-    together = _together(n, width)
+    together = _together(n, probes.shape)
     # Those still racing come first, so that the chunks behind them can be skipped. The last
     # chunk is filled up with copies of the first particle.
     order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
@@ -247,9 +247,9 @@ def race_width(num_probes: int) -> int:
     return max(divisors, default=num_probes)
 
 
-def _together(n: int, width: int) -> int:
+def _together(n: int, probes: tuple[int, ...]) -> int:
     """How many candidates are asked about at once, at most n, so that they make a good chunk.
 
-    About `chunk_size` images.
+    Each with ``probes`` (w, H, W, C); about `chunk_size` images.
     """
-    return min(n, max(1, round(chunk_size() / width)))
+    return min(n, max(1, round(chunk_size(probes[1:]) / probes[0])))

@@ -1,10 +1,13 @@
-"""Compiled programs are kept for the next process, where the user's cache folder is."""
+"""Compiled programs are kept for the next process, where the user's cache folder is; chunks."""
 
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from restore_jax.compilation import chunk_size
 
 SCRIPT = """
 import jax
@@ -27,3 +30,11 @@ def test_programs_are_kept_in_the_users_cache_folder_unless_one_is_set(tmp_path,
     assert out.stdout.strip() == str(folder)
     if not named:
         assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_chunks_hold_about_as_many_pixels_whatever_the_size(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    shapes = [(16, 16, 3), (32, 32, 3), (28, 28, 1), (64, 64, 3), (128, 128, 3), (512, 512, 3)]
+    assert [chunk_size(shape) for shape in shapes] == [128, 32, 32, 8, 2, 1]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chunk_size((32, 32, 3)) == 4096

@@ -45,14 +45,18 @@ class Asker:
             foreign: Any = oracle.answer
             foreign.ledger = ledger
 
-        def read(outputs: Array, target: Array) -> tuple[Array, Array]:
-            return labels(oracle.access, outputs), margins(oracle.access, outputs, target)
+    @functools.cached_property
+    def _answer(self) -> Any:
+        """The one program, for `CHUNK` images: compiled once, wherever its arguments lie."""
+        oracle = self._oracle
 
-        @functools.partial(jax.jit, compiler_options=compiler_options())
         def answer(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
-            return read(oracle.answer(weights, images), target)
+            return _read(oracle.access, oracle.answer(weights, images), target)
 
-        self._answer, self._read = answer, jax.jit(read)
+        images = jax.ShapeDtypeStruct((CHUNK, *oracle.image_shape), jnp.float32)
+        target = jax.ShapeDtypeStruct((), jnp.int32)
+        lowered = jax.jit(answer).lower(oracle.weights, images, target)
+        return lowered.compile(compiler_options())
 
     def labels(self, images: Array) -> Array:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
@@ -70,7 +74,7 @@ class Asker:
             outputs = np.asarray(self._oracle.answer(self._oracle.weights, images))
             # Of one of few sizes, so that few programs are compiled.
             padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
-            found, lead = self._read(padded, target)
+            found, lead = _read(self._oracle.access, padded, target)
             return found[:number], lead[:number]
         answers = []
         for first in range(0, number, CHUNK):
@@ -81,6 +85,12 @@ class Asker:
             answers.append((found[: CHUNK - short], lead[: CHUNK - short]))
         found, lead = (jnp.concatenate(parts) for parts in zip(*answers, strict=True))
         return found, lead
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array]:
+    """int32[b] and f32[b], the classes and the margins of a model's outputs."""
+    return labels(access, outputs), margins(access, outputs, target)
 
 
 class ProbeFeed:

@@ -240,7 +240,7 @@ def _checkpoint(name: str, folder: Path, access: str) -> Oracle:
         access=access,
         image_shape=checkpoint.network.image_shape,
         class_names=tuple(checkpoint.metadata["class_names"]),
-        weights=checkpoint.network.fold(checkpoint.params, checkpoint.batch_stats),
+        weights=jax.jit(checkpoint.network.fold)(checkpoint.params, checkpoint.batch_stats),
         answer=answer,
         metadata=checkpoint.metadata,
     )
