@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from throughput import processor
+from timing import processor
 
 import restore_jax
 from restore_jax import checkpoints

@@ -193,7 +193,7 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
     Returns:
       [n, w, ...]: of particles that do not race it means nothing.
     """
-    n, width = racing.shape[0], probes.shape[0]
+    n = racing.shape[0]
     together = _together(n, probes.shape)
     # Those still racing come first, so that the chunks behind them can be skipped. The last
     # chunk is filled up with copies of the first particle.
