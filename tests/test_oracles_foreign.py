@@ -11,7 +11,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from restore_jax import checkpoints
 from restore_jax.models import make_network
 from restore_jax.oracles import ModelError, open_model
 from restore_jax.oracles.options import Description, ModelOptions
+from restore_jax.recovery import Settings, recover
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "convert.py"
 PACKAGES = {
@@ -97,6 +100,53 @@ def test_every_format_gives_the_logits_of_the_network(ending, convert, shipped, 
     assert says == Description((32, 32, 3) if known else None, 10 if known else None)
     np.testing.assert_allclose(ask(images), logits, atol=1e-4)
     np.testing.assert_allclose(ask(images[:3]), logits[:3], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def whole_numbers(convert):
+    """A network of whole numbers, as layers and as a function of JAX arrays."""
+    draw = np.random.default_rng(7)
+    kernel = draw.integers(-2, 3, (3, 3, 3, 6)).astype(np.float32)
+    head = draw.integers(-3, 4, (6, 4)).astype(np.float32)
+    bias = np.float32([0, 3, 1, -2])
+    pads, zeros = ((1, 1), (1, 1)), np.zeros(6, np.float32)
+    layers = [
+        convert.Layer("conv", (-1,), (kernel, zeros), pads=pads),
+        convert.Layer("relu", (0,)),
+        convert.Layer("max", (1,)),
+        convert.Layer("linear", (2,), (head, bias)),
+    ]
+
+    def network(images):
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(images, kernel, (1, 1), pads, dimension_numbers=layout)
+        return jnp.maximum(x, 0).max((1, 2)) @ head + bias
+
+    return layers, network
+
+
+@pytest.mark.parametrize("ending", ["onnx", "ts", "pt2", "keras", "h5"])
+def test_a_score_in_exact_arithmetic_is_the_same_bits(ending, convert, whole_numbers, tmp_path):
+    scheme = convert.FORMATS[ending].scheme
+    needs(scheme)
+    layers, network = whole_numbers
+    path, shape = tmp_path / f"model.{ending}", (12, 12, 3)
+    convert.FORMATS[ending].write(layers, shape, path)
+    probes = np.random.default_rng(8).integers(0, 257, (400, *shape)) / 256
+    np.save(tmp_path / "probes.npy", probes.astype(np.float32))
+    settings = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "levels": 3})
+
+    def recovered(model):
+        how = {"settings": settings, "budget": 6000, "probes": str(tmp_path / "probes.npy")}
+        return recover(model, 2, seed=3, **how)
+
+    options = ModelOptions(image_shape=shape, classes=4)
+    found = recovered(open_model(f"{scheme}:{path}", options=options))
+    expected = recovered(open_model(network, image_shape=shape))
+    assert len(expected.levels) > 1
+    same = (found.particles, found.scores, found.trigger, found.levels)
+    like = (expected.particles, expected.scores, expected.trigger, expected.levels)
+    chex.assert_trees_all_equal(same, like)
 
 
 @pytest.mark.parametrize(("scheme", "ending"), [("onnx", "onnx"), ("torch", "pt2")])

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 Array = jax.Array
-FEWEST: float = 48
+FEWEST: float = 32
 """Channels, in and out, from which on it is faster than XLA's own convolution."""
 STACKED = 8
 """Height up to which the sixteen products are best one batched product."""
