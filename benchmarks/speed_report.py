@@ -133,7 +133,8 @@ def scaling(part: dict[str, Any]) -> list[str]:
         f"at most, at 1,024 particles, {levels}; by particles, {particles}. "
         f"{bounded['particles']:,} particles on {bounded['probes']} probes, two levels, "
         f"{bounded['queries']:,} queries: {bounded['seconds']:.0f} s, "
-        f"{bounded['more_megabytes']:,.0f} MB more than the process had.",
+        f"{bounded['most_megabytes']:,.0f} MB of the process at most, "
+        f"{bounded['megabytes_before']:,.0f} MB before it ran.",
     ]
 
 
@@ -162,6 +163,19 @@ SECTIONS = {
 }
 
 
+def scaled(axis: Any, ticks: Any) -> None:
+    """Logarithmic axes with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def plot(part: dict[str, Any], path: Path) -> None:
     import matplotlib
 
@@ -177,14 +191,16 @@ def plot(part: dict[str, Any], path: Path) -> None:
     }
     for axis, (what, title) in zip(axes.flat, titles.items(), strict=False):
         xs, ys = zip(*part["seconds_per_level"][what], strict=True)
-        axis.loglog(xs, ys, "o-", base=2)
+        axis.plot(xs, ys, "o-")
         slope = 2 if what == "side" else 1
-        axis.loglog(xs, [ys[0] * (x / xs[0]) ** slope for x in xs], ":", color="grey")
+        axis.plot(xs, [ys[0] * (x / xs[0]) ** slope for x in xs], ":", color="grey")
+        scaled(axis, xs)
         axis.set(xlabel=title, ylabel="seconds per level of two moves")
         axis.grid(alpha=0.3)
     axis = axes[1, 1]
     for what, points in part["megabytes"].items():
-        axis.loglog(*zip(*points, strict=True), "o-", base=2, label=f"by {what}")
+        axis.plot(*zip(*points, strict=True), "o-", label=f"by {what}")
+    scaled(axis, [10, 100, 1024, 4096, 65536])
     axis.set(xlabel="levels at most, particles", ylabel="MB of a whole search (linear model)")
     axis.legend()
     axis.grid(alpha=0.3)

@@ -419,3 +419,16 @@ def test_batches_of_one_size_are_filled_up_with_what_is_not_counted(tmp_path):
     foreign.journal = Journal(tmp_path / NAME, RUN, True)
     same([foreign(None, images_of(10))], [outputs])
     assert sizes == [4, 4, 4]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_journal_that_another_run_is_writing_is_left_alone(resume, tmp_path):
+    path = tmp_path / NAME
+    first = Journal(path, RUN, False)
+    first.sending(3)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="still going on"):
+        Journal(path, RUN, resume)
+    assert path.read_bytes() == before
+    first.close()
+    Journal(path, RUN, resume).close()

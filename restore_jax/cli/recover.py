@@ -4,6 +4,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from restore_jax.cli import exits, inputs, models
@@ -221,6 +222,7 @@ def _probability(fields: dict[str, Any]) -> str:
 
 def _place(mask: Any) -> str:
     """Rows and columns that a mask [H, W, 1] covers."""
+    mask = np.asarray(mask)
     rows = [r for r, line in enumerate(mask) if (line > 0).any()]
     cols = [c for c in range(mask.shape[1]) if (mask[:, c] > 0).any()]
     if not rows:

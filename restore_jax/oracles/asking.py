@@ -58,32 +58,34 @@ class Asker:
         lowered = jax.jit(answer).lower(oracle.weights, images, target)
         return lowered.compile(compiler_options())
 
-    def labels(self, images: Array) -> Array:
+    def labels(self, images: Any) -> np.ndarray:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
         return self._ask(images, jnp.int32(0))[0]
 
-    def margins(self, images: Array, target: Array) -> Array:
+    def margins(self, images: Any, target: Array) -> np.ndarray:
         """f32[b], the `margins` of images f32[b, H, W, C] for class target int32[]."""
         return self._ask(images, target)[1]
 
-    def _ask(self, images: Array, target: Array) -> tuple[Array, Array]:
+    def _ask(self, images: Any, target: Array) -> tuple[np.ndarray, np.ndarray]:
+        # In NumPy: each number of images would be a program of its own to JAX, compiled anew.
+        images = np.asarray(images)
         number = images.shape[0]
         if not number:
-            return jnp.zeros(0, jnp.int32), jnp.zeros(0)
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
         if self._oracle.foreign:
             outputs = np.asarray(self._oracle.answer(self._oracle.weights, images))
             # Of one of few sizes, so that few programs are compiled.
             padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
             found, lead = _read(self._oracle.access, padded, target)
-            return found[:number], lead[:number]
+            return np.asarray(found)[:number], np.asarray(lead)[:number]
         answers = []
         for first in range(0, number, CHUNK):
             some = images[first : first + CHUNK]
-            short = CHUNK - some.shape[0]
-            some = jnp.pad(some, ((0, short), (0, 0), (0, 0), (0, 0)))
-            found, lead = self._answer(self._oracle.weights, some, target)
-            answers.append((found[: CHUNK - short], lead[: CHUNK - short]))
-        found, lead = (jnp.concatenate(parts) for parts in zip(*answers, strict=True))
+            padded = np.zeros((CHUNK, *images.shape[1:]), np.float32)
+            padded[: len(some)] = some
+            found, lead = self._answer(self._oracle.weights, padded, target)
+            answers.append((np.asarray(found)[: len(some)], np.asarray(lead)[: len(some)]))
+        found, lead = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         return found, lead
 
 
@@ -98,9 +100,9 @@ class ProbeFeed:
 
     def __init__(self, source: ProbeSource, asker: Asker, ledger: Ledger, excluded: frozenset[int]):
         self._source, self._asker, self._ledger = source, asker, ledger
-        self._excluded = jnp.asarray(sorted(excluded), jnp.int32)
+        self._excluded = np.array(sorted(excluded), np.int32)
         self._next = 0
-        self._turned_away: list[tuple[Array, Array]] = []
+        self._turned_away: list[tuple[np.ndarray, np.ndarray]] = []
 
     def take(self, wanted: int, most: int) -> Array:
         """f32[wanted, H, W, C], having asked (and booked) about at most ``most`` images.
@@ -109,7 +111,7 @@ class ProbeFeed:
           Inconclusive: too many of them are of an excluded class already.
           DataError: the source has no more.
         """
-        kept: list[Array] = []
+        kept: list[np.ndarray] = []
         have, asked = 0, 0
         while have < wanted:
             more = min(wanted - have, most - asked)
@@ -119,17 +121,17 @@ class ProbeFeed:
                     f"{', '.join(map(str, self._excluded))}: give other --probes, or a larger "
                     "--budget."
                 )
-            images = self._source.draw(self._next, more)
+            images = np.asarray(self._source.draw(self._next, more))
             self._ledger.charge(more)
             answers = self._asker.labels(images)
-            fit = jnp.all(answers[:, None] != self._excluded, -1)
+            fit = np.all(answers[:, None] != self._excluded, -1)
             self._turned_away.append((images[~fit], answers[~fit]))
             images = images[fit]
             self._next, asked = self._next + more, asked + more
             kept, have = [*kept, images], have + images.shape[0]
-        return jnp.concatenate(kept)
+        return jnp.asarray(np.concatenate(kept))
 
     def turned_away(self, target: int) -> Array:
         """f32[k, H, W, C]: the images met so far that the model gives class ``target``."""
         met = [images[answers == target] for images, answers in self._turned_away]
-        return jnp.concatenate(met) if met else self._source.draw(0, 0)
+        return jnp.asarray(np.concatenate(met)) if met else self._source.draw(0, 0)

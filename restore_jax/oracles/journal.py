@@ -17,6 +17,11 @@ import numpy as np
 
 from restore_jax.oracles.types import ModelError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 NAME = "journal.jsonl"
 
 
@@ -47,32 +52,38 @@ class Journal:
           opened: kept for `was_opened`.
 
         Raises:
-          JournalError: the file is of another run, or is no journal.
+          JournalError: the file is of another run or is no journal, or another process writes it.
         """
         self._path, self._requests, self._digest = path, 0, ""
         self._replays = self.begun = resume
-        begun = json.loads(json.dumps(run))
-        header = {"run": begun, "opened": opened}
-        if resume:
-            whole = self._drop_torn_line()
-            self._old: Iterator[dict[str, Any]] = self._lines() if whole else iter(())
+        self._old: Iterator[dict[str, Any]] = iter(())
+        self._file = path.open("a", encoding="ascii")
+        try:
+            self._keep_others_out()
+            self._begin(json.loads(json.dumps(run)), resume, opened)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, run: dict[str, Any], resume: bool, opened: dict[str, Any] | None) -> None:
+        found = None
+        if not resume:
+            self._file.truncate(0)
+        elif self._drop_torn_line():
+            self._old = self._lines()
             found = next(self._old, None)
-            was = found.get("run") if found is not None else begun
-            if not isinstance(was, dict):
-                raise JournalError(f"{path} is not the journal of a run: it cannot be resumed.")
-            if was != begun:
-                differs = [key for key in sorted({*begun, *was}) if begun.get(key) != was.get(key)]
-                raise JournalError(
-                    f"{path.parent} was begun with another {', '.join(differs)}: resume it with "
-                    "the same arguments."
-                )
-            self._file = path.open("a", encoding="ascii")
-            if found is None:
-                self._write(header)
-        else:
-            self._old = iter(())
-            self._file = path.open("w", encoding="ascii")
-            self._write(header)
+        if found is None:
+            self._write({"run": run, "opened": opened})
+            return
+        was = found.get("run")
+        if not isinstance(was, dict):
+            raise JournalError(f"{self._path} is not the journal of a run: it cannot be resumed.")
+        if was != run:
+            differs = [key for key in sorted({*run, *was}) if run.get(key) != was.get(key)]
+            raise JournalError(
+                f"{self._path.parent} was begun with another {', '.join(differs)}: resume it with "
+                "the same arguments."
+            )
 
     @staticmethod
     def was_opened(path: Path) -> dict[str, Any] | None:
@@ -168,6 +179,20 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _keep_others_out(self) -> None:
+        """Locks the file until it is closed or the process ends, on systems that can."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(
+                f"{self._path.parent} is being written by a run that is still going on: wait for "
+                "it, or end it."
+            ) from None
+        except OSError:  # a file system without locks
+            return
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")

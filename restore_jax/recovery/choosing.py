@@ -38,9 +38,11 @@ def candidates(
     values = np.asarray(scores)
     order = np.argsort(-values, kind="stable")[: max(1, int((values >= goal).sum()))]
     distinct: dict[bytes, Candidate] = {}
+    trigger_of = jax.jit(space.trigger)
+    particles = jax.tree.map(np.asarray, particles)
     for place in map(int, order):
         particle = jax.tree.map(operator.itemgetter(place), particles)
-        trigger = space.trigger(particle, jnp.int32(target))
+        trigger = trigger_of(particle, jnp.int32(target))
         seen = np.concatenate([trigger.mask, trigger.mask * trigger.pattern], -1)
         distinct.setdefault(seen.tobytes(), Candidate(particle, float(values[place]), trigger))
     return list(distinct.values())
