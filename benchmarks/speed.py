@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def main() -> None:
     }
     for part in args.parts:
         print(f"== {part}", file=sys.stderr, flush=True)
-        result[part] = measured[part](args) | header(part)
+        result[part] = measured[part](args) | header(part, args)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(result, indent=1) + "\n")
     from speed_report import write
@@ -93,9 +94,11 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def header(part: str) -> dict[str, Any]:
+def header(part: str, args: argparse.Namespace) -> dict[str, Any]:
     device = processor() if jax.default_backend() == "cpu" else device_name()
-    words = ["--parts", part, *(w for w in sys.argv[1:] if w.startswith("--arch"))]
+    words = ["--parts", part]
+    if part == "whole":
+        words += ["--arch", args.arch, "--epochs", str(args.epochs), "--data-dir", "DIR"]
     used = dict(versions())
     for name in ("torch", "onnxruntime"):
         if name in sys.modules:
@@ -537,7 +540,6 @@ def temporary(particles: int, probes: int, max_levels: int) -> float:
 def bounded(particles: int, probes: int) -> None:
     """Two levels of a search that large, and the process's memory before and after."""
     import resource
-    import time
 
     def resident() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -569,7 +571,9 @@ def whole(args: argparse.Namespace) -> dict[str, Any]:
         run, found = Path(folder) / "run", Path(folder) / "found"
         words = ["train", "--arch", args.arch, "--epochs", str(args.epochs), "--out", str(run)]
         words += ["--data-dir", args.data_dir, "--json"]
+        start = time.perf_counter()
         trained = spoken(words)
+        seconds = time.perf_counter() - start
         recovered = spoken(
             ["recover", "--trigger", "1", "--model", str(run), "--out", str(found), "--json"]
         )
@@ -578,7 +582,8 @@ def whole(args: argparse.Namespace) -> dict[str, Any]:
         "measured": True,
         "arch": args.arch,
         "epochs": args.epochs,
-        "train": trained,
+        "train": {key: trained[key] for key in ("asr", "clean_accuracy", "history", "device")}
+        | {"seconds": seconds},
         "recover": {key: recovered[key] for key in keep},
     }
 

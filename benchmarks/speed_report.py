@@ -143,11 +143,11 @@ def whole(part: dict[str, Any]) -> list[str]:
     if not part["measured"]:
         return [*lines, "resnet18: not measured on a GPU."]
     train, recover = part["train"], part["recover"]
-    asr = ", ".join(f"{100 * share:.2f} %" for share in train.get("asr", []))
+    asr = ", ".join(f"{100 * share:.2f} %" for share in train["asr"].values())
     return [
         *lines,
-        f"{part['arch']}, {part['epochs']} epochs, {train.get('seconds', float('nan')):.0f} s: "
-        f"clean {100 * train.get('clean_accuracy', float('nan')):.2f} %, ASR {asr}. Recovery: "
+        f"{part['arch']}, {part['epochs']} epochs, {train['seconds']:.0f} s: "
+        f"clean {100 * train['clean_accuracy']:.2f} %, ASR {asr}. Recovery: "
         f"found {recover['found']}, {recover['queries']:,} queries, "
         f"{recover['seconds']['compile']:.1f} s of compiling and "
         f"{recover['seconds']['total'] - recover['seconds']['compile']:.1f} s of all else.",
