@@ -65,6 +65,7 @@ def start_size(particles):
     return jax.tree.leaves(particles)[0].shape[0]
 
 
+@pytest.mark.slow
 def test_a_normal_particle_is_any_pytree():
     space = standard_normal({"a": 3, "b": (2, 4), "c": ()}, init_strength=0.5)
     particles = space.sample(jax.random.key(0), 4000)
