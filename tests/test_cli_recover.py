@@ -1,6 +1,5 @@
 """``recover`` and ``verify`` as a user meets them: files, exit codes, one-sentence errors."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -12,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands_by_hand import call
 from rich.console import Console
 
 import restore_jax
-from restore_jax import checkpoints, cli, recovery
+from restore_jax import checkpoints, recovery
 from restore_jax import oracles as oracles_module
 from restore_jax.backdoors import PLANTED, stamp
 from restore_jax.cli import inputs
@@ -79,17 +79,6 @@ def toys():
         patch.setitem(recovery.DEFAULTS, "patch", SETTINGS)
         patch.setitem(recovery.DEFAULTS, "gaussian", dataclasses.replace(SETTINGS, options={}))
         yield
-
-
-def call(*argv):
-    """Runs a command in this process; returns its exit code, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(word) for word in argv])
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ counted, nothing asked twice that was answered, and one sentence where something
 import contextlib
 import csv
 import functools
-import io
 import json
 import os
 import random
@@ -16,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands_by_hand import call
 from foreign_by_hand import PAUSE, RECEIVED, checkers, coloured, small, tame
 from forks_by_hand import Forks
 from test_oracles_http import Handler, serving
 
-from restore_jax import cli, recover, recovery, scan
+from restore_jax import recover, recovery, scan
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis import ScanSettings
 from restore_jax.oracles import ModelOptions, http, journal, messages, open_model
@@ -40,17 +40,6 @@ def _hardly_optimised():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-
-
-def call(*argv):
-    """Runs a command in this process; returns its exit code, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(word) for word in argv])
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture
