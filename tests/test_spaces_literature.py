@@ -331,7 +331,8 @@ def test_moves_of_scattered_pixels_change_what_they_say():
             stamped = [space.stamp(q, picture)[0] for q in (p, after["shift"])]
             return p, after, *stamped
 
-        return jax.vmap(one)(jax.random.split(key, 400), space.search.sample(key, 400))
+        particles = space.search.sample(jax.random.fold_in(key, 1), 400)
+        return jax.vmap(one)(jax.random.split(key, 400), particles)
 
     before, after, *pictures = jax.tree.map(np.asarray, before_and_after(jax.random.key(8)))
     seen = np.arange(5) < before.count[:, None]

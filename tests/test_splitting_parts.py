@@ -1,5 +1,6 @@
 """Resampling, exact counts, estimators and the Metropolis kernel, each alone."""
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from splitting_problems import all_move, gaussian_space, linear_score, quick_jit
 
 from restore_jax.splitting import (
+    DrawnProposal,
     Status,
     Trial,
     count,
@@ -376,6 +378,31 @@ def test_particles_may_be_trees():
     np.testing.assert_array_equal(moved["b"], [1, 0, 1, 0, 1, 0])
     np.testing.assert_array_equal(moved["a"][:, 1, 2], moved["b"])
     np.testing.assert_array_equal(scores, [0, 0, 2, 0, 4, 0])
+
+
+def test_proposals_that_draw_alike_draw_once_and_go_where_they_would_alone():
+    draws = []
+
+    def draw(key):
+        draws.append(key)
+        return jax.random.normal(key, (2,))
+
+    proposals = [
+        DrawnProposal(draw, lambda numbers, particle, s: (particle + s * numbers, numbers[0])),
+        DrawnProposal(draw, lambda numbers, particle, s: (particle - s * numbers, 0.0)),
+        lambda key, particle, s: (particle + jax.random.uniform(key, (2,)), 0.0),
+    ]
+    particles = jax.random.normal(jax.random.key(1), (64, 2))
+    keys, results = particle_keys(jax.random.key(0), 64), []
+    for given in (proposals, [functools.partial(proposal) for proposal in proposals]):
+        draws.clear()
+        kernel = metropolis(given)
+        results.append(kernel.step(keys, particles, jnp.zeros(64), everywhere, kernel.init()))
+        results.append(len(draws))
+    shared, once, alone, twice = results
+    assert (once, twice) == (1, 2)
+    chex.assert_trees_all_equal(shared, alone)
+    assert 0.5 < float(shared[3].acceptance) < 1.0
 
 
 @pytest.mark.parametrize(

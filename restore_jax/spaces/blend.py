@@ -17,7 +17,7 @@ from jax.scipy.special import ndtr
 
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import torus
-from restore_jax.spaces.draws import independent, integers
+from restore_jax.spaces.draws import bit_rows, independent, integers
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
 from restore_jax.splitting.directions import half_spaces
 from restore_jax.splitting.kernels import metropolis
@@ -82,16 +82,17 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     largest = jnp.array([max(rows // 2, 1), max(cols // 2, 1)], jnp.int32)
 
     def local(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        key_sides, key_window, key_noise = jax.random.split(key, 3)
-        sides = integers(key_sides, (2,), 1, largest + 1)
-        inside = torus.window(key_window, prior.grid, sides[0], sides[1])
+        key_window, key_noise = jax.random.split(key)
+        bits = bit_rows(key_window, 2, 2)
+        sides = integers(bits[0], (2,), 1, largest + 1)
+        inside = torus.window(bits[1], prior.grid, sides[0], sides[1])
         moved, log_ratio = pcn(key_noise, particle, strength)
         return jnp.where(inside[..., None], moved, particle), log_ratio
 
     def shift(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
         steps = jnp.array([(-1, 0), (1, 0), (0, -1), (0, 1)], jnp.int32)
-        step = steps[integers(key, (), 0, len(steps))]
+        step = steps[integers(bit_rows(key, 1, 1)[0], (), 0, len(steps))]
         return jnp.roll(particle, step, axis=(0, 1)), jnp.float32(0)
 
     return {"whole": pcn, "local": local, "shift": shift}

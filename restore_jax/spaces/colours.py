@@ -44,14 +44,14 @@ class Colours:
         return jnp.uint8 if self.count < 256 else jnp.uint16
 
 
-def draw(key: Array, shape: tuple[int, ...], colours: Colours) -> Array:
+def draw(row: Array, shape: tuple[int, ...], colours: Colours) -> Array:
     """Codes of the given shape, independent and uniform over 0 .. count - 1."""
-    return integers(key, shape, 0, colours.count).astype(colours.dtype)
+    return integers(row, shape, 0, colours.count).astype(colours.dtype)
 
 
-def another(key: Array, code: Array, colours: Colours) -> Array:
+def another(row: Array, code: Array, colours: Colours) -> Array:
     """For each code a different one, uniform over the others; same shape and dtype."""
-    step = integers(key, code.shape, 1, colours.count)
+    step = integers(row, code.shape, 1, colours.count)
     return ((code.astype(jnp.int32) + step) % colours.count).astype(colours.dtype)
 
 

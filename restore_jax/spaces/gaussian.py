@@ -15,7 +15,7 @@ from jax.scipy.special import erf
 
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import torus
-from restore_jax.spaces.draws import independent, integers
+from restore_jax.spaces.draws import bit_rows, independent, integers
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
@@ -89,16 +89,17 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         return pcn(key, particle, strength), jnp.float32(0)
 
     def local(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        key_sides, key_window, key_noise = jax.random.split(key, 3)
-        sides = integers(key_sides, (2,), 1, largest + 1)
-        inside = torus.window(key_window, (height, width), sides[0], sides[1])
+        key_window, key_noise = jax.random.split(key)
+        bits = bit_rows(key_window, 2, 2)
+        sides = integers(bits[0], (2,), 1, largest + 1)
+        inside = torus.window(bits[1], (height, width), sides[0], sides[1])
         # Outside the window nothing may move, not even by rounding.
         moved = pcn(key_noise, particle, strength)
         return jnp.where(inside[..., None], moved, particle), jnp.float32(0)
 
     def shift(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
-        return torus.shift(key, particle), jnp.float32(0)
+        return torus.shift(bit_rows(key, 1, 1)[0], particle), jnp.float32(0)
 
     return {"whole": whole, "local": local, "shift": shift}
 

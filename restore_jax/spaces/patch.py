@@ -12,6 +12,7 @@ is often known only modulo a network's stride, hence the moves by 2, 4 and 8 pix
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,12 +22,13 @@ import numpy as np
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
-from restore_jax.spaces.draws import independent, integers, pick
+from restore_jax.spaces.draws import bit_rows, chance, choose, drawn, independent, integers, pick
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
 Array = jax.Array
+Move = Callable[[Array, "Patch", Array], tuple["Patch", Array]]
 STRIDES = (2, 4, 8)
 WEIGHTS = {
     "recolour": 3.0,
@@ -107,14 +109,7 @@ class Prior:
 
 def draw(key: Array, prior: Prior) -> Patch:
     """One particle from the prior."""
-    key_sides, key_corner, key_codes = jax.random.split(key, 3)
-    sides = prior.min_size + jax.random.categorical(
-        key_sides, jnp.asarray(prior.log_weights), shape=(2,)
-    ).astype(jnp.int32)
-    image_sides = jnp.array([prior.image_height, prior.image_width], jnp.int32)
-    corner = integers(key_corner, (2,), 0, image_sides - sides + 1)
-    codes = palette.draw(key_codes, (prior.max_size, prior.max_size), prior.colours)
-    return Patch(corner[0], corner[1], sides[0], sides[1], codes)
+    return _draw(_bits(key, prior), prior)
 
 
 def trigger(particle: Patch, target: Array, prior: Prior) -> Trigger:
@@ -135,12 +130,11 @@ def stamp(particle: Patch, images: Array, prior: Prior) -> Array:
 
 def refresh(key: Array, particle: Patch, rate: Array, prior: Prior) -> Patch:
     """Redraws each pixel's colour with probability ``rate``, and place and size as well."""
-    key_draw, key_codes, key_frame = jax.random.split(key, 3)
-    fresh = draw(key_draw, prior)
-    codes = jnp.where(
-        jax.random.bernoulli(key_codes, rate, fresh.codes.shape), fresh.codes, particle.codes
-    )
-    reframed = jax.random.bernoulli(key_frame, rate)
+    bits = _bits(key, prior)
+    fresh = _draw(bits, prior)
+    redrawn = chance(bits[3], fresh.codes.shape, rate)
+    codes = jnp.where(redrawn, fresh.codes, particle.codes)
+    reframed = chance(bits[4], (), rate)
     merged = jax.tree.map(lambda new, old: jnp.where(reframed, new, old), fresh, particle)
     return merged._replace(codes=codes)
 
@@ -170,27 +164,25 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     slack = max(prior.image_height, prior.image_width) - prior.min_size
     strides = [stride for stride in STRIDES if stride <= slack]
 
-    def recolour(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-        key_one, key_other, key_which, key_codes = jax.random.split(key, 4)
+    def recolour(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         # The pixel that surely changes is moved by a symmetric kernel, the others by a
         # redraw; which pixels these are does not depend on the colours.
-        one = _one_visible(key_one, particle, rows, cols)
-        some = jax.random.bernoulli(key_which, strength, particle.codes.shape)
-        fresh = palette.draw(key_codes, particle.codes.shape, prior.colours)
-        other = palette.another(key_other, particle.codes, prior.colours)
+        one = _one_visible(bits[0], particle, rows, cols)
+        some = chance(bits[2], particle.codes.shape, strength)
+        fresh = palette.draw(bits[3], particle.codes.shape, prior.colours)
+        other = palette.another(bits[1], particle.codes, prior.colours)
         visible = (rows < particle.height) & (cols < particle.width)
         codes = jnp.where(one, other, jnp.where(some & visible, fresh, particle.codes))
         return particle._replace(codes=codes), jnp.float32(0)
 
-    def recolour_one(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    def recolour_one(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         del strength
-        key_one, key_code = jax.random.split(key)
-        one = _one_visible(key_one, particle, rows, cols)
-        other = palette.another(key_code, particle.codes, prior.colours)
+        one = _one_visible(bits[0], particle, rows, cols)
+        other = palette.another(bits[1], particle.codes, prior.colours)
         codes = jnp.where(one, other, particle.codes)
         return particle._replace(codes=codes), jnp.float32(0)
 
-    def frame_move(options: np.ndarray, keep_on_image: bool) -> Proposal:
+    def frame_move(options: np.ndarray, keep_on_image: bool) -> Move:
         """Changes (row, col, height, width) by one of the options int[k, 4] that fits."""
         changes = jnp.asarray(options, jnp.int32)
 
@@ -208,11 +200,10 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
             sides = frame[2:] - prior.min_size
             return jnp.sum(log_weights[sides]) - jnp.log(places.astype(jnp.float32))
 
-        def propose(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        def propose(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
             del strength
-            key_option, key_codes = jax.random.split(key)
             old = jnp.stack(particle[:4])
-            index, count = pick(key_option, fits(old))
+            index, count = pick(bits[0], fits(old))
             new = jnp.where(count > 0, old + changes[index], old)
             back = jnp.sum(fits(new), dtype=jnp.int32)
             log_ratio = (
@@ -233,26 +224,25 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
                     & (count > 0)
                 )
                 moved = codes[old_rows % prior.max_size, old_cols % prior.max_size]
-                fresh = palette.draw(key_codes, codes.shape, prior.colours)
+                fresh = palette.draw(bits[1], codes.shape, prior.colours)
                 codes = jnp.where(stays, moved, jnp.where(count > 0, fresh, codes))
             return Patch(new[0], new[1], new[2], new[3], codes), log_ratio
 
         return propose
 
-    def relocation(strides: tuple[int, ...]) -> Proposal:
+    def relocation(strides: tuple[int, ...]) -> Move:
         """Moves to any other place congruent modulo one of the strides."""
         choices = jnp.array(strides, jnp.int32)
 
-        def propose(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+        def propose(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
             del strength
-            key_stride, key_place = jax.random.split(key)
-            stride = choices[integers(key_stride, (), 0, len(strides))]
+            stride = choices[integers(bits[0], (), 0, len(strides))]
             first_row, first_col = particle.row % stride, particle.col % stride
             num_rows = (prior.image_height - particle.height - first_row) // stride + 1
             num_cols = (prior.image_width - particle.width - first_col) // stride + 1
             count = num_rows * num_cols
             here = (particle.row // stride) * num_cols + particle.col // stride
-            there = here + integers(key_place, (), 1, jnp.maximum(count, 2))
+            there = here + integers(bits[1], (), 1, jnp.maximum(count, 2))
             there = jnp.where(count > 1, there % count, here)
             proposal = particle._replace(
                 row=first_row + stride * (there // num_cols),
@@ -262,12 +252,11 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
 
         return propose
 
-    def roll(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    def roll(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         del strength
-        key_side, key_sign = jax.random.split(key)
         sides = jnp.stack([particle.height, particle.width])
-        side, count = pick(key_side, sides > 1)
-        step = 2 * jax.random.bernoulli(key_sign).astype(jnp.int32) - 1
+        side, count = pick(bits[0], sides > 1)
+        step = 2 * chance(bits[1], (), 0.5).astype(jnp.int32) - 1
         from_rows = jnp.where(
             (side == 0) & (rows < particle.height), (rows + step) % particle.height, rows
         )
@@ -280,11 +269,11 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         )
         return particle._replace(codes=codes), jnp.where(count > 0, 0.0, -jnp.inf)
 
-    def fresh(key: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    def fresh(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         del particle, strength
-        return draw(key, prior), jnp.float32(0)
+        return _draw(bits, prior), jnp.float32(0)
 
-    moves: dict[str, Proposal] = {"recolour": recolour, "recolour_one": recolour_one}
+    moves: dict[str, Move] = {"recolour": recolour, "recolour_one": recolour_one}
     if slack >= 1:
         moves["shift"] = frame_move(_SHIFTS, keep_on_image=False)
         if strides:
@@ -298,7 +287,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     if prior.max_size > 1:
         moves["roll"] = roll
     moves["fresh"] = fresh
-    return moves
+    return drawn(lambda key: _bits(key, prior), moves)
 
 
 def patch(
@@ -358,6 +347,21 @@ def patch(
     )
 
 
+def _bits(key: Array, prior: Prior) -> Array:
+    """uint32[5, k], what a particle or a move is made of."""
+    sides = prior.max_size - prior.min_size + 1
+    return bit_rows(key, 5, max(prior.max_size**2, 2 * sides))
+
+
+def _draw(bits: Array, prior: Prior) -> Patch:
+    """One particle from the prior, of the first three rows."""
+    sides = prior.min_size + choose(bits[0], (2,), jnp.asarray(prior.log_weights))
+    image_sides = jnp.array([prior.image_height, prior.image_width], jnp.int32)
+    corner = integers(bits[1], (2,), 0, image_sides - sides + 1)
+    codes = palette.draw(bits[2], (prior.max_size, prior.max_size), prior.colours)
+    return Patch(corner[0], corner[1], sides[0], sides[1], codes)
+
+
 def _canvas(particle: Patch, prior: Prior) -> tuple[Array, Array]:
     """bool[H, W, 1], which pixels are covered, and f32[H, W, C], their colours."""
     rows = jnp.arange(prior.image_height) - particle.row
@@ -370,7 +374,7 @@ def _canvas(particle: Patch, prior: Prior) -> tuple[Array, Array]:
     return inside[..., None], palette.values(codes, prior.colours)
 
 
-def _one_visible(key: Array, particle: Patch, rows: Array, cols: Array) -> Array:
+def _one_visible(bits: Array, particle: Patch, rows: Array, cols: Array) -> Array:
     """bool[max_size, max_size], true at one visible pixel, each with the same probability."""
-    pixel = integers(key, (2,), 0, jnp.stack([particle.height, particle.width]))
+    pixel = integers(bits, (2,), 0, jnp.stack([particle.height, particle.width]))
     return (rows == pixel[0]) & (cols == pixel[1])

@@ -11,6 +11,7 @@ arXiv 1708.06733) are particles of this space.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,13 +21,14 @@ import numpy as np
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
-from restore_jax.spaces.draws import independent, integers
+from restore_jax.spaces.draws import bit_rows, chance, choose, drawn, independent, integers
 from restore_jax.spaces.torus import SHIFTS
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
 Array = jax.Array
+Move = Callable[[Array, "Scattered", Array], tuple["Scattered", Array]]
 WEIGHTS = {
     "move": 2.0,
     "step": 2.0,
@@ -83,9 +85,7 @@ class Prior:
 
 def draw(key: Array, prior: Prior) -> Scattered:
     """One particle from the prior."""
-    key_count, key_pixels = jax.random.split(key)
-    more = jax.random.categorical(key_count, jnp.asarray(prior.log_weights)).astype(jnp.int32)
-    return Scattered(prior.min_pixels + more, *_pixels(key_pixels, prior))
+    return _draw(_bits(key, prior), prior)
 
 
 def trigger(particle: Scattered, target: Array, prior: Prior) -> Trigger:
@@ -106,10 +106,10 @@ def stamp(particle: Scattered, images: Array, prior: Prior) -> Array:
 
 def refresh(key: Array, particle: Scattered, rate: Array, prior: Prior) -> Scattered:
     """Redraws each pixel with probability ``rate``, and their number as well."""
-    key_draw, key_which, key_count = jax.random.split(key, 3)
-    fresh = draw(key_draw, prior)
-    which = jax.random.bernoulli(key_which, rate, particle.places.shape)
-    recounted = jax.random.bernoulli(key_count, rate)
+    bits = _bits(key, prior)
+    fresh = _draw(bits, prior)
+    which = chance(bits[3], particle.places.shape, rate)
+    recounted = chance(bits[4], (), rate)
     return Scattered(
         jnp.where(recounted, fresh.count, particle.count),
         jnp.where(which, fresh.places, particle.places),
@@ -135,57 +135,54 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     ranks = jnp.arange(prior.max_pixels, dtype=jnp.int32)
     log_decay = math.log(prior.count_decay)
 
-    def one_visible(key: Array, particle: Scattered) -> Array:
-        return ranks == integers(key, (), 0, particle.count)
+    def one_visible(row: Array, particle: Scattered) -> Array:
+        return ranks == integers(row, (), 0, particle.count)
 
-    def move(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def move(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
         del strength
-        key_one, key_place = jax.random.split(key)
-        place = integers(key_place, (), 0, prior.image_height * prior.image_width)
-        places = jnp.where(one_visible(key_one, particle), place, particle.places)
+        place = integers(bits[1], (), 0, prior.image_height * prior.image_width)
+        places = jnp.where(one_visible(bits[0], particle), place, particle.places)
         return particle._replace(places=places), jnp.float32(0)
 
-    def step(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def step(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
         del strength
-        key_one, key_step = jax.random.split(key)
-        stepped = _shifted(key_step, particle.places, prior)
-        places = jnp.where(one_visible(key_one, particle), stepped, particle.places)
+        stepped = _shifted(bits[1], particle.places, prior)
+        places = jnp.where(one_visible(bits[0], particle), stepped, particle.places)
         return particle._replace(places=places), jnp.float32(0)
 
-    def recolour(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def recolour(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
         del strength
-        key_one, key_code = jax.random.split(key)
-        other = palette.another(key_code, particle.codes, prior.colours)
-        codes = jnp.where(one_visible(key_one, particle), other, particle.codes)
+        other = palette.another(bits[2], particle.codes, prior.colours)
+        codes = jnp.where(one_visible(bits[0], particle), other, particle.codes)
         return particle._replace(codes=codes), jnp.float32(0)
 
-    def redraw(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
-        key_one, key_which, key_pixels = jax.random.split(key, 3)
-        others = jax.random.bernoulli(key_which, strength, ranks.shape)
-        which = one_visible(key_one, particle) | (others & (ranks < particle.count))
-        places, codes = _pixels(key_pixels, prior)
+    def redraw(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+        others = chance(bits[3], ranks.shape, strength)
+        which = one_visible(bits[0], particle) | (others & (ranks < particle.count))
+        places, codes = _pixels(bits, prior)
         proposal = particle._replace(
             places=jnp.where(which, places, particle.places),
             codes=jnp.where(which, codes, particle.codes),
         )
         return proposal, jnp.float32(0)
 
-    def grow_or_shrink(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def grow_or_shrink(
+        bits: Array, particle: Scattered, strength: Array
+    ) -> tuple[Scattered, Array]:
         del strength
-        key_grow, key_rank, key_pixels = jax.random.split(key, 3)
-        grow = jax.random.bernoulli(key_grow)
+        grow = chance(bits[0], (), 0.5)
         limit = jnp.where(grow, prior.max_pixels, prior.min_pixels)
         # The last rank that is seen with the pixel and unseen without it. What the order hides
         # depends on it, so a pixel must be able to come back where it went: each of `edge + 1`
         # ranks, both ways. The pixel that becomes unseen is redrawn, as the one that it
         # replaces was, so that their densities cancel.
         edge = jnp.where(grow, particle.count, particle.count - 1)
-        rank = integers(key_rank, (), 0, edge + 1)
+        rank = integers(bits[3], (), 0, edge + 1)
         later = (ranks > rank) & (ranks <= edge)
         earlier = (ranks >= rank) & (ranks < edge)
         source = ranks + jnp.where(grow, -later.astype(jnp.int32), earlier.astype(jnp.int32))
         new = ranks == jnp.where(grow, rank, edge)
-        places, codes = _pixels(key_pixels, prior)
+        places, codes = _pixels(bits, prior)
         proposal = Scattered(
             particle.count + jnp.where(grow, 1, -1),
             jnp.where(new, places, particle.places[source]),
@@ -196,16 +193,16 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         log_ratio = jnp.where(grow, log_decay, -log_decay).astype(jnp.float32)
         return proposal, jnp.where(fits, log_ratio, -jnp.inf)
 
-    def shift(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def shift(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
         del strength
-        places = _shifted(key, particle.places, prior)
+        places = _shifted(bits[0], particle.places, prior)
         return particle._replace(places=places), jnp.float32(0)
 
-    def fresh(key: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
+    def fresh(bits: Array, particle: Scattered, strength: Array) -> tuple[Scattered, Array]:
         del particle, strength
-        return draw(key, prior), jnp.float32(0)
+        return _draw(bits, prior), jnp.float32(0)
 
-    moves: dict[str, Proposal] = {
+    moves: dict[str, Move] = {
         "move": move,
         "step": step,
         "recolour": recolour,
@@ -216,7 +213,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     if prior.max_pixels > 1:
         moves["shift"] = shift
     moves["fresh"] = fresh
-    return moves
+    return drawn(lambda key: _bits(key, prior), moves)
 
 
 def scattered(
@@ -274,19 +271,29 @@ def scattered(
     )
 
 
-def _pixels(key: Array, prior: Prior) -> tuple[Array, Array]:
-    """Draws places int32[max_pixels] and colour codes [max_pixels]."""
-    key_places, key_codes = jax.random.split(key)
+def _bits(key: Array, prior: Prior) -> Array:
+    """uint32[5, max_pixels], what a particle or a move is made of."""
+    return bit_rows(key, 5, prior.max_pixels)
+
+
+def _draw(bits: Array, prior: Prior) -> Scattered:
+    """One particle from the prior, of the first three rows."""
+    more = choose(bits[0], (), jnp.asarray(prior.log_weights))
+    return Scattered(prior.min_pixels + more, *_pixels(bits, prior))
+
+
+def _pixels(bits: Array, prior: Prior) -> tuple[Array, Array]:
+    """Places int32[max_pixels] and colour codes [max_pixels], of the second and third row."""
     shape = (prior.max_pixels,)
-    places = integers(key_places, shape, 0, prior.image_height * prior.image_width)
-    return places, palette.draw(key_codes, shape, prior.colours)
+    places = integers(bits[1], shape, 0, prior.image_height * prior.image_width)
+    return places, palette.draw(bits[2], shape, prior.colours)
 
 
-def _shifted(key: Array, places: Array, prior: Prior) -> Array:
+def _shifted(row: Array, places: Array, prior: Prior) -> Array:
     """The places, all moved by the same 1, 2, 4 or 8 pixels in one of 4 ways, wrapping."""
     ways = ((-1, 0), (1, 0), (0, -1), (0, 1))
     steps = jnp.array([(r * by, c * by) for by in SHIFTS for r, c in ways], jnp.int32)
-    step = steps[integers(key, (), 0, len(steps))]
+    step = steps[integers(row, (), 0, len(steps))]
     rows = (places // prior.image_width + step[0]) % prior.image_height
     cols = (places % prior.image_width + step[1]) % prior.image_width
     return rows * prior.image_width + cols

@@ -16,7 +16,7 @@ from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces import torus
 from restore_jax.spaces.colours import Colours, make_colours
-from restore_jax.spaces.draws import independent, integers, pick
+from restore_jax.spaces.draws import bit_rows, chance, drawn, independent, integers, pick
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
@@ -52,10 +52,7 @@ class Prior:
 
 def draw(key: Array, prior: Prior) -> Array:
     """One particle, uint8[H, W] (uint16 from 255 colours on): 0 off, 1 + colour code on."""
-    key_on, key_codes = jax.random.split(key)
-    shape = (prior.image_height, prior.image_width)
-    on = jax.random.bernoulli(key_on, prior.density, shape)
-    return jnp.where(on, 1 + palette.draw(key_codes, shape, prior.colours), 0)
+    return _draw(_bits(key, prior), prior)
 
 
 def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
@@ -75,9 +72,7 @@ def stamp(particle: Array, images: Array, prior: Prior) -> Array:
 
 def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:
     """Redraws each pixel with probability ``rate`` from the prior."""
-    key_which, key_draw = jax.random.split(key)
-    which = jax.random.bernoulli(key_which, rate, particle.shape)
-    return jnp.where(which, draw(key_draw, prior), particle)
+    return _refresh(_bits(key, prior), particle, rate, prior)
 
 
 def proposals(prior: Prior) -> dict[str, Proposal]:
@@ -102,27 +97,26 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     log_odds = math.log(prior.density) - math.log1p(-prior.density)
     ring = jnp.array([(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c], jnp.int32)
 
-    def redraw(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        return refresh(key, particle, jnp.maximum(strength, least_rate), prior), jnp.float32(0)
+    def redraw(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+        rate = jnp.maximum(strength, least_rate)
+        return _refresh(bits, particle, rate, prior), jnp.float32(0)
 
-    def block(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        key_window, key_draw = jax.random.split(key)
+    def block(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         share = jnp.maximum(strength, math.sqrt(least_rate))
         inside = torus.window(
-            key_window,
+            bits[2],
             (height, width),
             jnp.ceil(share * height).astype(jnp.int32),
             jnp.ceil(share * width).astype(jnp.int32),
         )
-        return jnp.where(inside, draw(key_draw, prior), particle), jnp.float32(0)
+        return jnp.where(inside, _draw(bits, prior), particle), jnp.float32(0)
 
-    def flip(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+    def flip(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
-        key_turn, key_pixel, key_code = jax.random.split(key, 3)
-        turn_on = jax.random.bernoulli(key_turn)
+        turn_on = chance(bits[2], (), 0.5)
         flat = particle.reshape(-1)
-        index, count = pick(key_pixel, (flat > 0) != turn_on)
-        code = jnp.where(turn_on, 1 + palette.draw(key_code, (), prior.colours), 0)
+        index, count = pick(bits[0], (flat > 0) != turn_on)
+        code = jnp.where(turn_on, 1 + palette.draw(bits[1], (), prior.colours), 0)
         code = jnp.where(count > 0, code.astype(flat.dtype), flat[index])
         # On: one of `count` pixels and of K colours, whose prior weighs odds / K; back: one
         # of the pixels then on. Off: the same, the other way round. K cancels.
@@ -134,22 +128,20 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         )
         return flat.at[index].set(code).reshape(particle.shape), log_ratio
 
-    def recolour(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+    def recolour(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
-        key_pixel, key_code = jax.random.split(key)
         flat = particle.reshape(-1)
-        index, count = pick(key_pixel, flat > 0)
-        code = 1 + palette.another(key_code, flat[index] - 1, prior.colours)
+        index, count = pick(bits[0], flat > 0)
+        code = 1 + palette.another(bits[1], flat[index] - 1, prior.colours)
         code = jnp.where(count > 0, code, flat[index])
         proposal = flat.at[index].set(code).reshape(particle.shape)
         return proposal, jnp.where(count > 0, 0.0, -jnp.inf)
 
-    def swap(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+    def swap(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
-        key_pixel, key_neighbour = jax.random.split(key)
         flat = particle.reshape(-1)
-        index, count = pick(key_pixel, flat > 0)
-        way = ring[integers(key_neighbour, (), 0, len(ring))]
+        index, count = pick(bits[0], flat > 0)
+        way = ring[integers(bits[1], (), 0, len(ring))]
         row, col = (index // width + way[0]) % height, (index % width + way[1]) % width
         other = row * width + col
         # The pixel moved is on, before and after, and so is one of as many: symmetric.
@@ -157,11 +149,11 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         proposal = jnp.where(count > 0, swapped, flat).reshape(particle.shape)
         return proposal, jnp.where(count > 0, 0.0, -jnp.inf)
 
-    def shift(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+    def shift(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
-        return torus.shift(key, particle), jnp.float32(0)
+        return torus.shift(bits[0], particle), jnp.float32(0)
 
-    return {
+    moves = {
         "redraw": redraw,
         "block": block,
         "flip": flip,
@@ -169,6 +161,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         "swap": swap,
         "shift": shift,
     }
+    return drawn(lambda key: _bits(key, prior), moves)
 
 
 def sparse(
@@ -212,6 +205,23 @@ def sparse(
             "levels": colours.levels,
         },
     )
+
+
+def _bits(key: Array, prior: Prior) -> Array:
+    """uint32[3, k], what a particle or a move is made of."""
+    return bit_rows(key, 3, max(prior.image_height * prior.image_width, 2))
+
+
+def _draw(bits: Array, prior: Prior) -> Array:
+    """One particle from the prior, of the first two rows."""
+    shape = (prior.image_height, prior.image_width)
+    on = chance(bits[0], shape, prior.density)
+    return jnp.where(on, 1 + palette.draw(bits[1], shape, prior.colours), 0)
+
+
+def _refresh(bits: Array, particle: Array, rate: Array, prior: Prior) -> Array:
+    """Each pixel redrawn with probability ``rate``, which the third row decides."""
+    return jnp.where(chance(bits[2], particle.shape, rate), _draw(bits, prior), particle)
 
 
 def _values(particle: Array, prior: Prior) -> Array:

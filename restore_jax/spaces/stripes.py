@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger
-from restore_jax.spaces.draws import independent, integers
+from restore_jax.spaces.draws import bit_rows, chance, drawn, independent, integers, uniform
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
@@ -77,7 +77,7 @@ def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:
     return jnp.where(which, draw(key_draw, prior), particle)
 
 
-def proposals(prior: Prior) -> dict[str, Proposal]:
+def proposals() -> dict[str, Proposal]:
     """The moves, by name.
 
     - ``step``: one of the four numbers moves by up to half of ``strength``.
@@ -89,25 +89,24 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     `_folded`.
     """
 
-    def step(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        key_one, key_step = jax.random.split(key)
-        by = strength * jax.random.uniform(key_step, minval=-0.5, maxval=0.5)
-        return _folded(particle + jnp.where(_one(key_one), by, 0.0)), jnp.float32(0)
+    def step(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+        by = strength * (uniform(bits[1], ()) - 0.5)
+        return _folded(particle + jnp.where(_one(bits[0]), by, 0.0)), jnp.float32(0)
 
-    def walk(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        by = strength * jax.random.uniform(key, (NUMBERS,), minval=-0.5, maxval=0.5)
+    def walk(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+        by = strength * (uniform(bits[1], (NUMBERS,)) - 0.5)
         return _folded(particle + by), jnp.float32(0)
 
-    def redraw(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
-        key_one, key_which, key_draw = jax.random.split(key, 3)
-        which = _one(key_one) | jax.random.bernoulli(key_which, strength, (NUMBERS,))
-        return jnp.where(which, draw(key_draw, prior), particle), jnp.float32(0)
+    def redraw(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+        which = _one(bits[0]) | chance(bits[2], (NUMBERS,), strength)
+        return jnp.where(which, uniform(bits[1], (NUMBERS,)), particle), jnp.float32(0)
 
-    def fresh(key: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
+    def fresh(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del particle, strength
-        return draw(key, prior), jnp.float32(0)
+        return uniform(bits[1], (NUMBERS,)), jnp.float32(0)
 
-    return {"step": step, "walk": walk, "redraw": redraw, "fresh": fresh}
+    moves = {"step": step, "walk": walk, "redraw": redraw, "fresh": fresh}
+    return drawn(lambda key: bit_rows(key, 3, NUMBERS), moves)
 
 
 def stripes(
@@ -135,7 +134,7 @@ def stripes(
     if angles not in ANGLES:
         raise ValueError(f"angles is {angles!r}; it must be one of {', '.join(ANGLES)}.")
     prior = Prior(shape, amplitude, frequency, angles)
-    moves = proposals(prior)
+    moves = proposals()
     return TriggerSpace(
         name="stripes",
         search=SearchSpace(
@@ -183,9 +182,9 @@ def _folded(moved: Array) -> Array:
     return jnp.concatenate([reflected, jnp.stack([angle, phase]) % 1.0])
 
 
-def _one(key: Array) -> Array:
+def _one(row: Array) -> Array:
     """bool[4], true at one number, each with the same probability."""
-    return jnp.arange(NUMBERS) == integers(key, (), 0, NUMBERS)
+    return jnp.arange(NUMBERS) == integers(row, (), 0, NUMBERS)
 
 
 def _checked_frequency(max_frequency: Any, width: int) -> float:

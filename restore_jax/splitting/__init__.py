@@ -12,6 +12,7 @@ from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.priors import Mapped, mapped, standard_normal, uniform_box
 from restore_jax.splitting.types import (
+    DrawnProposal,
     Kernel,
     LearnedProposal,
     LevelInfo,
@@ -29,6 +30,7 @@ from restore_jax.splitting.types import (
 )
 
 __all__ = [
+    "DrawnProposal",
     "Kernel",
     "LearnedProposal",
     "LevelInfo",

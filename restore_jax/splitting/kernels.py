@@ -17,6 +17,7 @@ from jax import lax
 
 from restore_jax.splitting.types import (
     Array,
+    DrawnProposal,
     Kernel,
     LearnedProposal,
     Lesson,
@@ -90,7 +91,7 @@ def metropolis(
 
     Args:
       proposals: K >= 1 functions ``(key, particle, strength) -> (particle, log_ratio)``,
-        see `Proposal`; or `LearnedProposal`.
+        see `Proposal`; or `DrawnProposal`, or `LearnedProposal`.
       weights: K finite numbers >= 0, not all 0, which are normalised; None: all equal.
       adapt_weights: whether the weights adapt.
       target_acceptance: in (0, 1). For reversible moves of a restricted Gaussian 0.25
@@ -200,10 +201,29 @@ def _propose(
     cumulative = jnp.cumsum(chances)
     component = jnp.sum(choice >= cumulative[:-1] / cumulative[-1], dtype=jnp.int32)
     candidate, log_ratio = lax.switch(
-        component, proposals, proposal_key, particle, strength[component]
+        component, _drawn_once(proposal_key, proposals), proposal_key, particle, strength[component]
     )
     # 1 - u is in (0, 1], so that its log is finite and a ratio of -inf or NaN never passes.
     return component, candidate, jnp.log1p(-acceptance) <= log_ratio
+
+
+def _drawn_once(key: Array, proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals, those that draw in the same way given the same numbers.
+
+    All of them are computed and one is kept. In a compiled loop the same draws of many would
+    not be seen to be the same, and each is a loop of its own.
+    """
+    numbers: dict[int, Any] = {}
+
+    def once(proposal: Proposal) -> Proposal:
+        if not isinstance(proposal, DrawnProposal):
+            return proposal
+        way = id(proposal.draw)
+        if way not in numbers:
+            numbers[way] = proposal.draw(key)
+        return lambda _, particle, strength: proposal.propose(numbers[way], particle, strength)
+
+    return [once(proposal) for proposal in proposals]
 
 
 def _ranks(lesson: MetropolisLesson, scores: Array) -> Array:

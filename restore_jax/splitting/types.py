@@ -130,6 +130,26 @@ class LearnedProposal(NamedTuple):
     propose: Callable[..., tuple[Any, Array]]
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnProposal:
+    """A `Proposal` whose random numbers are drawn whatever the particle and the strength.
+
+    Of several that share one function ``draw``, only one is kept for each particle; a kernel
+    may therefore draw once and give all of them the same numbers.
+
+    Attributes:
+      draw: ``(key) -> numbers``, any pytree.
+      propose: ``(numbers, particle, strength) -> (particle, log_ratio)``, see `Proposal`.
+    """
+
+    draw: Callable[[Array], Any]
+    propose: Callable[[Any, Any, Array], tuple[Any, Array]]
+
+    def __call__(self, key: Array, particle: Any, strength: Array) -> tuple[Any, Array]:
+        """See `Proposal`."""
+        return self.propose(self.draw(key), particle, strength)
+
+
 class SearchSpace(NamedTuple):
     """A prior over particles, and the kernel that leaves it invariant.
 
