@@ -63,6 +63,22 @@ def test_the_same_seed_gives_the_same_bits(found):
     assert not np.array_equal(other.scores, found.scores)
 
 
+def test_one_compiled_search_serves_every_seed_budget_and_target(monkeypatch):
+    """Compiled programs are kept by what they say: it must not depend on what a run is given."""
+    programs = []
+    compile_ = jax.stages.Lowered.compile
+
+    def noted(self, *args, **kwargs):
+        programs.append(self.as_text())
+        return compile_(self, *args, **kwargs)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", noted)
+    for target, budget, seed in ((TARGET, 20_000, 0), (0, 7_000, 5)):
+        recover(oracle_of(backdoored), target, settings=SETTINGS, budget=budget, seed=seed)
+    searches = {text for text in programs if "stablehlo.while" in text}
+    assert len(searches) == 2  # the first draw, and a level
+
+
 @pytest.mark.parametrize(
     "access", [pytest.param("probabilities", marks=pytest.mark.slow), "labels"]
 )

@@ -30,6 +30,7 @@ from restore_jax.splitting import (
     Scorer,
     Status,
     count,
+    counting,
     ideal_log_prob_std,
     importance_splitting,
 )
@@ -414,6 +415,24 @@ def test_budget_is_used_and_never_exceeded(budget):
     assert math.isfinite(result.interval()[1])
 
 
+@pytest.mark.parametrize("stop", ["estimate", "first_hit"])
+def test_one_program_serves_every_budget(stop):
+    """A budget may be an array: it is kept as a number in the program would be."""
+    scorer = Scorer(lambda key, x, level, active, args: (x, jnp.sum(active)), max_cost=1)
+    options = {"num_particles": 16, "num_moves": 8, "threshold": 1e9, "stop": stop}
+
+    def run(most):
+        algorithm = all_move(scorer, climbing_space(), max_queries=most, **options)
+        return algorithm.run(jax.random.key(0), None)
+
+    budgets = [16, 31, 32, 16 * 9 + 15, 16 * 10]
+    served = jax.vmap(quick_jit(run))(jnp.stack([counting.halves(b) for b in budgets]))
+    for i, budget in enumerate(budgets):
+        alone = quick_jit(lambda budget=budget: run(budget))()
+        chex.assert_trees_all_equal(jax.tree.map(lambda leaf, i=i: leaf[i], served), alone)
+        assert count(alone) == budget // 16 * 16
+
+
 def test_scorer_is_counted_as_it_counts():
     """A racing scorer: what it really spent is seen from outside, and stays in the budget."""
     spent = []
@@ -632,6 +651,7 @@ def test_only_the_order_of_scores_matters(coins_run):
         ({"queries_per_score": 2**25}, "below 2\\^32"),
         ({"max_queries": 127}, "max_queries must be at least 128, got 127"),
         ({"max_queries": 255, "queries_per_score": 2}, "max_queries must be at least 256"),
+        ({"max_queries": jnp.zeros(2)}, "max_queries must be an integer or uint32"),
         ({"max_queries": 2**64}, "max_queries must be below 2\\^64"),
     ],
 )

@@ -77,6 +77,9 @@ def test_counting_is_exact():
             if other >= 0:
                 compared = counting.at_most(counting.halves(number), counting.halves(other))
                 assert bool(compared) == (number <= other)
+                left, enough = counting.less(counting.halves(other), counting.halves(number))
+                assert bool(enough) == (number <= other)
+                assert number > other or count(left) == other - number
 
 
 def test_count_reads_batches():

@@ -22,6 +22,7 @@ from restore_jax.splitting import (
     SplittingState,
     Status,
     count,
+    counting,
     host_driven,
     importance_splitting,
 )
@@ -83,7 +84,6 @@ def compile_search(
         "moving": "all",
         "threshold": goal,
         "max_levels": settings.max_levels,
-        "max_queries": max_queries,
         "stop": stop,
     }
     args = {
@@ -95,29 +95,35 @@ def compile_search(
     asked = oracle, space, question.success, m
     if oracle.foreign:
         # Each request is booked before it is sent.
-        algorithm = host_driven(
-            make_host_scorer(*asked, ledger.charge, num_guides=g), space.search, **options
-        )
+        scorer = make_host_scorer(*asked, ledger.charge, num_guides=g)
+        algorithm = host_driven(scorer, space.search, max_queries=max_queries, **options)
         advance_host = lambda state, args: algorithm.advance(state, args, 1)  # noqa: E731
         return Searcher(algorithm, algorithm.init, advance_host, args, goal, 0.0)
-    algorithm = importance_splitting(make_scorer(*asked, num_guides=g), space.search, **options)
+    scorer = make_scorer(*asked, num_guides=g)
+    algorithm = importance_splitting(scorer, space.search, max_queries=max_queries, **options)
+
+    # The budget is an argument, so that a program once compiled serves again, whatever is left.
+    def within(most: Array) -> SplittingAlgorithm:
+        return importance_splitting(scorer, space.search, max_queries=most, **options)
+
+    most = counting.halves(max_queries)
     begun, how = time.perf_counter(), compiler_options()
-    first = jax.jit(algorithm.init).lower(key, args)
+    first = jax.jit(lambda most, key, args: within(most).init(key, args)).lower(most, key, args)
     with ThreadPoolExecutor(1) as beside:
         compiling = beside.submit(first.compile, how)
         like = jax.eval_shape(algorithm.init, key, args)
-        level = jax.jit(algorithm.advance, static_argnums=2).lower(like, args, 1)
-        one_level = level.compile(how)
+        level = jax.jit(lambda most, state, args: within(most).advance(state, args, 1))
+        one_level = level.lower(most, like, args).compile(how)
         draw = compiling.result()
 
     def init(key: Array, args: dict[str, Any]) -> SplittingState:
-        state = jax.block_until_ready(draw(key, args))
+        state = jax.block_until_ready(draw(most, key, args))
         ledger.charge(count(state.num_queries))
         return state
 
     def advance(state: SplittingState, args: dict[str, Any]) -> SplittingState:
         before = count(state.num_queries)
-        state = jax.block_until_ready(one_level(state, args))
+        state = jax.block_until_ready(one_level(most, state, args))
         ledger.charge(count(state.num_queries) - before)
         return state
 

@@ -27,6 +27,13 @@ def add(counted: Array, more: Array) -> Array:
     return jnp.stack([counted[..., 0] + carry, low], axis=-1)
 
 
+def less(counted: Array, by: Array) -> tuple[Array, Array]:
+    """``counted`` minus ``by``, both uint32[2], exactly, and bool[]: whether it is that much."""
+    low = counted[1] - by[1]
+    borrow = (counted[1] < by[1]).astype(jnp.uint32)
+    return jnp.stack([counted[0] - by[0] - borrow, low]), at_most(by, counted)
+
+
 def at_most(counted: Array, limit: Array) -> Array:
     """bool[...]: whether ``counted`` <= ``limit``, both uint32[..., 2]."""
     high, low = counted[..., 0], counted[..., 1]

@@ -45,7 +45,7 @@ def importance_splitting(
     moving: str = "waste_free",
     threshold: float = 0.0,
     max_levels: int = 100,
-    max_queries: int | None = None,
+    max_queries: int | Array | None = None,
     stop: str = "estimate",
     queries_per_score: int = 1,
     sharding: NamedSharding | None = None,
@@ -72,7 +72,8 @@ def importance_splitting(
       max_levels: T >= 1, the last level included.
       max_queries: the budget, below 2^64; None: no limit. A sweep of moves is made only if
         what remains pays for its dearest case, so the budget is never exceeded. It must pay
-        for scoring the first particles.
+        for scoring the first particles. A count uint32[2], (high, low) halves, may be traced: one
+        compiled program then serves every budget.
       stop: ``"estimate"`` ends at the first level at or past the threshold, with an estimate of
         the event's probability; ``"first_hit"`` after the first draw or sweep that has a particle
         past it, without one, since the value at a random hitting time is biased. A `Scorer` is

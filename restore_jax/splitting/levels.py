@@ -143,8 +143,8 @@ def first_scores(
         number, scores, num_queries, _ = carry
         pays = jnp.bool_(True)
         if settings.max_queries is not None:
-            spare = max(settings.max_queries - whole_cost, 0)
-            pays = counting.at_most(num_queries, counting.halves(spare))
+            spare, enough = counting.less(settings.max_queries, counting.halves(whole_cost))
+            pays = enough & counting.at_most(num_queries, spare)
         return (number < rounds + pays.astype(int)) & ~any_hit(settings, scores)
 
     def one_round(carry: Any) -> Any:
@@ -459,10 +459,8 @@ def _affordable(settings: Settings, num_queries: Array) -> Array:
     if settings.max_queries is None:
         return jnp.bool_(True)
     # Comparing with what is left beside a sweep, not their sum with the budget: no overflow.
-    spare = settings.max_queries - settings.sweep_cost
-    if spare < 0:
-        return jnp.bool_(False)
-    return counting.at_most(num_queries, counting.halves(spare))
+    spare, enough = counting.less(settings.max_queries, counting.halves(settings.sweep_cost))
+    return enough & counting.at_most(num_queries, spare)
 
 
 def _only(active: Array, try_: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 import operator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
@@ -19,7 +20,8 @@ class Settings(NamedTuple):
     ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
     most queries that one sweep of moves can make; ``scorer`` the score's long form.
     ``num_moving`` is how many particles move in a sweep; ``races`` whether the score is a `Scorer`
-    of the caller's, which need not look at what cannot get above the level.
+    of the caller's, which need not look at what cannot get above the level. ``max_queries`` is
+    uint32[2], or None.
     """
 
     scorer: Scorer
@@ -31,7 +33,7 @@ class Settings(NamedTuple):
     num_moves: int
     threshold: float
     max_levels: int
-    max_queries: int | None
+    max_queries: Array | None
     sweep_cost: int
     first_hit: bool
     races: bool
@@ -47,7 +49,7 @@ def checked_settings(
     num_moves: int,
     threshold: float,
     max_levels: int,
-    max_queries: int | None,
+    max_queries: int | Array | None,
     stop: str,
     queries_per_score: int,
     moving: str,
@@ -109,10 +111,6 @@ def checked_settings(
             "num_particles times the dearest score must stay below 2^32 queries a move, "
             f"got {sweep_cost}."
         )
-    if max_queries is not None:
-        max_queries = _at_least("max_queries", max_queries, num_particles * max_cost)
-        if max_queries > counting.MAX_COUNT:
-            raise ValueError(f"max_queries must be below 2^64, got {max_queries}.")
     return Settings(
         scorer=scorer,
         space=space,
@@ -123,7 +121,7 @@ def checked_settings(
         num_moves=num_moves,
         threshold=float(threshold),
         max_levels=max_levels,
-        max_queries=max_queries,
+        max_queries=_budget(max_queries, num_particles * max_cost),
         sweep_cost=sweep_cost,
         first_hit=stop == "first_hit",
         races=isinstance(score_fn, Scorer),
@@ -142,6 +140,23 @@ def _long_form(score_fn: ScoreFn, queries_per_score: int) -> Scorer:
         return score_fn(particles, args), cost
 
     return Scorer(score=score, max_cost=queries_per_score)
+
+
+def _budget(max_queries: Any, least: int) -> Array | None:
+    """A budget as uint32[2]; an array, which may have no value yet, is one already."""
+    if max_queries is None:
+        return None
+    if isinstance(max_queries, jax.Array) and max_queries.ndim > 0:
+        if max_queries.shape != (2,) or max_queries.dtype != jnp.uint32:
+            raise ValueError(
+                "max_queries must be an integer or uint32[2], "
+                f"got {max_queries.dtype}{list(max_queries.shape)}."
+            )
+        return max_queries
+    number = _at_least("max_queries", max_queries, least)
+    if number > counting.MAX_COUNT:
+        raise ValueError(f"max_queries must be below 2^64, got {number}.")
+    return counting.halves(number)
 
 
 def _at_least(name: str, value: Any, least: int) -> int:
