@@ -9,6 +9,7 @@ import argparse
 import datetime
 import importlib.util
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import roofline
+from profiling import profiled
 from timing import Contestant, processor, ratio, take_turns
 
 from restore_jax import checkpoints
@@ -43,6 +45,7 @@ NEVER = 1e9
 SHIPPED = "resnet8, as packaged"
 LOOP, RACING = "loop, every candidate on all probes", "loop, racing"
 VMAPPED = "four loops by vmap"
+REST = "loop around a linear model"
 FORWARD = "forward pass alone"
 PLAIN = "forward pass alone, XLA's own convolutions"
 TORCHSCRIPT = "TorchScript, frozen, channels last"
@@ -146,6 +149,11 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
         splitting_loop(RACING, network, folded, particles, args.probes, race=True),
     ]
     images = contestants[0].images
+    profile = profiled(contestants[0].go)
+    weights = 0.01 * jax.random.normal(jax.random.key(5), (math.prod(network.image_shape), 10))
+    contestants.append(
+        splitting_loop(REST, network, weights, particles, args.probes, answer=linear)
+    )
     if name == SHIPPED:
         contestants.append(vmapped_loops(network, folded, particles // 4, args.probes))
     contestants.append(forward_pass(FORWARD, network, folded, images, chunk))
@@ -181,6 +189,8 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
             }
             for one in contestants
         },
+        "profile": profile,
+        "rest": ratio(by_name[LOOP], by_name[REST]),
         "overhead": {loop: ratio(by_name[FORWARD], by_name[loop]) for loop in (LOOP, RACING)},
         "forward_of": {
             peer: ratio(by_name[FORWARD], by_name[peer])
@@ -230,10 +240,12 @@ def searched(
 
 
 def splitting_loop(
-    name: str, network: Network, folded: Any, particles: int, probes: int, **how: Any
-) -> Contestant:
+    name: str, network: Network, folded: Any, particles: int, probes: int,
+    *, answer: Any = None, **how: Any,
+) -> Contestant:  # fmt: skip
     """One level of a search: proposals, stamping, scores, accept and reject, bookkeeping."""
-    algorithm, inputs = searched(network, network.apply_folded, folded, particles, probes, **how)
+    answer = answer or network.apply_folded
+    algorithm, inputs = searched(network, answer, folded, particles, probes, **how)
     start = jax.jit(algorithm.init)(jax.random.key(0), inputs)
     advance = jax.jit(lambda state, inputs: algorithm.advance(state, inputs, 1))
     compiled = advance.lower(start, inputs).compile(compiler_options())
@@ -494,7 +506,7 @@ def scaling(args: argparse.Namespace) -> dict[str, Any]:
     lines: dict[str, list[tuple[int, float]]] = {"particles": [], "probes": [], "side": []}
     for particles in many:
         lines["particles"].append((particles, level_seconds(network, folded, particles, 16)))
-    for probes in (8, 16, 32, 64, 128):
+    for probes in (8, 16, 32, 64, 128, 256):
         lines["probes"].append((probes, level_seconds(network, folded, base, probes)))
     for side in (16, 32, 64, 128):
         sized = make_network("resnet8", image_shape=(side, side, 3), dtype=arithmetic())

@@ -83,10 +83,29 @@ def scoring(part: dict[str, Any]) -> list[str]:
             f"{one['particles']} particles, {part['probes']} probes, one level of two moves. Time "
             f"of the loop over time of the bare forward passes of as many images: {over}.",
         ]
+        rest = one["rest"]
+        lines += [
+            f"The same loop around a linear model takes {100 * rest['median']:.1f} % "
+            f"({100 * rest['min']:.1f}–{100 * rest['max']:.1f}) of its time: proposals, stamping, "
+            "bookkeeping, and a product of each image with ten others.",
+            profile(one["profile"]),
+        ]
         if one["forward_of"]:
             against = ", ".join(f"{of(v)} of {peer}" for peer, v in one["forward_of"].items())
             lines += [f"The forward pass does {against}."]
     return lines
+
+
+def profile(found: dict[str, Any]) -> str:
+    """What a trace of one level showed."""
+    said = f"A trace of one level shows {found['programs']} compiled program(s)"
+    if "busy" not in found:
+        return said + "."
+    longest = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["longest"])
+    return (
+        f"{said}, the GPU at work {100 * found['busy']:.1f} % of the time, {found['to_host']} "
+        f"copies to the host; most of the time took {longest}."
+    )
 
 
 def training(part: dict[str, Any]) -> list[str]:
