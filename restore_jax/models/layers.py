@@ -121,7 +121,10 @@ def whitening_kernel(images: Array) -> Array:
 @jax.custom_vjp
 def max_pool(x: Array) -> Array:
     """2x2 max-pooling of [b, H, W, C]; an odd last row or column is dropped."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    # XLA's own window is computed number by number on a CPU, two to three times slower.
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
+    return jnp.maximum(x[:, :, 0:width:2], x[:, :, 1:width:2])
 
 
 def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
