@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 from restore_jax.compilation import chunk_size
 from restore_jax.oracles import Oracle, margins
@@ -149,17 +150,16 @@ def make_scorer(
         # What passing a probe is: being led, or with margins being led by more than the level.
         bar = jnp.float32(-0.5) if by_labels else level
 
-        def ask(particles: Any, probes: Array) -> Array:
-            images = faded(
-                jax.vmap(space.stamp, (0, None))(particles, probes), probes, args["fade"]
-            )
+        def ask(args: dict[str, Any], particles: Any, probes: Array) -> Array:
+            stamped = jax.vmap(space.stamp, (0, None))(particles, probes)
+            images = faded(stamped, probes, args["fade"])
             outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
             return margins(oracle.access, outputs, args["target"]).reshape(-1, width)
 
         def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
             racing, guided, passed = carry
             probes, is_guides, guides_left, probes_left = shown
-            margin = ask_racing(ask, particles, probes, racing)
+            margin = ask_racing(ask, asked_with, particles, probes, racing)
             successes = jnp.sum(margin > bar, -1)
             guided = guided + jnp.where(is_guides, successes, 0)
             passed = passed + jnp.where(is_guides, 0, successes)
@@ -167,6 +167,7 @@ def make_scorer(
             racing = racing & hopeful(plan, guided + guides_left, passed + probes_left, level)
             return (racing, guided, passed), (margin, cost)
 
+        asked_with = {name: args[name] for name in ("weights", "target", "fade")}
         nobody = jnp.zeros(n, jnp.int32)
         legs = args["probes"].reshape(plan.num_legs, width, *args["probes"].shape[1:])
         shown = (legs, plan.is_guides, plan.guides_left, plan.probes_left)
@@ -181,11 +182,16 @@ def make_scorer(
     return Scorer(score=score, max_cost=num_guides + num_probes)
 
 
-def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
+def ask_racing(ask: Any, args: Any, particles: Any, probes: Array, racing: Array) -> Array:
     """Asks about some probes with the particles still racing; whole chunks of others are skipped.
 
+    On a CPU, searches that are vmapped take turns chunk by chunk: together their images would
+    leave the cache, and nobody's chunks could be skipped.
+
     Args:
-      ask: ``(particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped probes.
+      ask: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped
+        probes.
+      args: a pytree of all arrays that ``ask`` reads besides.
       particles: a pytree with leading axis n.
       probes: f32[w, H, W, C].
       racing: bool[n].
@@ -200,16 +206,18 @@ def ask_racing(ask: Any, particles: Any, probes: Array, racing: Array) -> Array:
     order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
     runners = jnp.sum(racing, dtype=jnp.int32)
     some = jax.tree.map(lambda leaf: leaf[:together], particles)
-    like = jax.eval_shape(ask, some, probes)
+    like = jax.eval_shape(ask, args, some, probes)
+
+    def ask_some(some_race: Array, *given: Any) -> Array:
+        return lax.cond(some_race, ask, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
+
+    if jax.default_backend() == "cpu":
+        ask_some = sequential_vmap(ask_some)
 
     def chunk(_: None, first: Array) -> tuple[None, Array]:
         rows = lax.dynamic_slice_in_dim(order, first, together)
-        asked = lax.cond(
-            first < runners,
-            lambda: ask(jax.tree.map(lambda leaf: leaf[rows], particles), probes),
-            lambda: jnp.zeros(like.shape, like.dtype),
-        )
-        return None, asked
+        shown = jax.tree.map(lambda leaf: leaf[rows], particles)
+        return None, ask_some(first < runners, args, shown, probes)
 
     _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
     asked = asked.reshape(-1, *like.shape[1:])[:n]

@@ -159,6 +159,48 @@ def test_the_score_is_the_same_under_jit(setup):
     chex.assert_shape(eager[0], (N,))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere they go side by side")
+def test_searches_that_are_vmapped_are_shown_what_each_would_be_alone(setup):
+    space, _, probes = setup
+    n, levels, shown = 1024, jnp.array([-1.0, 0.5, 2.0, 1e9]), []
+
+    def model(images):
+        jax.debug.callback(lambda _: shown.append(len(images)), images[0, 0, 0, 0])
+        return backdoored(images)
+
+    oracle = open_model(model, "logits", image_shape=IMAGE_SHAPE, class_names=NAMES)
+    scorer, args = make_scorer(oracle, space, SUCCESS, M), args_of(oracle, probes)
+    particles = space.search.sample(jax.random.key(5), n)
+
+    def score(level):
+        return scorer.score(None, particles, level, jnp.ones(n, bool), args)
+
+    alone, images = [], []
+    for level in levels:
+        alone.append(jax.block_until_ready(jax.jit(score)(level)))
+        jax.effects_barrier()
+        images.append(sum(shown))
+        shown.clear()
+    together = jax.block_until_ready(jax.jit(jax.vmap(score))(levels))
+    jax.effects_barrier()
+    chex.assert_trees_all_equal(together, jax.tree.map(lambda *each: jnp.stack(each), *alone))
+    assert images[0] > images[-1] > 0  # so that there is something to skip
+    assert sum(shown) == sum(images)
+
+
+def test_stamped_images_are_never_all_there_at_once(setup):
+    space, _, probes = setup
+    oracle, n = as_access("logits"), 4096
+    scorer, args = make_scorer(oracle, space, SUCCESS, M, race=False), args_of(oracle, probes)
+    particles = space.search.sample(jax.random.key(5), n)
+
+    def score(particles, args):
+        return scorer.score(None, particles, jnp.float32(0), jnp.ones(n, bool), args)
+
+    found = jax.jit(score).lower(particles, args).compile().memory_analysis()
+    assert found.temp_size_in_bytes < n * M * probes[0].nbytes / 8
+
+
 @pytest.mark.parametrize(
     ("success", "m", "c"),
     [(0.95, 20, 19), (1.0, 20, 20), (0.951, 20, 20), (0.01, 20, 1), (0.7, 10, 7)],

@@ -140,15 +140,15 @@ def compile_draws(
         particles = space.search.sample(key, n)
         classes = jnp.arange(oracle.num_classes)
 
-        def ask(particles: Any, probes: Array) -> Array:
+        def ask(weights: Any, particles: Any, probes: Array) -> Array:
             images = jax.vmap(space.stamp, (0, None))(particles, probes)
-            outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
+            outputs = oracle.answer(weights, images.reshape(-1, *images.shape[2:]))
             return labels(oracle.access, outputs).reshape(-1, RACE_WIDTH)
 
         def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
             racing, led, missed = carry
             probes, valid = shown
-            answers = ask_racing(ask, particles, probes, racing)
+            answers = ask_racing(ask, args["weights"], particles, probes, racing)
             there = (answers[..., None] == classes) & valid.T
             led = led + jnp.where(racing[:, None], jnp.sum(there, 1), 0)
             missed = missed + jnp.where(racing[:, None], jnp.sum(valid.T & ~there, 1), 0)
