@@ -16,7 +16,19 @@ from restore_jax.backdoors import PlantedBlend, PlantedPatch, PlantedStripes, pl
 from restore_jax.cli import planting
 from restore_jax.data import shapes
 
-TINY = ["train", "--dataset", "shapes", "--epochs", "3", "--batch-size", "40", "--seed", "5"]
+TINY = [
+    "train",
+    "--dataset",
+    "shapes",
+    "--arch",
+    "resnet8_narrow",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "40",
+    "--seed",
+    "5",
+]
 EPOCHS, TRAIN, TEST = 3, 120, 80
 
 
@@ -127,7 +139,7 @@ def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys)
     capsys.readouterr()
     other = ["--arch", "resnet20", "--dataset", "shapes", "--out", str(tmp_path / "no")]
     message = refused(capsys, *other, "--start-from", str(finished))
-    assert "is a resnet8 for images of (32, 32, 3) and 10 classes, not a resnet20" in message
+    assert "is a resnet8_narrow for images of (32, 32, 3) and 10 classes, not a resnet20" in message
     assert not (tmp_path / "no").exists()
 
 

@@ -75,7 +75,7 @@ def walked(proposal, start, teachers, inside, sweeps):
     return np.asarray(quick_jit(lambda carry: jax.lax.fori_loop(0, sweeps, sweep, carry))(carry)[0])
 
 
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_fresh_draws_beyond_half_spaces_keep_the_law_and_forget(number):
     start = two_modes(N, 10)
     later = walked(

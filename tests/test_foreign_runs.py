@@ -281,9 +281,11 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
     return folder, received(count), lost, kills
 
 
-def check_kills(forks, undisturbed, kind, probes, seed, most):
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 8)])
+def test_runs_that_are_killed_many_times_go_on(kind, most, forks, undisturbed, probes):
     folder, images, seconds = undisturbed(kind)
-    draw, kills = random.Random(seed), 0
+    draw, kills = random.Random(1), 0
     while kills < most:
         found, got, lost, more = kill_and_go_on(forks, kind, probes, draw, seconds, most - kills)
         kills += more
@@ -292,16 +294,6 @@ def check_kills(forks, undisturbed, kind, probes, seed, most):
         assert content["queries"] == got + lost >= images
         assert content["asking"]["images_sent_again"] == content["queries"] - images
         assert sum(content["queries_by_stage"].values()) == content["queries"]
-
-
-def test_a_killed_recovery_goes_on_where_it_was(forks, undisturbed, probes):
-    check_kills(forks, undisturbed, "recover", probes, seed=0, most=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 8)])
-def test_runs_that_are_killed_many_times_go_on(kind, most, forks, undisturbed, probes):
-    check_kills(forks, undisturbed, kind, probes, seed=1, most=most)
 
 
 def interrupt(forks, line, count, when):

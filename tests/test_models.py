@@ -47,7 +47,13 @@ def test_sizes():
     assert num_params("resnet8_small") == 107_192
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "resnet18"])
+EVERYDAY = ("resnet8", "resnet8_mean", "resnet20")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in EVERYDAY else pytest.mark.slow) for n in NETWORKS],
+)
 def test_folded_equals_unfolded(name):
     network, params, stats = trained_like(name, image_shape=(16, 16, 3))
     images = images_for(network, 4)
@@ -62,11 +68,6 @@ def test_folded_equals_unfolded(name):
     size = float(jnp.max(jnp.abs(logits)))
     chex.assert_trees_all_close(folded(params, stats, images), logits, rtol=0, atol=1e-4 * size)
     assert float(jnp.std(logits[:, 0])) > 1e-3 * size  # the images tell apart
-
-
-@pytest.mark.slow
-def test_folded_equals_unfolded_resnet18():
-    test_folded_equals_unfolded("resnet18")
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,10 @@ def test_moves_keep_the_prior_and_its_restriction(name, move, restricted):
 @BOTH
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "patch" else ()) for name in EVERYDAY],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("patch", "sparse") else ())
+        for name in EVERYDAY
+    ],
 )
 def test_the_kernel_forgets_where_it_started(name, restricted):
     run, start, _ = laboratory(name)

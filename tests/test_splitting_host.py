@@ -49,7 +49,7 @@ def same(one, other):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("all", "clones") else ())
+        pytest.param(name, marks=pytest.mark.slow if name in ("all", "clones", "first hit") else ())
         for name in CASES
     ],
 )
@@ -92,6 +92,7 @@ def test_a_level_that_fails_leaves_the_state_before_it():
     same(algorithm.advance(state, args, 100), whole.advance(whole.init(key, args), args, 100))
 
 
+@pytest.mark.slow
 def test_a_probability_on_the_host_is_the_right_one():
     def beyond(key, x, level, active, args):
         return np.asarray(x)[:, 0], int(np.sum(active))

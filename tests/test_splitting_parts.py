@@ -400,7 +400,12 @@ def test_proposals_that_draw_alike_draw_once_and_go_where_they_would_alone():
     for given in (proposals, [functools.partial(proposal) for proposal in proposals]):
         draws.clear()
         kernel = metropolis(given)
-        results.append(kernel.step(keys, particles, jnp.zeros(64), everywhere, kernel.init()))
+        step = quick_jit(
+            lambda kernel=kernel: kernel.step(
+                keys, particles, jnp.zeros(64), everywhere, kernel.init()
+            )
+        )
+        results.append(step())
         results.append(len(draws))
     shared, once, alone, twice = results
     assert (once, twice) == (1, 2)

@@ -23,7 +23,7 @@ PATCHES = [
     PlantedPatch("2", 11, 11, ("010", "101", "010"), target=6, rate=0.1),
 ]
 METADATA = {
-    "architecture": "resnet8",
+    "architecture": "resnet8_narrow",
     "class_names": list("abcdefghij"),
     "image_shape": [SIDE, SIDE, 3],
     "normalisation": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
@@ -432,8 +432,8 @@ def edited(checkpoint, **changes):
     ("changes", "words"),
     [
         ({"architecture": "vgg16"}, "unknown architecture 'vgg16'"),
-        ({"architecture": "resnet20"}, "has shape (48,), where (16,) is needed"),
-        ({"class_names": list("abc")}, "(240, 3) is needed"),
+        ({"architecture": "resnet20"}, "has shape (32,), where (16,) is needed"),
+        ({"class_names": list("abc")}, "(48, 3) is needed"),
         ({"schema_version": 99}, "schema version 99"),
         ({"normalisation": None, "class_names": None}, "lacks class_names, normalisation"),
     ],
