@@ -188,6 +188,7 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
                 "of_bound": one.rate() / bound,
             }
             for one in contestants
+            if one.name != REST
         },
         "profile": profile,
         "rest": ratio(by_name[LOOP], by_name[REST]),

@@ -77,7 +77,7 @@ def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:
     return jnp.where(which, draw(key_draw, prior), particle)
 
 
-def proposals() -> dict[str, Proposal]:
+def proposals(prior: Prior) -> dict[str, Proposal]:
     """The moves, by name.
 
     - ``step``: one of the four numbers moves by up to half of ``strength``.
@@ -88,6 +88,7 @@ def proposals() -> dict[str, Proposal]:
     Amplitude and frequency reflect at the ends of their ranges, angle and phase go round: see
     `_folded`.
     """
+    del prior
 
     def step(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         by = strength * (uniform(bits[1], ()) - 0.5)
@@ -134,7 +135,7 @@ def stripes(
     if angles not in ANGLES:
         raise ValueError(f"angles is {angles!r}; it must be one of {', '.join(ANGLES)}.")
     prior = Prior(shape, amplitude, frequency, angles)
-    moves = proposals()
+    moves = proposals(prior)
     return TriggerSpace(
         name="stripes",
         search=SearchSpace(
