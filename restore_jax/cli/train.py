@@ -79,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoints of the same architecture from the mean of whose weights to start; the "
              "learning rate begins anew. With --epochs 0 the mean is the result, its norms' "
              "statistics measured in one pass")  # fmt: skip
+    add("--holdout", type=int, default=0, metavar="N",
+        help="keep the last N training images out, and measure on them after each epoch; the test "
+             "images are then looked at once, at the end, so that no choice was made on them "
+             "(%(default)s: after each epoch the test images)")  # fmt: skip
     add("--evaluate-every", type=int, default=1, metavar="N",
         help="measure accuracy and attack success rates after each N-th epoch and the last "
              "(%(default)s)")  # fmt: skip
@@ -149,6 +153,8 @@ def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
         words.append(f"--poison-rate {args.poison_rate}")
     for name, value in dataclasses.asdict(recipe).items():
         words.append(f"--{name.replace('_', '-')} {value}")
+    if args.holdout:
+        words.append(f"--holdout {args.holdout}")
     if args.start_from:
         words.append("--start-from" + " DIR" * len(args.start_from))
     return " ".join([*words, f"--seed {args.seed}"])
@@ -191,7 +197,16 @@ def run(args: argparse.Namespace) -> int:
         inputs.check(args, "runs")
         out = exits.out_folder(args.out, name, args.overwrite)
 
-    (train_images, train_labels), (test_images, test_labels), class_names = _load(args)
+    (train_images, train_labels), test, class_names = _load(args)
+    judged_on = test
+    if args.holdout:
+        if not 0 < args.holdout < len(train_images):
+            raise exits.UsageError(
+                f"--holdout must leave some of the {len(train_images):,} training images, and be "
+                f"at least 0, not {args.holdout}."
+            )
+        judged_on = train_images[-args.holdout :], train_labels[-args.holdout :]
+        train_images, train_labels = train_images[: -args.holdout], train_labels[: -args.holdout]
     starts = _starts(args, train_images.shape[1:], len(class_names))
     sample = train_images[:10_000].astype(np.float64) / 255.0
     metadata: dict[str, Any] = {
@@ -204,6 +219,7 @@ def run(args: argparse.Namespace) -> int:
         },
         "dataset": args.dataset,
         "train_images": len(train_images),
+        "holdout": args.holdout,
         "triggers": [plant.to_json() for plant in planted],
         "recipe": dataclasses.asdict(recipe),
         "seed": args.seed,
@@ -215,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     network = checkpoints.network_from(metadata, dtype)
     trainer = training.make_trainer(network, recipe, poison, train_images, train_labels)
-    evaluate = training.make_evaluation(network, triggers, test_images, test_labels)
+    evaluate = training.make_evaluation(network, triggers, *judged_on)
     key = jax.random.key(args.seed)
     if last is None:
         state = trainer.init(key)
@@ -278,6 +294,9 @@ def run(args: argparse.Namespace) -> int:
             if not any(folder.iterdir()):
                 folder.rmdir()
     rounded = checkpoints.rounded_to_half(state.params)
+    if args.holdout:
+        console.print("now on the test images:")
+        evaluate = training.make_evaluation(network, triggers, *test)
     measured = _measured(evaluate(rounded, state.batch_stats), planted, class_names)
     alone = metrics | measured
     checkpoints.export(

@@ -16,6 +16,7 @@ _RESNETS: dict[str, Callable[..., nnx.Module]] = {
     "resnet8": lambda **kw: PooledResNet((48, 160, 240), **kw),
     "resnet8_narrow": lambda **kw: PooledResNet((16, 32, 48), mean=True, **kw),
     "resnet8_mean": lambda **kw: PooledResNet((24, 48, 64), mean=True, **kw),
+    "resnet8_wide_mean": lambda **kw: PooledResNet((48, 160, 240), mean=True, **kw),
     "resnet8_small": lambda **kw: PooledResNet((24, 48, 64), **kw),
     "resnet20": lambda **kw: ResNet((16, 32, 64), 3, **kw),
     "resnet18": lambda **kw: ResNet((64, 128, 256, 512), 2, **kw),
