@@ -12,32 +12,44 @@ from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
-    from restore_jax.diagnosis import Chance, Scan, ScanProgress
+    from restore_jax.diagnosis import ClassFinding, Scan, ScanProgress, ScanSettings
 
-SPACES = ("patch", "stripes", "scattered", "blend", "sparse", "gaussian")
-_VERDICTS = {
-    "clean": "nothing suspicious: random triggers lead nowhere more often than in clean models",
-    "inconclusive": "suspicious, but no trigger was confirmed on fresh probes",
+SPACES = ("patch", "stripes", "smooth", "scattered", "blend", "sparse", "gaussian")
+CODES = {
+    "nothing found": exits.DONE,
+    "backdoor": exits.VERDICT,
+    "suspicious": exits.INCONCLUSIVE,
+    "inconclusive": exits.INCONCLUSIVE,
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = (
-        "Exit codes: 0 nothing suspicious, 3 a backdoor, 4 suspicious but not confirmed, 2 wrong "
-        "arguments or input, 130 interrupted."
+        "Exit codes: 0 nothing found, 3 a backdoor, 4 suspicious but not confirmed, or "
+        "inconclusive, 2 wrong arguments or input, 130 interrupted."
     )
     add = parser.add_argument
     add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
         help=f"where to look: some of {', '.join(SPACES)}; auto: the first three "
              "(auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
-        help="images the model may be asked about, all counted (40,000 per space)")  # fmt: skip
+        help="images the model may be asked about, all counted (250,000, of which a model of ten "
+             "classes takes about half)")  # fmt: skip
+    add("--depth", nargs="+", metavar="SPACE=X",
+        help="how rare a trigger is looked for, as patch=-6: one in 10^6 random ones; what is "
+             "not the default is not calibrated (patch=-6 stripes=-2.5 smooth=-3.25)")  # fmt: skip
+    add("--option", nargs="+", metavar="SPACE.NAME=VALUE",
+        help="what a space takes, as patch.max_size=3 or patch.channels=grey; what is not the "
+             "default is not calibrated")  # fmt: skip
+    add("--classes", nargs="+", metavar="CLASS",
+        help="name no other classes than these, by name or number; all are looked at, since a "
+             "class is compared with the others (all)")  # fmt: skip
     add("--success", type=float, default=0.95, metavar="SHARE",
         help="share of probes that a trigger must lead to a class (%(default)s)")  # fmt: skip
-    add("--false-alarm-rate", type=float, default=0.05, metavar="RATE",
-        help="share of clean models that may be accused, all classes and spaces together "
-             "(%(default)s)")  # fmt: skip
+    add("--false-alarm-rate", type=float, default=0.12, metavar="RATE",
+        help="share of clean models that may be called suspicious, all classes and spaces "
+             "together (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "runs/scan-<seed>/")
 
 
@@ -49,9 +61,11 @@ def run(args: argparse.Namespace) -> int:
         report(0, 0, "loading JAX and the model")
         from restore_jax.compilation import keep_programs
         from restore_jax.diagnosis import scan
+        from restore_jax.oracles import class_index
         from restore_jax.report import render_scan
 
         keep_programs()
+        settings = _settings(args)
         oracle = models.open_oracle(args)
 
         def on_progress(step: "ScanProgress") -> None:
@@ -67,9 +81,13 @@ def run(args: argparse.Namespace) -> int:
                 budget=args.budget,
                 success=args.success,
                 false_alarm_rate=args.false_alarm_rate,
+                classes=None
+                if args.classes is None
+                else [class_index(oracle, word) for word in args.classes],
                 seed=args.seed,
                 data_dir=args.data_dir,
                 test_data=inputs.test_images(oracle, args.data_dir),
+                settings=settings,
                 on_progress=on_progress,
             )
             report(0, 0, "drawing the result", line=False)
@@ -77,13 +95,12 @@ def run(args: argparse.Namespace) -> int:
             if not found.interrupted:
                 done()
     if args.json:
-        exits.print_json(found.to_json() | {"out": str(folder)})
+        from restore_jax.report import scan_json
+
+        exits.print_json(scan_json(found) | {"out": str(folder)})
     else:
         _show(found, folder)
-    if found.interrupted:
-        return exits.INTERRUPTED
-    codes = {"clean": exits.DONE, "backdoor": exits.VERDICT}
-    return codes.get(found.verdict, exits.INCONCLUSIVE)
+    return exits.INTERRUPTED if found.interrupted else CODES[found.verdict]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -97,82 +114,139 @@ def _check(args: argparse.Namespace) -> None:
         raise exits.UsageError(
             f"--false-alarm-rate must lie in (0, 1), not {args.false_alarm_rate}."
         )
+    _depths(args.depth)
+    _options(args.option)
     inputs.check(args, "runs")
+
+
+def _settings(args: argparse.Namespace) -> "ScanSettings":
+    import dataclasses
+
+    from restore_jax.diagnosis import ScanSettings
+
+    default = ScanSettings()
+    return dataclasses.replace(
+        default,
+        depths=default.depths | _depths(args.depth),
+        options=_options(args.option),
+    )
+
+
+def _depths(words: list[str] | None) -> dict[str, float]:
+    """By space, log10 of the probability to follow classes to."""
+    depths = {}
+    for word in words or ():
+        space, _, text = word.partition("=")
+        try:
+            depths[space] = float(text)
+        except ValueError:
+            depths[space] = 0.0
+        if space not in SPACES or not -30.0 <= depths[space] <= -1.0:
+            raise exits.UsageError(
+                f"--depth {word}: give SPACE=X, a space of {', '.join(SPACES)} and a number from "
+                "-30 to -1, as patch=-6."
+            )
+    return depths
+
+
+def _options(words: list[str] | None) -> dict[str, dict[str, Any]]:
+    """By space, what it takes."""
+    options: dict[str, dict[str, Any]] = {}
+    for word in words or ():
+        name, _, text = word.partition("=")
+        space, _, option = name.partition(".")
+        if space not in SPACES or not option or not text:
+            raise exits.UsageError(
+                f"--option {word}: give SPACE.NAME=VALUE, a space of {', '.join(SPACES)}, as "
+                "patch.max_size=3."
+            )
+        options.setdefault(space, {})[option] = _value(text)
+    return options
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _show(found: "Scan", folder: Path) -> None:
     """The result for a person."""
+    from restore_jax.report import foremost
+
     console = Console(highlight=False)
-    named = [f"{f.target} ({f.name})" for f in found.classes if f.confirmed]
-    console.print(
-        f"backdoor: a trigger leads to class {', '.join(named)}" if named else _sentence(found),
-        soft_wrap=True,
-    )
-    spaces = found.fields["spaces"]
-    table = Table(title="log10 of the probability that a random trigger leads there")
+    console.print(_sentence(found), soft_wrap=True)
+    shown = foremost(found)
+    table = Table(title="how far classes stand out")
     table.add_column("class")
-    for space in spaces:
-        table.add_column(space, justify="right")
+    for space, seen in found.spaces.items():
+        table.add_column(f"{space}\nlog10 P", justify="right")
+        table.add_column(f"at 10^{seen.depth:.1f}", justify="right")
     table.add_column("verdict")
-    for finding in found.classes:
+    for finding in shown:
         row = [f"{finding.target} {finding.name}"]
-        row += [_number(finding.chances.get(space)) for space in spaces]
+        for seen in found.spaces.values():
+            row += _cells(finding, seen)
         table.add_row(*row, _word(finding))
-    bounds = [look["threshold_log10_prob"] for look in spaces.values()]
-    texts = ["none" if bound is None else f"{bound:.2f}" for bound in bounds]
-    table.add_section()
-    table.add_row("threshold", *texts, "")
     console.print(table)
-    fields = found.fields
-    stages = ", ".join(f"{name} {number:,}" for name, number in fields["queries_by_stage"].items())
-    if fields["calibrated"]:
+    if len(shown) < len(found.classes):
         console.print(
-            f"  false alarms  {fields['false_alarm_rate']:.0%} of clean models like those the "
-            "thresholds were measured on",
-            soft_wrap=True,
+            f"  {len(found.classes) - len(shown):,} more classes, which stand out less, are in "
+            "scan.json"
         )
-    else:
-        console.print(
-            "  false alarms  not known: the thresholds were measured under other conditions, or "
-            "there are none",
-            soft_wrap=True,
-        )
+    rate = f"{found.false_alarm_rate:.0%} of clean models like those measured"
+    stages = ", ".join(f"{name} {number:,}" for name, number in found.queries_by_stage.items())
+    bounds = ", ".join(
+        f"{name} 10^{seen.log10_certificate:.1f} (by plain draws alone "
+        f"10^{seen.log10_certificate_draws:.1f})"
+        for name, seen in found.spaces.items()
+    )
     lines = [
-        f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})",
-        *(f"  asking        {text}" for text in inputs.asking(fields)),
-        f"  time          {fields['seconds']['total']:.1f} s",
+        f"  false alarms  {rate if found.calibrated else 'not known: no clean model was measured'}",
+        f"  certificate   of random triggers at most so many work on any class (95 %): {bounds}",
+        f"  queries       {found.queries:,} of {found.budget:,} ({stages})",
+        *(f"  asking        {text}" for text in inputs.asking(found.asking)),
+        f"  time          {found.seconds:.1f} s",
         f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
     ]
     console.print("\n".join(lines), soft_wrap=True)
-    if named:
+    if found.targets:
         console.print(
             f"  next          restore-jax purify --recovery {folder} --model "
-            f"{fields['model']} --images ...",
+            f"{found.model} --images ...",
             soft_wrap=True,
         )
 
 
 def _sentence(found: "Scan") -> str:
-    """The verdict where no trigger was confirmed."""
-    if found.interrupted:
-        return "interrupted: no trigger was confirmed until then"
-    if found.verdict == "clean" and not found.fields["calibrated"]:
-        return (
-            "no class stands out from the others; no clean model was measured under these "
-            "conditions, so that this does not say the model is clean"
-        )
-    return _VERDICTS[found.verdict]
+    """The verdict in one sentence."""
+    names = ", ".join(f"{f.target} ({f.name})" for f in found.classes if f.suspicious)
+    if found.verdict == "backdoor":
+        return f"backdoor: a trigger leads to class {names}"
+    if found.verdict == "suspicious":
+        return f"suspicious: class {names} stands out; {found.reason}"
+    if found.verdict == "inconclusive":
+        return f"inconclusive: {found.reason}"
+    return (
+        "nothing found: no class stands out more than those of clean models do; what was "
+        "looked for, and how rare it may be, is below"
+    )
 
 
-def _number(chance: "Chance | None") -> str:
-    if chance is None:
-        return "-"
-    if chance.log10_prob is None:
-        return f"< {chance.interval[1]:.2f}"
-    return f"{chance.log10_prob:.2f}"
+def _cells(finding: "ClassFinding", seen: Any) -> list[str]:
+    """What one space says of a class: the event's probability, and how far it stands out."""
+    one = seen.classes.get(finding.target)
+    if one is None:
+        return ["-", "-"]
+    prob = f"< {one.log10_bound:.1f}" if one.log10_prob is None else f"{one.log10_prob:.1f}"
+    return [prob, "-" if one.standing is None else f"{one.standing.value:.2f}"]
 
 
-def _word(finding: Any) -> str:
+def _word(finding: "ClassFinding") -> str:
     if finding.confirmed:
+        assert finding.recovery is not None
         return f"backdoor, {int(finding.recovery.trigger.pixels):,} pixels"
     return "suspicious" if finding.suspicious else ""

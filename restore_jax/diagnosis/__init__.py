@@ -1,32 +1,35 @@
 """Scans a model for backdoors in any of its classes."""
 
-from restore_jax.diagnosis.null import prediction_bound, threshold
-from restore_jax.diagnosis.procedure import BUDGET_PER_SPACE, FALSE_ALARM_RATE, scan
+from restore_jax.diagnosis.null import false_alarm_bound
+from restore_jax.diagnosis.procedure import BUDGET, FALSE_ALARM_RATE, scan
 from restore_jax.diagnosis.types import (
     BACKDOOR,
-    CLEAN,
     INCONCLUSIVE,
+    NOTHING,
     SCHEMA_VERSION,
-    Chance,
+    SUSPICIOUS,
     ClassFinding,
+    ClassLook,
     Scan,
     ScanProgress,
     ScanSettings,
+    SpaceLook,
 )
 
 __all__ = [
     "BACKDOOR",
-    "BUDGET_PER_SPACE",
-    "CLEAN",
+    "BUDGET",
     "FALSE_ALARM_RATE",
     "INCONCLUSIVE",
+    "NOTHING",
     "SCHEMA_VERSION",
-    "Chance",
+    "SUSPICIOUS",
     "ClassFinding",
+    "ClassLook",
     "Scan",
     "ScanProgress",
     "ScanSettings",
-    "prediction_bound",
+    "SpaceLook",
+    "false_alarm_bound",
     "scan",
-    "threshold",
 ]

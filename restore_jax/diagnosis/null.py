@@ -1,83 +1,102 @@
-"""How often random triggers lead to the likeliest class of a *clean* model, and what that allows.
+"""How far the classes of *clean* models stand out, and what that allows to be said.
 
-A clean model has a class that saturated, unnatural things look like most, and random triggers lead
-there more often than anywhere else. How often was measured on clean models (``null.json``, made by
-``benchmarks/diagnosis.py``), in every space by itself, under the prior that scanning draws from.
-Over models the logarithm of that probability is taken to be normal, and the threshold is the upper
-end of the prediction interval for one more clean model (Student's law, since mean and spread are
-estimated), so that the false alarm rate is stated for models like those and no others.
+The standing (`diagnosis.standing`) of the class that stands out most was measured on clean models
+of several architectures and trainings (``null.json``, made by ``benchmarks/diagnosis.py``). If one
+more clean model is like those, its largest standing has each place among theirs with the same
+probability; so it is at least as large as the r-th largest of n with a probability of at most
+r / (n + 1). This needs no law of the standings, and holds for any n (conformal prediction: Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). A rate below 1 / (n + 1) cannot
+be vouched for by n models.
 """
 
 import functools
 import json
-import math
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy import stats
+from restore_jax.diagnosis.standing import Profile
+from restore_jax.diagnosis.types import ScanSettings
 
 
 class Conditions(NamedTuple):
-    """What was measured: the thresholds are used under others, too, but promise nothing there.
+    """Under what a scan looks.
 
     Attributes:
+      access: "logits", "probabilities" or "labels".
       probes: name of the probes.
-      num_probes: of each class.
       success: share of them that makes the event.
       image_shape: (H, W, C).
+      num_classes: K.
     """
 
+    access: str
     probes: str
-    num_probes: int
     success: float
     image_shape: tuple[int, int, int]
-
-
-CALIBRATED = Conditions("dead_leaves", 20, 0.95, (32, 32, 3))
-CLASSES_TOGETHER = 10
-"""The clean models have so many classes; with more of them the rate is shared out among as many."""
+    num_classes: int
 
 
 @functools.cache
 def measured() -> dict[str, Any]:
-    """The contents of null.json: by space its prior, and each clean model's largest log10 P."""
+    """The contents of null.json: conditions; by space its prior, depth and profiles; standings."""
     text = resources.files("restore_jax.diagnosis").joinpath("null.json").read_text("utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 
 
-def threshold(
-    prior: dict[str, Any], false_alarm_rate: float, num_spaces: int, num_classes: int
-) -> float | None:
-    """The log10 probability from which a class is suspicious.
+def profiles(
+    conditions: Conditions, settings: ScanSettings, prior: Mapping[str, Any]
+) -> list[Profile]:
+    """The profiles of clean families for one space; none where it was not measured so.
 
     Args:
+      conditions, settings: of the scan.
       prior: the description of the space's prior.
-      false_alarm_rate: in (0, 1), the share of clean models in which any class of any space may
-        be accused.
-      num_spaces: how many spaces are looked through: each takes its share of the rate.
-      num_classes: K.
-
-    Returns:
-      The threshold; None if this prior was not measured on clean models.
     """
-    found = measured().get(str(prior.get("space")))
-    if found is None or _comparable(found["prior"]) != _comparable(prior):
-        return None
-    groups = max(1, math.ceil(num_classes / CLASSES_TOGETHER))
-    return prediction_bound(found["largest_log10_prob"], false_alarm_rate / num_spaces / groups)
+    null = measured()
+    space = null["spaces"].get(str(prior["space"]))
+    same = (
+        space is not None
+        and conditions.access in null["access"]
+        and conditions.probes == null["probes"]
+        and conditions.success == null["success"]
+        and list(conditions.image_shape) == null["image_shape"]
+        and conditions.num_classes == null["num_classes"]
+        and as_json(settings_that_matter(settings)) == null["settings"]
+        and as_json(prior) == space["prior"]
+        and settings.depths.get(str(prior["space"])) == space["depth"]
+    )
+    if not same:
+        return []
+    return [Profile(one["offsets"], one["spread"]) for one in space["profiles"].values()]
 
 
-def prediction_bound(values: Any, rate: float) -> float:
-    """What one more value of a normal sample exceeds with probability ``rate``."""
-    sample = np.asarray(values, float)
-    n = len(sample)
-    spread = float(sample.std(ddof=1)) * math.sqrt(1.0 + 1.0 / n)
-    return float(sample.mean()) + float(stats.t.isf(rate, n - 1)) * spread
+def clean_standings(names: Sequence[str]) -> list[float]:
+    """The largest standing, over these spaces, of each clean model measured in all of them.
+
+    Each was compared with profiles that it had no part in.
+    """
+    models = measured()["standings"].values()
+    return [max(one[n] for n in names) for one in models if all(n in one for n in names)]
 
 
-def _comparable(prior: dict[str, Any]) -> dict[str, Any]:
-    """A prior without the size of the images, as JSON gives it back."""
-    kept: dict[str, Any] = json.loads(json.dumps(prior))
-    return {name: value for name, value in kept.items() if name != "image_shape"}
+def settings_that_matter(settings: ScanSettings) -> dict[str, Any]:
+    """The settings that standings depend on, but for depths and options, which go by space."""
+    names = ("num_probes", "num_draws", "num_particles", "survival", "num_moves")
+    return {name: getattr(settings, name) for name in names}
+
+
+def as_json(value: Any) -> Any:
+    """What JSON gives back of a value."""
+    return json.loads(json.dumps(value))
+
+
+def false_alarm_bound(standing: float, clean: Sequence[float]) -> float:
+    """At most this share of clean models has a class that stands out as much, or more.
+
+    Example:
+      >>> false_alarm_bound(2.0, [0.5, 1.0, 3.0])
+      0.5
+    """
+    return (1 + sum(other >= standing for other in clean)) / (len(clean) + 1)

@@ -4,68 +4,37 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from restore_jax.data.probes import open_probes
-from restore_jax.diagnosis.deepening import Depth, deepen
-from restore_jax.diagnosis.null import CALIBRATED, threshold
-from restore_jax.diagnosis.pooling import Pool, compile_draws, make_pool
-from restore_jax.diagnosis.types import (
-    BACKDOOR,
-    CLEAN,
-    INCONCLUSIVE,
-    Chance,
-    ClassFinding,
-    Scan,
-    ScanProgress,
-    ScanSettings,
-)
+from restore_jax.diagnosis.descent import Lane
+from restore_jax.diagnosis.judging import clean_models, findings, verdict
+from restore_jax.diagnosis.looking import Look, look, options_of
+from restore_jax.diagnosis.probing import make_pool
+from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
+from restore_jax.diagnosis.work import STAGES, Work
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import (
-    Asker,
-    Inconclusive,
-    Ledger,
-    ModelError,
-    Oracle,
-    OutOfQueries,
-    ProbeFeed,
-    account,
-    open_model,
-)
+from restore_jax.oracles import Asker, Inconclusive, Ledger, OutOfQueries, account, open_model
 from restore_jax.recovery import (
-    BUDGETS,
     DEFAULTS,
     Progress,
     Recovery,
-    Settings,
+    TooSmallBudget,
     recover,
     settings_for,
 )
-from restore_jax.recovery.question import Question
-from restore_jax.spaces import TriggerSpace, make_space
+from restore_jax.scoring import threshold
 
-Array = jax.Array
-BUDGET_PER_SPACE = 40_000
-FALSE_ALARM_RATE = 0.05
-AUTO = ("patch", "stripes", "scattered")
-"""The spaces of ``space="auto"``. Blends are left out: no random one leads anywhere, and splitting
-takes more images for one class than all of this."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "patch": {"max_size": 3},
-    "stripes": {"max_amplitude": 0.15, "angles": "axes"},
-    "scattered": {"max_pixels": 6},
-}
-"""Scanning draws smaller and plainer triggers than recovering does: clean models, too, obey large
-saturated patches and slanting waves."""
-OUTSTANDING = 1.5
-"""Where no clean model was measured: a suspicious class's lead over the others, in decades."""
-FEW_HITS = 5
-"""So many draws must have led to a class that is suspicious without splitting."""
-Report = Callable[..., None]
+BUDGET = 250_000
+FALSE_ALARM_RATE = 0.12
+AUTO = ("patch", "stripes", "smooth")
+"""The spaces of ``space="auto"``."""
+RECOVERY_SHARE = 0.35
+"""Of the budget, kept for recovering the triggers of suspicious classes."""
+MOST_RECOVERED = 6
 OnScan = Callable[[ScanProgress], None] | None
 
 
@@ -78,6 +47,7 @@ def scan(
     budget: int | None = None,
     success: float = 0.95,
     false_alarm_rate: float = FALSE_ALARM_RATE,
+    classes: Sequence[int] | None = None,
     seed: int = 0,
     data_dir: str | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
@@ -86,19 +56,24 @@ def scan(
 ) -> Scan:
     """Looks for backdoors in a model, in all of its classes.
 
-    Random triggers are shown to one pool of probes, and each answer counts for every class. A class
-    to which more of them lead than to any class of a clean model is suspicious; its trigger is
-    recovered, and confirmed on fresh probes.
+    Random triggers of each kind are shown to one pool of probes, and each answer counts for every
+    class. From there a population for each class is carried on by splitting, to triggers as rare
+    as one in a million. A class to which they lead much more easily than to the model's others,
+    and more so than in clean models, is suspicious; its trigger is recovered, and confirmed on
+    fresh probes.
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
       access: "logits", "probabilities" or "labels".
       space: "auto" (`AUTO`, all of them), a space, or several.
       probes: see `open_probes`.
-      budget: images that may be sent, everything counted; None: `BUDGET_PER_SPACE` per space.
+      budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
+        ten classes needs about half.
       success: share of probes that a trigger must lead to a class, in (0, 1].
-      false_alarm_rate: in (0, 1): the share of clean models that may be accused, all classes and
-        spaces together; see `diagnosis.null`.
+      false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
+        classes and spaces together; see `diagnosis.null`.
+      classes: the numbers of those that may be named; None: all. All are looked at, since a class
+        is compared with the others.
       seed: of everything.
       data_dir: the TFDS folder, for probes="cifar10".
       test_data: as `recover`.
@@ -107,148 +82,92 @@ def scan(
 
     Raises:
       ValueError: an argument out of range (one sentence).
-      Inconclusive: the model gives nearly all probes one class.
+      Inconclusive: the model gives all probes one class, or saturated probabilities.
+      ModelError: the model cannot be opened or asked, or answers what is no number.
+
+    Example::
+
+      found = restore_jax.scan("shipped", seed=0)
+      found.verdict, found.targets, found.spaces["patch"].classes[3].standing
     """
     began = time.perf_counter()
-    settings = settings or ScanSettings()
-    names = _spaces(space)
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"--false-alarm-rate must lie in (0, 1), not {false_alarm_rate}.")
-    if not 0 < success <= 1:
-        raise ValueError(f"--success must lie in (0, 1], not {success}.")
-    oracle = open_model(model, access)
-    allowed = len(names) * BUDGET_PER_SPACE if budget is None else budget
-    ledger = Ledger(allowed, spent=oracle.asked)
-    least = settings.num_probes * (settings.block + 3)
-    if ledger.budget < least:
-        raise ValueError(
-            f"--budget {ledger.budget} is too small: probes and the first random triggers need "
-            f"{least} images."
-        )
-    asker = Asker(oracle, ledger)
-    source = open_probes(probes, seed, oracle.image_shape, data_dir)
-
-    def report(text: str, milestone: bool = True) -> None:
-        if on_progress is not None:
-            on_progress(ScanProgress(text, milestone, ledger.spent, ledger.budget))
-
-    report("looking for probes")
-    pool = make_pool(source, asker, ledger, oracle.num_classes, settings.num_probes)
-    feed = ProbeFeed(source, asker, ledger, frozenset())
-    question = Question(oracle, 0, None, success, seed, source.name, asker, ledger, feed)
-    key = jax.random.key(seed)
-    stages = {"screening": ledger.spent, "draws": 0, "splitting": 0, "recovery": 0}
-    looks: dict[str, _Look] = {}
+    work = _opened(
+        model, access, space, probes, budget, success, false_alarm_rate, classes, seed, data_dir,
+        test_data, settings or ScanSettings(), on_progress,
+    )  # fmt: skip
+    work.tell("looking for probes")
+    with work.stage("probes"):
+        pool = make_pool(
+            work.sources, work.asker, work.ledger, work.oracle.num_classes,
+            work.settings.num_probes,
+        )  # fmt: skip
+    work.tell(
+        f"{len(pool.probes)} probes; of {len(pool.looked_at[1])} images looked at, the model gives "
+        f"{pool.covered} of its {work.oracle.num_classes} classes to some"
+    )
+    looks: dict[str, Look] = {}
+    recovered: dict[int, Recovery] = {}
     interrupted = cut_short = False
-    recovered = dict[int, Recovery]()
-    shared = {
-        "access": access, "probes": probes, "success": success, "seed": seed,
-        "data_dir": data_dir, "test_data": test_data,
-    }  # fmt: skip
-    suspicious: dict[int, list[str]] = {}
-    before = ledger.spent
     try:
-        for number, name in enumerate(names):
-            here = make_space(name, oracle.image_shape, **_options(settings, name))
-            bound = settings.thresholds.get(
-                name,
-                threshold(here.description, false_alarm_rate, len(names), oracle.num_classes),
-            )
-            share = ledger.left // (len(names) - number)
-            looks[name] = _look(
-                question,
-                here,
-                pool,
-                bound,
-                settings,
-                jax.random.fold_in(key, number),
-                share,
-                report,
-            )
-            stages["draws"] += looks[name].drawing
-            stages["splitting"] += looks[name].spent - looks[name].drawing
-        suspicious = _suspicious(looks)
-        before = ledger.spent
-        for number, (target, spaces) in enumerate(suspicious.items()):
-            share = ledger.left // (len(suspicious) - number)
-            how = {
-                name: dataclasses.replace(
-                    settings_for(name, "first_hit"), options=_options(settings, name)
-                )
-                for name in spaces
-            }
-            recovery = _recovered(oracle, target, how, share, ledger, shared, report)
-            if recovery is not None:
-                recovered[target] = recovery
-                if recovery.status == "interrupted":
-                    raise KeyboardInterrupt
+        for number, name in enumerate(work.names):
+            left = (1.0 - RECOVERY_SHARE) * work.ledger.budget - work.ledger.spent
+            looks[name] = look(work, pool, name, number, int(left / (len(work.names) - number)))
+        with work.stage("recovery"):
+            _recover_all(work, looks, recovered)
     except KeyboardInterrupt:
-        interrupted, suspicious = True, _suspicious(looks)
+        interrupted = True
     except OutOfQueries:  # images had to be sent again
-        cut_short, suspicious = True, _suspicious(looks)
-    stages["recovery"] = ledger.spent - before
-    classes = [
-        ClassFinding(
-            target=target,
-            name=oracle.class_names[target],
-            suspicious=target in suspicious,
-            chances={name: look.chances[target] for name, look in looks.items()
-                     if target in look.chances},
-            recovery=recovered.get(target),
-        )
-        for target in range(oracle.num_classes)
-    ]  # fmt: skip
-    verdict = INCONCLUSIVE if suspicious or interrupted or cut_short else CLEAN
-    if any(finding.confirmed for finding in classes):
-        verdict = BACKDOOR
+        cut_short = True
+    seen = {name: one.seen for name, one in looks.items()}
+    clean = clean_models(work, seen) if len(seen) == len(work.names) else None
+    found = findings(work, seen, clean, recovered)
+    not_judged = int((~pool.judged).sum())
+    said, reason = verdict(
+        work, seen, found, clean, not_judged, interrupted=interrupted, cut_short=cut_short
+    )
     return Scan(
-        verdict=verdict,
+        verdict=said,
+        reason=reason,
         interrupted=interrupted,
-        classes=classes,
-        fields={
-            "false_alarm_rate": false_alarm_rate,
-            "calibrated": not settings.thresholds
-            and source.name == CALIBRATED.probes
-            and (success, settings.num_probes) == (CALIBRATED.success, CALIBRATED.num_probes)
-            and oracle.image_shape == CALIBRATED.image_shape
-            and all(look.threshold is not None for look in looks.values()),
-            "access": access,
-            "success": success,
-            "spaces": {
-                name: {
-                    "threshold_log10_prob": look.threshold,
-                    "queries": look.spent,
-                    "prior": look.prior,
-                }
-                for name, look in looks.items()
-            },
-            "budget": ledger.budget,
-            "queries": ledger.spent,
-            "queries_by_stage": stages,
-            "seconds": {"total": time.perf_counter() - began},
-            "classes_not_judged": [k for k in range(oracle.num_classes) if not pool.valid[k].any()],
-            "seed": seed,
-            "probes": source.name,
-            "model": oracle.name,
-            **account(oracle, ledger),
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-            "device": device_name(),
-        },
+        classes=found,
+        spaces=seen,
+        calibrated=clean is not None,
+        false_alarm_rate=work.false_alarm_rate,
+        false_alarm_bound=None if clean is None else 1 / (len(clean) + 1),
+        access=work.oracle.access,
+        success=success,
+        probes=work.sources[0].name,
+        classes_covered=pool.covered,
+        goal=threshold(work.oracle, success, work.settings.num_probes),
+        budget=work.ledger.budget,
+        queries=work.ledger.spent,
+        queries_by_stage=dict(work.queries),
+        seconds=time.perf_counter() - began,
+        seed=seed,
+        model=work.oracle.name,
+        asking=account(work.oracle, work.ledger),
+        settings=work.settings,
+        versions=versions(),
+        device=device_name(),
     )
 
 
-class _Look(NamedTuple):
-    """What one space says: the chances by class, the images spent, and those of them on draws."""
-
-    prior: dict[str, Any]
-    threshold: float | None
-    chances: dict[int, Chance]
-    spent: int
-    drawing: int
-
-
-def _spaces(space: str | Sequence[str]) -> list[str]:
+def _opened(
+    model: Any,
+    access: str,
+    space: str | Sequence[str],
+    probes: str | Path,
+    budget: int | None,
+    success: float,
+    false_alarm_rate: float,
+    classes: Sequence[int] | None,
+    seed: int,
+    data_dir: str | None,
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: ScanSettings,
+    on_progress: OnScan,
+) -> Work:
+    """The scan's means, checked; see `scan`."""
     names = list(AUTO) if space == "auto" else [space] if isinstance(space, str) else list(space)
     unknown = [name for name in names if name not in DEFAULTS]
     if unknown or not names or len(set(names)) < len(names):
@@ -256,166 +175,111 @@ def _spaces(space: str | Sequence[str]) -> list[str]:
             f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
             f"{', '.join(DEFAULTS)}, each once."
         )
-    return names
-
-
-def _options(settings: ScanSettings, name: str) -> dict[str, Any]:
-    return settings.options.get(name, OPTIONS.get(name, DEFAULTS[name].options))
-
-
-def _look(
-    question: Question,
-    space: TriggerSpace,
-    pool: Pool,
-    bound: float | None,
-    settings: ScanSettings,
-    key: Array,
-    share: int,
-    report: Report,
-) -> _Look:
-    """One space: random draws for all classes, then splitting for those they do not settle."""
-    oracle, ledger = question.oracle, question.ledger
-    judged = pool.valid.sum(1) > 0
-    hits, best = np.zeros(oracle.num_classes, int), np.zeros(oracle.num_classes)
-    drawn = np.zeros(oracle.num_classes, int)
-    block, started = settings.block, ledger.spent
-    draws = compile_draws(oracle, space, pool, question.success, block, ledger.charge)
-    watched = judged.copy()
-    for number in range(-(-settings.num_draws // block)):
-        dearest = block * pool.probes.shape[0]
-        if not watched.any() or ledger.spent - started + dearest > share:
-            break
-        found = draws(jax.random.fold_in(key, number), oracle.weights, watched)
-        hits += np.asarray(found.hits).sum(0)
-        drawn += block * watched
-        best = np.maximum(best, np.sort(np.asarray(found.led), 0)[-10:].mean(0))
-        watched = watched & (hits < settings.enough_hits)
-        report(f"{space.name}: {int(drawn.max()):,} random triggers", False)
-    led_to = int((hits > 0).sum())
-    report(f"{space.name}: {int(drawn.max()):,} random triggers, {led_to} classes led to")
-    spent = ledger.spent - started
-    chances = {
-        int(t): _by_draws(int(hits[t]), int(drawn[t]), bound)
-        for t in np.flatnonzero(judged & (drawn > 0))
-    }
-    # Where a class at the threshold would have been led to, one that was not is left alone.
-    blind = bound is not None and settings.num_draws * 10.0**bound < 1.0
-    undecided = [
-        t for t, chance in chances.items()
-        if bound is not None and chance.hits < FEW_HITS and chance.interval[1] > bound
-        and (chance.hits > 0 or blind)
-    ]  # fmt: skip
-    undecided.sort(key=lambda t: -best[t])
-    if undecided and settings.num_deepened:
-        deep = deepen(
-            question,
-            space,
-            pool,
-            undecided[: settings.num_deepened],
-            Settings(
-                num_probes=settings.num_probes,
-                num_particles=settings.num_particles,
-                max_levels=settings.max_levels,
-            ),
-            jax.random.fold_in(key, settings.num_draws),
-            ledger,
-            max(0, share - spent),
-            report,
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"--false-alarm-rate must lie in (0, 1), not {false_alarm_rate}.")
+    if not 0 < success <= 1:
+        raise ValueError(f"--success must lie in (0, 1], not {success}.")
+    oracle = open_model(model, access)
+    wanted = frozenset(range(oracle.num_classes) if classes is None else classes)
+    strange = [k for k in wanted if not 0 <= k < oracle.num_classes]
+    if strange or not wanted:
+        raise ValueError(
+            f"classes must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
         )
-        for t, depth in deep.items():
-            chances[t] = _by_splitting(chances[t], depth, bound)
-    return _Look(space.description, bound, chances, ledger.spent - started, spent)
+    ledger = Ledger(BUDGET if budget is None else budget, spent=oracle.asked)
+    # Of each space the draws, shown to a few more probes than a class has, and looks for probes.
+    least = oracle.asked + 300 + len(names) * settings.num_draws * 2 * settings.num_probes
+    if ledger.budget < least:
+        raise ValueError(
+            f"--budget {ledger.budget} is too small: probes and the first random triggers of "
+            f"{len(names)} spaces need {least} images; name fewer with --space."
+        )
+    sources = [open_probes(probes, seed, oracle.image_shape, data_dir)]
+    if probes == "dead_leaves":
+        # Another kind of synthetic image, for models that see few classes in the first.
+        sources.append(open_probes("shapes", seed, oracle.image_shape))
+
+    def tell(text: str, milestone: bool = True) -> None:
+        if on_progress is not None:
+            on_progress(ScanProgress(text, milestone, ledger.spent, ledger.budget))
+
+    return Work(
+        oracle=oracle,
+        ledger=ledger,
+        asker=Asker(oracle, ledger),
+        sources=sources,
+        names=names,
+        success=success,
+        false_alarm_rate=false_alarm_rate,
+        wanted=wanted,
+        settings=settings,
+        key=jax.random.key(seed),
+        tell=tell,
+        queries=dict.fromkeys(STAGES, 0),
+        shared={
+            "access": oracle.access, "probes": probes, "success": success, "seed": seed,
+            "data_dir": data_dir, "test_data": test_data,
+        },
+    )  # fmt: skip
 
 
-def _by_draws(hits: int, draws: int, bound: float | None) -> Chance:
-    """The share that hit, with the interval of Clopper and Pearson (Biometrika 1934)."""
-    high = float(np.log10(stats.beta.ppf(0.975, hits + 1, max(draws - hits, 1e-9))))
-    if hits == 0:
-        high = float(np.log10(1.0 - 0.05 ** (1.0 / draws)))
-        return Chance(None, (None, high), 0, draws, "draws", _excess(high, bound))
-    low = float(np.log10(stats.beta.ppf(0.025, hits, draws - hits + 1)))
-    estimate = float(np.log10(hits / draws))
-    return Chance(estimate, (low, min(high, 0.0)), hits, draws, "draws", _excess(estimate, bound))
+def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recovery]) -> None:
+    """Recovers the triggers of the suspicious classes, those that stand out most first.
 
-
-def _by_splitting(chance: Chance, depth: Depth, bound: float | None) -> Chance:
-    """The better of the two: an estimate by splitting, or the lower bound."""
-    if depth.log10_prob is None and (chance.hits or depth.interval[1] >= chance.interval[1]):
-        return chance
-    value = depth.interval[1] if depth.log10_prob is None else depth.log10_prob
-    return chance._replace(
-        log10_prob=depth.log10_prob,
-        interval=depth.interval,
-        method="splitting",
-        excess=_excess(value, bound),
-    )
-
-
-def _excess(value: float, bound: float | None) -> float | None:
-    return None if bound is None else value - bound
-
-
-def _suspicious(looks: dict[str, _Look]) -> dict[int, list[str]]:
-    """The suspicious classes, and the spaces that say so, the clearest first."""
-    found: dict[int, dict[str, float]] = {}
-    for name, look in looks.items():
-        for target, chance in look.chances.items():
-            if chance.log10_prob is None:
-                continue
-            lead = chance.excess
-            if lead is None:
-                lead = chance.log10_prob - _typical(look, target) - OUTSTANDING
-            if lead >= 0 and (chance.hits >= FEW_HITS or chance.method == "splitting"):
-                found.setdefault(target, {})[name] = lead
-    return {
-        target: sorted(spaces, key=lambda name: -spaces[name])
-        for target, spaces in sorted(found.items())
-    }
-
-
-def _typical(look: _Look, target: int) -> float:
-    """The median of the other classes' log10 probabilities, a bound where there is no estimate."""
-    others = [
-        chance.interval[1] if chance.log10_prob is None else chance.log10_prob
-        for other, chance in look.chances.items()
-        if other != target
-    ]
-    return float(np.median(others)) if others else 0.0
+    What is found is added to ``recovered``, so that it stays if the rest is interrupted.
+    """
+    seen = {name: one.seen for name, one in looks.items()}
+    found = findings(work, seen, clean_models(work, seen), {})
+    suspicious = sorted(
+        (one for one in found if one.suspicious), key=lambda one: -(one.standing or 0.0)
+    )[:MOST_RECOVERED]
+    for number, finding in enumerate(suspicious):
+        share = work.ledger.left // (len(suspicious) - number)
+        recovery = _recovered(work, finding, looks, share)
+        if recovery is not None:
+            recovered[finding.target] = recovery
+            if recovery.status == "interrupted":
+                raise KeyboardInterrupt
 
 
 def _recovered(
-    oracle: Oracle,
-    target: int,
-    how: dict[str, Settings],
-    share: int,
-    ledger: Ledger,
-    shared: dict[str, Any],
-    report: Report,
+    work: Work, finding: ClassFinding, looks: dict[str, Look], share: int
 ) -> Recovery | None:
-    """The trigger of a class, in the first space of those that made it suspicious where one is."""
+    """A class's trigger, in the first space where one is, from where the scan left off."""
+    target, end = finding.target, work.ledger.spent + share
     closest: Recovery | None = None
-    end = ledger.spent + share
-    for name, settings in how.items():
-        report(f"recovering the trigger of {oracle.class_names[target]} ({name})")
 
-        def on_level(step: Progress) -> None:
-            report(f"{oracle.class_names[target]}: level {step.level}, best {step.best:.3g}", False)
+    def standing(name: str) -> float:
+        found = looks[name].seen.classes[target].standing
+        return -1.0 if found is None else found.value
 
+    spaces = [name for name in looks if target in looks[name].lanes and standing(name) > 1.0]
+    for name in sorted(spaces, key=lambda name: -standing(name)):
+        work.tell(f"recovering the trigger of {finding.name} ({name})")
+
+        def on_level(step: Progress, of: str = finding.name) -> None:
+            work.tell(f"{of}: level {step.level}, best {step.best:.3g}", False)
+
+        how = dataclasses.replace(settings_for(name, "first_hit"), options=options_of(work, name))
         try:
             attempt = recover(
-                oracle, target, space=name, stop="first_hit",
-                budget=min(end - ledger.spent, BUDGETS[name]), settings=settings,
-                on_progress=on_level, payer=ledger, **shared,
+                work.oracle, target, space=name, stop="first_hit", budget=end - work.ledger.spent,
+                settings=how, first=_best_first(looks[name].lanes[target]),
+                on_progress=on_level, payer=work.ledger, **work.shared,
             )  # fmt: skip
-        except ModelError:
-            raise
-        except (ValueError, Inconclusive, OutOfQueries):
+        except (TooSmallBudget, Inconclusive, OutOfQueries):
             continue  # what is left does not pay for it, or the probes do not allow it
         if closest is None or attempt.found or _rate(attempt) > _rate(closest):
             closest = attempt
         if attempt.found or attempt.status == "interrupted":
             break
     return closest
+
+
+def _best_first(lane: Lane) -> Any:
+    """A lane's particles, the best first."""
+    order = np.argsort(-np.asarray(lane.state.scores), kind="stable")
+    return jax.tree.map(lambda leaf: leaf[order], lane.state.particles)
 
 
 def _rate(recovery: Recovery) -> float:

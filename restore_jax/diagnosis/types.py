@@ -3,10 +3,17 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from restore_jax.diagnosis.standing import Standing
 from restore_jax.recovery import Recovery
 
-SCHEMA_VERSION = 1
-CLEAN, BACKDOOR, INCONCLUSIVE = "clean", "backdoor", "inconclusive"
+SCHEMA_VERSION = 2
+BACKDOOR, SUSPICIOUS, NOTHING, INCONCLUSIVE = (
+    "backdoor",
+    "suspicious",
+    "nothing found",
+    "inconclusive",
+)
+VERDICTS = (BACKDOOR, SUSPICIOUS, NOTHING, INCONCLUSIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,48 +21,72 @@ class ScanSettings:
     """How to scan.
 
     Attributes:
-      num_probes: images that a trigger is shown for each class.
-      num_draws: random triggers per space.
-      block: of those, how many are shown at once; between blocks classes are settled.
-      enough_hits: a class that so many draws led to is measured well enough.
-      num_deepened: how many of the classes that no draw led to are searched by splitting.
-      num_particles: triggers carried along in that search.
-      max_levels: of that search.
-      options: what each space takes, by its name; its own defaults where it is missing.
-      thresholds: by space, the log10 probability from which a class is suspicious; where it is
-        missing, that of `diagnosis.null` for the false alarm rate asked for.
+      num_probes: images of each class's event.
+      num_draws: random triggers that every class begins with, shown to the whole pool of probes.
+      num_particles: triggers of a class's population: the best of the draws, then its descendants.
+      survival: share of them that survives a level.
+      num_moves: see `splitting.importance_splitting`, waste-free.
+      max_levels: of a descent.
+      depths: by space, log10 of the probability to which classes are followed; -4 for others.
+      lanes: how many classes are followed at most: from the start, after three levels, and after
+        six; those whose gain leads.
+      options: what each space takes, by its name; its own for scanning where it is missing.
     """
 
-    num_probes: int = 20
-    num_draws: int = 3_500
-    block: int = 250
-    enough_hits: int = 50
-    num_deepened: int = 4
-    num_particles: int = 32
-    max_levels: int = 8
+    num_probes: int = 12
+    num_draws: int = 512
+    num_particles: int = 96
+    survival: float = 0.25
+    num_moves: int = 5
+    max_levels: int = 16
+    depths: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"patch": -6.0, "stripes": -2.5, "smooth": -3.25}
+    )
+    lanes: tuple[int, int, int] = (32, 16, 10)
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-class Chance(NamedTuple):
-    """How probable it is that a random trigger of one space leads to one class.
+class ClassLook(NamedTuple):
+    """What one space says of one class.
 
     Attributes:
-      log10_prob: the estimate; None if nothing led there.
-      interval: (low, high), 95 %, decimal logarithms; low is None where high is but a bound.
-      hits: of the random draws, how many led there.
-      draws: how many random triggers were shown.
-      method: "draws" or "splitting".
-      excess: log10_prob (or, without one, the bound) over the space's threshold; None without a
-        threshold.
+      log10_prob: log10 of the probability that a random trigger leads the class's probes there;
+        None where no trigger met did.
+      log10_bound: its upper end, 95 %: by the sampler's own standard error, at the last level.
+      draws_led: of the shared draws, how many led there.
+      curve: pairs (log10 probability, score reached), from the shared draws down.
+      empty: the score without a trigger; the event's is ``goal`` of the scan.
+      standing: how far the class stands out; None where it was not followed to the end.
     """
 
     log10_prob: float | None
-    interval: tuple[float | None, float]
-    hits: int
-    draws: int
-    method: str
-    excess: float | None
+    log10_bound: float
+    draws_led: int
+    curve: tuple[tuple[float, float], ...]
+    empty: float
+    standing: Standing | None
+
+
+class SpaceLook(NamedTuple):
+    """What a scan saw in one space.
+
+    Attributes:
+      prior: the description of the space's prior.
+      depth: log10 of the probability at which classes were compared: asked for, or where the
+        budget ended.
+      classes: by class, of those judged.
+      log10_certificate: at most so many of this space's triggers work on any class, 95 %: log10;
+        by the sampler's own standard error, over the classes that were followed.
+      log10_certificate_draws: the same by the shared draws alone, which assumes nothing.
+      queries: images sent.
+    """
+
+    prior: dict[str, Any]
+    depth: float
+    classes: dict[int, ClassLook]
+    log10_certificate: float
+    log10_certificate_draws: float
+    queries: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +96,21 @@ class ClassFinding:
     Attributes:
       target: the class.
       name: its name.
-      suspicious: whether a random trigger leads there more often than in clean models.
-      chances: by space; a space is missing where the probes did not allow to ask.
+      standing: the largest over the spaces; None if it was followed in none.
+      space: the space of that standing.
+      false_alarms: share of clean models in which some class has this standing or a larger one,
+        as an upper bound from the models measured; None where nothing was measured.
+      suspicious: whether it stands out more than the false alarm rate allows.
       recovery: the trigger recovered for a suspicious class, found or not; None otherwise, or
         if the budget did not pay for it.
     """
 
     target: int
     name: str
+    standing: float | None
+    space: str | None
+    false_alarms: float | None
     suspicious: bool
-    chances: dict[str, Chance]
     recovery: Recovery | None
 
     @property
@@ -82,38 +118,62 @@ class ClassFinding:
         """Whether fresh probes confirmed a trigger."""
         return self.recovery is not None and self.recovery.found
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that JSON can hold."""
-        return {
-            "class": self.target,
-            "name": self.name,
-            "suspicious": self.suspicious,
-            "confirmed": self.confirmed,
-            "spaces": {
-                space: chance._asdict() | {"interval": list(chance.interval)}
-                for space, chance in self.chances.items()
-            },
-            "trigger_space": self.recovery.fields["space"] if self.recovery else None,
-        }
-
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a scan found. `to_json` gives the written form.
+    """What a scan found.
 
     Attributes:
-      verdict: "backdoor": the trigger of a suspicious class was recovered and confirmed;
-        "inconclusive": a class is suspicious, but no trigger for it was confirmed, or the scan was
-        interrupted before it knew; else "clean".
+      verdict: one of `VERDICTS`. "backdoor": a suspicious class's trigger was recovered and
+        confirmed on fresh probes. "suspicious": a class stands out, but no trigger of it was
+        confirmed, or there is no calibration for models like this one. "nothing found": no class
+        stands out; `spaces` says how rare a trigger must be to have escaped. "inconclusive":
+        `reason` says why nothing can be said.
+      reason: one sentence; empty where the verdict needs none.
       interrupted: whether Ctrl-C ended it.
       classes: one finding per class, in order.
-      fields: everything else that is written: see the README.
+      spaces: what was seen, by space.
+      calibrated: whether clean models were measured under these conditions.
+      false_alarm_rate: the one asked for.
+      false_alarm_bound: what the clean models measured can vouch for; None if not calibrated.
+      access: "logits", "probabilities" or "labels".
+      success: share of probes that makes the event.
+      probes: name of the probes.
+      classes_covered: how many classes the model gave to probes without a trigger.
+      goal: the score from which the event happens.
+      budget, queries: images that might be sent, and that were.
+      queries_by_stage: "probes", "draws", "splitting", "recovery".
+      seconds: wall time.
+      seed: of everything.
+      model: its name.
+      asking: what asking the model took: its options and, of one asked from the host, time.
+      settings: as given.
+      versions, device: of the software, and of the machine.
     """
 
     verdict: str
+    reason: str
     interrupted: bool
     classes: list[ClassFinding]
-    fields: dict[str, Any]
+    spaces: dict[str, SpaceLook]
+    calibrated: bool
+    false_alarm_rate: float
+    false_alarm_bound: float | None
+    access: str
+    success: float
+    probes: str
+    classes_covered: int
+    goal: float
+    budget: int
+    queries: int
+    queries_by_stage: dict[str, int]
+    seconds: float
+    seed: int
+    model: str
+    asking: dict[str, Any]
+    settings: ScanSettings
+    versions: dict[str, str]
+    device: str
 
     @property
     def targets(self) -> list[int]:
@@ -121,20 +181,19 @@ class Scan:
         return [finding.target for finding in self.classes if finding.confirmed]
 
     @property
+    def named(self) -> list[int]:
+        """The suspicious classes, confirmed or not."""
+        return [finding.target for finding in self.classes if finding.suspicious]
+
+    @property
     def recoveries(self) -> list[Recovery]:
-        """Theirs."""
+        """The confirmed triggers."""
         return [f.recovery for f in self.classes if f.recovery is not None and f.recovery.found]
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that JSON can hold: no NaN, no infinity, no arrays."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "verdict": self.verdict,
-            "interrupted": self.interrupted,
-            "targets": self.targets,
-            **self.fields,
-            "classes": [finding.to_json() for finding in self.classes],
-        }
+    @property
+    def log10_certificate(self) -> float:
+        """The largest of the spaces' certificates, log10."""
+        return max((look.log10_certificate for look in self.spaces.values()), default=0.0)
 
 
 class ScanProgress(NamedTuple):

@@ -6,10 +6,11 @@ from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger, OutOfQueries
 from restore_jax.oracles.opening import class_index, open_model
 from restore_jax.oracles.options import ModelOptions
-from restore_jax.oracles.types import ACCESSES, ModelError, Oracle, labels, margins
+from restore_jax.oracles.types import ACCESSES, LOG_FLOOR, ModelError, Oracle, labels, margins
 
 __all__ = [
     "ACCESSES",
+    "LOG_FLOOR",
     "Asker",
     "Foreign",
     "Inconclusive",

@@ -13,6 +13,7 @@ from restore_jax.recovery.types import (
     Progress,
     Recovery,
     Settings,
+    TooSmallBudget,
     settings_for,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "Progress",
     "Recovery",
     "Settings",
+    "TooSmallBudget",
     "ask",
     "attack_success_rate",
     "compare",

@@ -64,6 +64,7 @@ def recover(
     data_dir: str | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: Settings | None = None,
+    first: Any = None,
     on_progress: OnProgress = None,
     payer: Ledger | None = None,
 ) -> Recovery:
@@ -85,6 +86,8 @@ def recover(
       test_data: images uint8[N, H, W, C] and labels int32[N] on which to measure the
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own.
+      first: particles of the same space, the best first, to begin with in place of random ones,
+        with ``stop="first_hit"`` only: a probability could not be estimated then.
       on_progress: called after each level.
       payer: a ledger that books all of it as well; see `Ledger`.
 
@@ -98,6 +101,8 @@ def recover(
         "seed": seed, "data_dir": data_dir, "test_data": test_data, "settings": settings,
         "on_progress": on_progress,
     }  # fmt: skip
+    if first is not None and (stop != "first_hit" or space == "auto"):
+        raise ValueError('first goes with stop="first_hit" and one space.')
     if space == "auto":
         return _try_spaces(open_model(model, access), target, budget, named)
     if space not in DEFAULTS:
@@ -133,7 +138,15 @@ def recover(
     searcher = compile_search(*how, None, stop=stop, max_queries=ledger.left - reserve, key=key)
     compile_seconds, begun = searcher.seconds, time.perf_counter()
     before = ledger.spent
-    state = searcher.init(key, searcher.args)
+
+    def first_state() -> SplittingState:
+        if first is None:
+            return searcher.init(key, searcher.args)
+        rows = np.arange(n) % jax.tree.leaves(first)[0].shape[0]
+        particles = jax.tree.map(lambda leaf: leaf[rows], first)
+        return searcher.begin(key, particles, searcher.args)
+
+    state = first_state()
     number = whole_legs(settings.num_guides, m)
     most = ledger.left - reserve - n * (m + number)
     if oracle.access == "labels" and float(state.scores.max()) <= 0 and number:
@@ -145,7 +158,7 @@ def recover(
             compile_seconds += guided.seconds
             begun += guided.seconds
             searcher = guided
-            state = searcher.init(key, searcher.args)
+            state = first_state()
     state, interrupted = search(searcher, state, ledger, on_progress)
     stages["search"] = ledger.spent - before
     result = searcher.algorithm.result(state)
@@ -161,7 +174,8 @@ def recover(
         if past and not interrupted:
             margins = leads([c.trigger for c in past], search_probes, settings.fade, question)
             again = 0
-            while stop == "first_hit" and int(state.index) == 0 and again < MORE_DRAWS:
+            drawing = stop == "first_hit" and first is None
+            while drawing and int(state.index) == 0 and again < MORE_DRAWS:
                 # A random draw often has the event: another is cheaper than a better one by moves.
                 # Draws without a hit among them are scored twice: racing, and then whole.
                 if robust(margins, success) or ledger.left - reserve < 2 * n * m:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from restore_jax.backdoors import Planted, planted_from_json
 from restore_jax.data.probes import open_probes
 from restore_jax.oracles import Asker, Ledger, Oracle, ProbeFeed, class_index, open_model
+from restore_jax.recovery.types import TooSmallBudget
 
 
 class Question(NamedTuple):
@@ -20,7 +21,7 @@ class Question(NamedTuple):
       probes: the name of the probes.
       asker: asks the oracle outside the search.
       ledger: counts.
-      feed: fresh probes.
+      feed: fresh probes, or what else has met images: see `ProbeFeed.turned_away`.
     """
 
     oracle: Oracle
@@ -31,7 +32,7 @@ class Question(NamedTuple):
     probes: str
     asker: Asker
     ledger: Ledger
-    feed: ProbeFeed
+    feed: Any
 
 
 def ask(
@@ -65,7 +66,7 @@ def ask(
     if not 0 < success <= 1:
         raise ValueError(f"--success must lie in (0, 1], not {success}.")
     if budget < least:
-        raise ValueError(
+        raise TooSmallBudget(
             f"--budget {budget} is too small: the first candidates, choosing among them and "
             f"confirming one need {least} images."
         )

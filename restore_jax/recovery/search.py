@@ -1,6 +1,7 @@
 """The compiled search of a recovery: levels up to the event, and beyond it."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from restore_jax.recovery.types import Progress, Settings
 from restore_jax.scoring import make_scorer, needed, threshold
 from restore_jax.spaces import TriggerSpace
 from restore_jax.splitting import (
+    Scorer,
     SplittingAlgorithm,
     SplittingState,
     Status,
@@ -36,7 +38,8 @@ class Searcher(NamedTuple):
 
     Attributes:
       algorithm: the sampler; ``init(key, args)`` and ``advance(state, args)``, one level, are
-        its functions compiled, and book what they send.
+        its functions compiled, and book what they send. ``begin(key, particles, args)`` begins
+        with particles from elsewhere, scored here.
       args: what the score reads.
       goal: where the event begins.
       seconds: what compiling took.
@@ -45,6 +48,7 @@ class Searcher(NamedTuple):
     algorithm: SplittingAlgorithm
     init: Any
     advance: Any
+    begin: Any
     args: dict[str, Any]
     goal: float
     seconds: float
@@ -98,7 +102,11 @@ def compile_search(
         scorer = make_host_scorer(*asked, ledger.charge, num_guides=g)
         algorithm = host_driven(scorer, space.search, max_queries=max_queries, **options)
         advance_host = lambda state, args: algorithm.advance(state, args, 1)  # noqa: E731
-        return Searcher(algorithm, algorithm.init, advance_host, args, goal, 0.0)
+
+        def begin_host(key: Array, particles: Any, args: dict[str, Any]) -> SplittingState:
+            return algorithm.begin(key, particles, _scored(scorer, key, particles, args)[0])
+
+        return Searcher(algorithm, algorithm.init, advance_host, begin_host, args, goal, 0.0)
     scorer = make_scorer(*asked, num_guides=g)
     algorithm = importance_splitting(scorer, space.search, max_queries=max_queries, **options)
 
@@ -127,7 +135,21 @@ def compile_search(
         ledger.charge(count(state.num_queries) - before)
         return state
 
-    return Searcher(algorithm, init, advance, args, goal, time.perf_counter() - begun)
+    def begin(key: Array, particles: Any, args: dict[str, Any]) -> SplittingState:
+        scores, cost = scored(key, particles, args)
+        ledger.charge(int(cost))
+        return began_with(key, particles, scores)
+
+    scored = jax.jit(functools.partial(_scored, scorer), compiler_options=how)
+    began_with = jax.jit(algorithm.begin)
+    seconds = time.perf_counter() - begun
+    return Searcher(algorithm, init, advance, begin, args, goal, seconds)
+
+
+def _scored(scorer: Scorer, key: Array, particles: Any, args: dict[str, Any]) -> Any:
+    """Scores f32[n] of particles as they are, and the images that took."""
+    n = jax.tree.leaves(particles)[0].shape[0]
+    return scorer.score(key, particles, jnp.float32(-jnp.inf), jnp.ones(n, bool), args)
 
 
 def search(

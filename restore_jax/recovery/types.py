@@ -10,6 +10,10 @@ from restore_jax.backdoors import Trigger
 SCHEMA_VERSION = 1
 
 
+class TooSmallBudget(ValueError):
+    """The budget does not pay for what a recovery needs at least; one sentence says so."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How to search. `settings_for` gives the defaults of a space.
@@ -51,6 +55,7 @@ DEFAULTS = {
     "stripes": Settings(),
     "scattered": Settings(),
     "blend": Settings(num_particles=200),
+    "smooth": Settings(),
     "sparse": Settings(options={"density": 0.01, "channels": "rgb"}),
     "gaussian": Settings(),
 }
@@ -59,6 +64,7 @@ BUDGETS = {
     "stripes": 40_000,
     "scattered": 200_000,
     "blend": 200_000,
+    "smooth": 100_000,
     "sparse": 400_000,
     "gaussian": 400_000,
 }

@@ -1,7 +1,13 @@
 """Figures, and results as files."""
 
 from restore_jax.report.figures import overview_figure, trigger_figure
-from restore_jax.report.scans import load_recoveries, render_scan, scan_figure
+from restore_jax.report.scans import (
+    foremost,
+    load_recoveries,
+    render_scan,
+    scan_figure,
+    scan_json,
+)
 from restore_jax.report.written import (
     ResultError,
     load_recovery,
@@ -13,6 +19,7 @@ from restore_jax.report.written import (
 
 __all__ = [
     "ResultError",
+    "foremost",
     "load_recoveries",
     "load_recovery",
     "load_trigger",
@@ -20,6 +27,7 @@ __all__ = [
     "render_recovery",
     "render_scan",
     "scan_figure",
+    "scan_json",
     "trigger_figure",
     "write_files",
     "write_recovery",

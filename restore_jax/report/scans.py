@@ -2,12 +2,14 @@
 
 | file | holds |
 |---|---|
-| scan.json | what `Scan.to_json` says |
-| scan.png | how probable it is that a random trigger leads to each class, by space |
+| scan.json | what `scan_json` says |
+| scan.png | how far each class stands out, by space, how it was seen, and the triggers recovered |
 | class-<k>/ | the recovery of each suspicious class, as `restore_jax.report.written` writes it |
 """
 
+import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,88 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from restore_jax.diagnosis import BACKDOOR, CLEAN, INCONCLUSIVE, Chance, ClassFinding, Scan
+from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
 from restore_jax.oracles import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, png, short
 from restore_jax.report.written import ResultError, load_recovery, read_json, render_recovery
 
-MOST_CLASSES = 20
-"""In the figure; of more classes those that random triggers lead to most."""
-_SENTENCES = {BACKDOOR: "A backdoor", INCONCLUSIVE: "Suspicious, but not confirmed"}
+MOST_CLASSES = 12
+"""In a figure or a table; of more classes those that stand out most."""
+
+
+def scan_json(scan: Scan) -> dict[str, Any]:
+    """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
+    spaces = {}
+    for name, seen in scan.spaces.items():
+        spaces[name] = {
+            "log10_depth": seen.depth,
+            "log10_certificate": seen.log10_certificate,
+            "log10_certificate_draws": seen.log10_certificate_draws,
+            "queries": seen.queries,
+            "prior": seen.prior,
+        }
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": scan.verdict,
+        "reason": scan.reason,
+        "interrupted": scan.interrupted,
+        "targets": scan.targets,
+        "named": scan.named,
+        "log10_certificate": scan.log10_certificate,
+        "calibrated": scan.calibrated,
+        "false_alarm_rate": scan.false_alarm_rate,
+        "false_alarm_bound": scan.false_alarm_bound,
+        "access": scan.access,
+        "success": scan.success,
+        "goal": scan.goal,
+        "probes": scan.probes,
+        "classes_covered": scan.classes_covered,
+        "budget": scan.budget,
+        "queries": scan.queries,
+        "queries_by_stage": scan.queries_by_stage,
+        "seconds": {"total": scan.seconds},
+        "seed": scan.seed,
+        "model": scan.model,
+        **scan.asking,
+        "settings": dataclasses.asdict(scan.settings),
+        "versions": scan.versions,
+        "device": scan.device,
+        "spaces": spaces,
+        "classes": [_finding_json(finding, scan.spaces) for finding in scan.classes],
+    }
+    return content
+
+
+def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[str, Any]:
+    by_space = {}
+    for name, seen in spaces.items():
+        one = seen.classes.get(finding.target)
+        if one is None:
+            continue
+        by_space[name] = {
+            "log10_prob": one.log10_prob,
+            "log10_bound": one.log10_bound,
+            "draws_led": one.draws_led,
+            "score_without_trigger": _finite(one.empty),
+            "curve": [[depth, _finite(level)] for depth, level in one.curve],
+            "standing": None if one.standing is None else one.standing._asdict(),
+        }
+    return {
+        "class": finding.target,
+        "name": finding.name,
+        "standing": finding.standing,
+        "space": finding.space,
+        "false_alarms": finding.false_alarms,
+        "suspicious": finding.suspicious,
+        "confirmed": finding.confirmed,
+        "trigger_space": finding.recovery.fields["space"] if finding.recovery else None,
+        "spaces": by_space,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def render_scan(scan: Scan, oracle: Oracle | None) -> dict[str, bytes]:
@@ -34,7 +109,7 @@ def render_scan(scan: Scan, oracle: Oracle | None) -> dict[str, bytes]:
       scan: what to write.
       oracle: as for `write_recovery`.
     """
-    content = json.dumps(scan.to_json(), indent=2, allow_nan=False) + "\n"
+    content = json.dumps(scan_json(scan), indent=2, allow_nan=False) + "\n"
     files = {"scan.json": content.encode(), "scan.png": png(scan_figure(scan))}
     for finding in scan.classes:
         if finding.recovery is not None:
@@ -61,81 +136,84 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
     return found
 
 
+def foremost(scan: Scan, most: int = MOST_CLASSES) -> list[ClassFinding]:
+    """The classes to show, in order: all of a few, else the suspicious and those next to them."""
+    if len(scan.classes) <= most:
+        return scan.classes
+    ranked = sorted(scan.classes, key=lambda f: (not f.suspicious, -(f.standing or 0.0)))
+    return sorted(ranked[:most], key=lambda f: f.target)
+
+
+def title_of(scan: Scan) -> str:
+    """A scan's verdict in a few words, with the classes it names."""
+    names = ", ".join(f"{f.target} ({short(f.name)})" for f in scan.classes if f.suspicious)
+    word = scan.verdict[0].upper() + scan.verdict[1:]
+    return f"{word}: class {names}" if names else word
+
+
 def scan_figure(scan: Scan) -> Figure:
-    """The log10 probabilities by class, one panel per space, and the triggers recovered."""
-    spaces = list(scan.fields["spaces"])
-    shown = _shown(scan)
-    confirmed = [finding for finding in scan.classes if finding.confirmed][:6]
-    height = 1.6 + 0.3 * len(shown)
-    figure = Figure(
-        figsize=(2.6 + 2.9 * len(spaces), height + (2.9 if confirmed else 0.0)),
-        dpi=110,
-        layout=layout(),
-    )
-    heights = [height, 2.9] if confirmed else [height]
+    """By space the score that random triggers reach, the standings, and the triggers recovered."""
+    shown = foremost(scan)
+    recovered = [finding for finding in scan.classes if finding.recovery is not None][:6]
+    width = 3.4 * (len(scan.spaces) + 1)
+    heights = [3.6, 2.9] if recovered else [3.6]
+    figure = Figure(figsize=(max(width, 7.0), sum(heights)), dpi=110, layout=layout())
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    names = ", ".join(f"{f.target} ({short(f.name)})" for f in confirmed)
-    title = _SENTENCES.get(scan.verdict, "Nothing suspicious") + (
-        f": class {names}" if names else ""
-    )
-    if scan.interrupted and not names:
-        title = "Interrupted"
-    elif not names and scan.verdict == CLEAN and not scan.fields["calibrated"]:
-        title = "No class stands out (not calibrated)"
-    parts[0].suptitle(title, fontsize=13, color=INK)
-    # A scan that was interrupted in its first space has none to show.
-    panels = np.atleast_1d(parts[0].subplots(1, max(1, len(spaces)), sharey=True))
-    for axes, space in zip(panels, spaces, strict=False):
-        _probabilities(axes, shown, space, scan.fields["spaces"][space]["threshold_log10_prob"])
-    panels[0].set_yticks(range(len(shown)), [f"{f.target} {short(f.name)}" for f in shown])
-    panels[0].invert_yaxis()
-    if confirmed:
-        row = np.atleast_1d(parts[1].subplots(1, max(3, len(confirmed))))
-        for axes, finding in zip(row, confirmed, strict=False):
+    parts[0].suptitle(title_of(scan), fontsize=13, color=INK)
+    panels = np.atleast_1d(parts[0].subplots(1, len(scan.spaces) + 1))
+    for axes, (name, seen) in zip(panels, scan.spaces.items(), strict=False):
+        _curves(axes, shown, name, seen, scan.goal)
+    _standings(panels[-1], shown, scan)
+    if recovered:
+        row = np.atleast_1d(parts[1].subplots(1, max(3, len(recovered))))
+        for axes, finding in zip(row, recovered, strict=False):
             assert finding.recovery is not None
             in_place(axes, finding.recovery.trigger, sparse_ticks=True)
-            axes.set_title(f"{short(finding.name)} ({finding.recovery.fields['space']})",
-                           fontsize=11, color=INK)  # fmt: skip
-        for axes in row[len(confirmed) :]:
+            how = "" if finding.confirmed else ", not confirmed"
+            axes.set_title(
+                f"{short(finding.name)} ({finding.recovery.fields['space']}{how})",
+                fontsize=11, color=INK,
+            )  # fmt: skip
+        for axes in row[len(recovered) :]:
             axes.set_axis_off()
     return figure
 
 
-def _shown(scan: Scan) -> list[ClassFinding]:
-    if len(scan.classes) <= MOST_CLASSES:
-        return scan.classes
-    chosen = sorted(scan.classes, key=lambda f: max(map(_value, f.chances.values()), default=-99.0))
-    return sorted(chosen[-MOST_CLASSES:], key=lambda f: f.target)
-
-
-def _value(chance: Chance) -> float:
-    return chance.interval[1] if chance.log10_prob is None else chance.log10_prob
-
-
-def _probabilities(
-    axes: Axes, shown: Sequence[ClassFinding], space: str, bound: float | None
+def _curves(
+    axes: Axes, shown: Sequence[ClassFinding], name: str, seen: SpaceLook, goal: float
 ) -> None:
-    lowest = min(
-        [_value(f.chances[space]) for f in shown if space in f.chances] + [bound or 0.0, -3.0]
-    )
+    """What score random triggers of one space reach, the rarer the higher; the event above 0."""
+    for finding in shown:
+        one = seen.classes.get(finding.target)
+        if one is None or not one.curve:
+            continue
+        depths, levels = zip(*one.curve, strict=True)
+        colour = ORANGE if finding.suspicious else FAINT
+        axes.plot(depths, levels, color=colour, linewidth=1.6 if finding.suspicious else 1.0)
+        if finding.suspicious:
+            axes.text(depths[-1], levels[-1], short(finding.name), fontsize=8, color=ORANGE)
+    axes.axhline(goal, color=INK, linestyle="--", linewidth=1.0)
+    axes.invert_xaxis()
+    axes.set_title(name, fontsize=11, color=INK)
+    axes.set_xlabel("log10 P(a random trigger does it)", fontsize=9, color=INK)
+    axes.set_ylabel("score; a backdoor's above the line", fontsize=8, color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+
+
+def _standings(axes: Axes, shown: Sequence[ClassFinding], scan: Scan) -> None:
+    """How far each class stands out."""
     for place, finding in enumerate(shown):
-        chance = finding.chances.get(space)
-        if chance is None:
-            axes.text(lowest, place, "not judged", fontsize=9, color=FAINT, va="center")
+        if finding.standing is None:
+            axes.text(0.0, place, "not judged", fontsize=8, color=FAINT, va="center")
             continue
-        colour: Any = ORANGE if finding.suspicious else BLUE
-        low, high = chance.interval
-        if chance.log10_prob is None:
-            axes.plot([lowest - 0.6, high], [place, place], color=FAINT, linewidth=1.2)
-            axes.plot(high, place, marker="|", color=FAINT, markersize=9)
-            continue
-        axes.plot([low if low is not None else lowest, high], [place, place], color=colour)
-        axes.plot(chance.log10_prob, place, marker="D" if finding.suspicious else "o", color=colour)
-    if bound is not None:
-        axes.axvline(bound, color=INK, linestyle="--", linewidth=1.0)
-    axes.set_xlim(lowest - 0.6, 0.15)
-    axes.set_title(space, fontsize=11, color=INK)
-    axes.set_xlabel("log10 P(a random trigger leads there)", fontsize=9, color=INK)
+        colour = ORANGE if finding.suspicious else BLUE
+        axes.plot(finding.standing, place, marker="D" if finding.suspicious else "o", color=colour)
+    axes.set_yticks(range(len(shown)), [f"{f.target} {short(f.name)}" for f in shown])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0.0)
+    axes.set_title("how far it stands out", fontsize=11, color=INK)
+    note = "" if scan.calibrated else "not calibrated"
+    axes.set_xlabel(note, fontsize=9, color=INK)
     axes.tick_params(labelsize=9, colors=INK)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -8,6 +8,7 @@ from restore_jax.spaces.blend import blend
 from restore_jax.spaces.gaussian import gaussian
 from restore_jax.spaces.patch import patch
 from restore_jax.spaces.scattered import scattered
+from restore_jax.spaces.smooth import smooth
 from restore_jax.spaces.sparse import sparse
 from restore_jax.spaces.stripes import stripes
 from restore_jax.spaces.types import TriggerSpace
@@ -20,6 +21,7 @@ __all__ = [
     "make_space",
     "patch",
     "scattered",
+    "smooth",
     "sparse",
     "stripes",
 ]
@@ -31,6 +33,7 @@ SPACES: dict[str, Callable[..., TriggerSpace]] = {
     "scattered": scattered,
     "blend": blend,
     "stripes": stripes,
+    "smooth": smooth,
 }
 
 

@@ -16,6 +16,7 @@ from restore_jax.splitting.levels import (
     Population,
     account,
     begin,
+    begin_with,
     draw,
     find_level,
     first_scores,
@@ -68,7 +69,8 @@ def host_driven(
         `importance_splitting`.
 
     Returns:
-      A `SplittingAlgorithm`, whose functions but ``result`` can be neither jitted nor vmapped.
+      A `SplittingAlgorithm`, whose functions but ``result`` and ``begin`` can be neither jitted
+      nor vmapped.
 
     Raises:
       ValueError: if an argument is outside its range, or the kernel makes several trials.
@@ -92,6 +94,7 @@ def host_driven(
     size = settings.num_moving
     drawn = jax.jit(lambda key: draw(settings, key))
     begun = jax.jit(lambda key, particles, first: begin(settings, key, particles, first))
+    begun_with = jax.jit(lambda *given: begin_with(settings, *given))
     going = jax.jit(lambda level, population: level_goes_on(settings, level, population))
     closed = jax.jit(lambda *level: account(settings, *level))
 
@@ -145,7 +148,10 @@ def host_driven(
     def result(state: SplittingState) -> SplittingResult:
         return read_result(settings, state)
 
-    return SplittingAlgorithm(init, step, advance, run, result)
+    def begin_given(key: Array, particles: Particles, scores: Array) -> SplittingState:
+        return begun_with(key, particles, jnp.asarray(scores, jnp.float32))
+
+    return SplittingAlgorithm(init, step, advance, run, result, begin_given)
 
 
 def _loop(goes_on: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any) -> Any:

@@ -19,12 +19,19 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
 
-from restore_jax.splitting.levels import first_state, last_info, one_level, read_result
+from restore_jax.splitting.levels import (
+    begin_with,
+    first_state,
+    last_info,
+    one_level,
+    read_result,
+)
 from restore_jax.splitting.settings import checked_settings
 from restore_jax.splitting.types import (
     Args,
     Array,
     LevelInfo,
+    Particles,
     ScoreFn,
     Scorer,
     SearchSpace,
@@ -87,7 +94,7 @@ def importance_splitting(
         all particles, so what is drawn does not depend on the devices.
 
     Returns:
-      A `SplittingAlgorithm`: init, step, advance, run, result.
+      A `SplittingAlgorithm`: init, step, advance, run, result, begin.
 
     Raises:
       ValueError: if an argument is outside its range, here; if particles or scores have
@@ -138,4 +145,7 @@ def importance_splitting(
     def result(state: SplittingState) -> SplittingResult:
         return read_result(settings, state)
 
-    return SplittingAlgorithm(init, step, advance, run, result)
+    def begin(key: Array, particles: Particles, scores: Array) -> SplittingState:
+        return begin_with(settings, key, particles, scores)
+
+    return SplittingAlgorithm(init, step, advance, run, result, begin)

@@ -117,6 +117,17 @@ def begin(
     )
 
 
+def begin_with(
+    settings: Settings, key: Array, particles: Particles, scores: Array
+) -> SplittingState:
+    """The state of particles that were drawn and scored elsewhere."""
+    check_particles(particles, settings.num_particles)
+    scores = _checked_scores(scores, settings.num_particles)
+    none = counting.halves(0)
+    first = FirstScores(scores, none, none, jnp.bool_(True))
+    return begin(settings, key, spread(settings, particles), first)
+
+
 def first_scores(
     settings: Settings, key: Array, particles: Particles, args: Args, loop: Any = lax.while_loop
 ) -> FirstScores:

@@ -271,6 +271,9 @@ class SplittingAlgorithm(NamedTuple):
         `lax.while_loop`.
       run: ``(key, args) -> SplittingResult``: init, then the whole loop.
       result: ``(state) -> SplittingResult``: reads a state, also an unfinished one.
+      begin: ``(key, particles, scores f32[n]) -> SplittingState``: begins with particles that were
+        drawn and scored elsewhere, n of them, at no cost and with a probability of 1: what is
+        estimated then is the share of whatever law they are draws of.
     """
 
     init: Callable[[Array, Args], SplittingState]
@@ -278,6 +281,7 @@ class SplittingAlgorithm(NamedTuple):
     advance: Callable[[SplittingState, Args, Any], SplittingState]
     run: Callable[[Array, Args], "SplittingResult"]
     result: Callable[[SplittingState], "SplittingResult"]
+    begin: Callable[[Array, Particles, Array], SplittingState]
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,265 @@
+"""One space of a scan: shared draws, a descent for each class, and what they say."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from restore_jax.diagnosis.descent import Lane, compile_descent
+from restore_jax.diagnosis.drawing import Draws, all_margins, compile_draws, scores_of, unstamped
+from restore_jax.diagnosis.null import profiles
+from restore_jax.diagnosis.probing import Pool
+from restore_jax.diagnosis.standing import level_at, standings, standings_by_events
+from restore_jax.diagnosis.types import ClassLook, SpaceLook
+from restore_jax.diagnosis.work import Work
+from restore_jax.oracles import LOG_FLOOR, Inconclusive
+from restore_jax.recovery import DEFAULTS
+from restore_jax.recovery.guides import guides
+from restore_jax.recovery.question import Question
+from restore_jax.scoring import threshold, whole_legs
+from restore_jax.spaces import TriggerSpace, make_space
+
+Array = jax.Array
+OPTIONS: dict[str, dict[str, Any]] = {"stripes": {"max_amplitude": 0.15}}
+"""By space, what it takes when scanning, where that is not its default."""
+OTHER_DEPTH = -4.0
+"""To which spaces without a depth of their own are followed."""
+NUM_GUIDES = 16
+"""With labels, of each class; see `scoring`."""
+NARROWING = (0, 3, 6)
+"""After so many levels `ScanSettings.lanes` says how many classes go on."""
+DOUBT = 1.645
+"""Standard errors between an estimate and its one-sided 95 % bound."""
+
+
+class Look(NamedTuple):
+    """What a space says, and the populations that said it, by class: `Lane.target`."""
+
+    seen: SpaceLook
+    lanes: dict[int, Lane]
+
+
+class Followed(NamedTuple):
+    """The lanes, by class, and those classes that were given up on the way."""
+
+    lanes: dict[int, Lane]
+    dropped: frozenset[int]
+
+
+def options_of(work: Work, name: str) -> dict[str, Any]:
+    """What a space takes when scanning."""
+    return work.settings.options.get(name, OPTIONS.get(name, DEFAULTS[name].options))
+
+
+def depth_of(work: Work, name: str) -> float:
+    """To which log10 probability a space is followed."""
+    return work.settings.depths.get(name, OTHER_DEPTH)
+
+
+def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
+    """Looks through one space.
+
+    Args:
+      work: the scan.
+      pool: its probes.
+      name, number: the space, and its place among those looked through.
+      most: images that may be sent for it.
+
+    Raises:
+      Inconclusive: the model's probabilities are saturated.
+    """
+    began = work.ledger.spent
+    space = make_space(name, work.oracle.image_shape, **options_of(work, name))
+    key = jax.random.fold_in(work.key, number)
+    with work.stage("draws"):
+        draws = _draws(work, pool, space, key)
+    judged = [int(k) for k in np.flatnonzero(pool.judged)]
+    goal = threshold(work.oracle, work.success, work.settings.num_probes)
+    deep_goal = goal
+    if work.oracle.access == "labels":
+        deep_goal += whole_legs(NUM_GUIDES, work.settings.num_probes)
+    led = (draws.scores >= goal).sum(1)
+    work.tell(
+        f"{name}: {work.settings.num_draws} random triggers, {int((led > 0).sum())} classes led to"
+    )
+    with work.stage("splitting"):
+        followed = _followed(work, pool, space, draws, judged, key, began + most)
+    seen = _seen(work, space, draws, judged, followed, (goal, deep_goal), work.ledger.spent - began)
+    best = max(seen.classes.items(), key=lambda item: _value(item[1]), default=None)
+    if best is not None and best[1].standing is not None:
+        work.tell(
+            f"{name}: followed to 10^{seen.depth:.1f}; {work.oracle.class_names[best[0]]} stands "
+            f"out most, by {best[1].standing.value:.2f}"
+        )
+    return Look(seen, followed.lanes)
+
+
+def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
+    oracle, n = work.oracle, work.settings.num_draws
+    with_them = compile_draws(oracle, space, pool, n, work.ledger.charge)
+    particles, outputs = with_them(jax.random.fold_in(key, 0))
+    alone = unstamped(oracle, pool, work.ledger.charge)[None]
+    if oracle.access == "probabilities" and _saturated(alone):
+        raise Inconclusive(
+            "the model's probabilities are saturated (of most probes all but one are 0), so that "
+            "they say no more than labels: scan with --access labels, or ask for logits."
+        )
+    here = (pool, work.success, oracle.num_classes)
+    return Draws(
+        particles=particles,
+        scores=scores_of(oracle.access, outputs, *here),
+        empty=scores_of(oracle.access, alone, *here)[:, 0],
+        outputs=alone[0],
+    )
+
+
+def _saturated(outputs: np.ndarray) -> bool:
+    """Whether the runner-up has no probability that a float can hold, for most of the probes."""
+    margins = all_margins("probabilities", outputs)
+    return bool((margins.max(-1) >= -LOG_FLOOR).mean() > 0.5)
+
+
+def _followed(
+    work: Work,
+    pool: Pool,
+    space: TriggerSpace,
+    draws: Draws,
+    judged: list[int],
+    key: Array,
+    end: int,
+) -> Followed:
+    """The lanes of all classes that were followed, as far as they came.
+
+    Ends at the depth asked for, or where the ledger would come to stand past ``end``.
+    """
+    settings, depth = work.settings, depth_of(work, space.name)
+    probes = {k: _in_order(work, pool, draws, k) for k in judged}
+    num_guides = 0
+    if work.oracle.access == "labels":
+        num_guides = whole_legs(NUM_GUIDES, settings.num_probes)
+        probes = _guided(work, pool, probes, num_guides, end)
+    descent = compile_descent(
+        work.oracle, space, settings, work.success, probes.__getitem__, work.ledger.charge,
+        num_guides,
+    )  # fmt: skip
+    if work.oracle.access == "labels":
+        # No more than the budget pays for at all, and a level of each.
+        each = (num_guides + settings.num_probes) * settings.num_particles
+        most = max(0, end - work.ledger.spent) // (each + descent.most_a_level)
+        probes = dict(list(probes.items())[:most])
+    judged = list(probes)
+    gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
+    order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
+    lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
+    going, dropped = list(lanes), set[int]()
+    for number in range(settings.max_levels):
+        if number in NARROWING:
+            most = settings.lanes[NARROWING.index(number)]
+            going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
+            dropped |= set(going[most:])
+            going = sorted(going[:most])
+        going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
+        if not going or work.ledger.spent + len(going) * descent.most_a_level > end:
+            break
+        for lane in descent.advance([lanes[k] for k in going]):
+            lanes[lane.target] = lane
+        deepest = max(lanes[k].depths[-1] for k in going)
+        names = ", ".join(work.oracle.class_names[k] for k in going[:6])
+        more = f" and {len(going) - 6} more" if len(going) > 6 else ""
+        work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 2)
+    return Followed(lanes, frozenset(dropped))
+
+
+def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> Array:
+    """f32[m, H, W, C]: a class's probes, the farthest from it first; with labels as they come."""
+    places = np.flatnonzero(pool.valid[k])
+    if work.oracle.access != "labels":
+        lead = all_margins(work.oracle.access, draws.outputs)[places, k]
+        places = places[np.argsort(lead, kind="stable")]
+    return pool.probes[jnp.asarray(places)]
+
+
+def _guided(
+    work: Work, pool: Pool, probes: dict[int, Array], number: int, end: int
+) -> dict[int, Array]:
+    """The probes with guides before them, of those classes for which there are any."""
+    found = {}
+    for k, own in probes.items():
+        question = Question(
+            work.oracle, k, None, work.success, 0, work.sources[0].name, work.asker, work.ledger,
+            pool,
+        )  # fmt: skip
+        made = guides(own, number, end - work.ledger.spent, question)
+        if made is not None:
+            found[k] = jnp.concatenate([made, own])
+    return found
+
+
+def _seen(
+    work: Work,
+    space: TriggerSpace,
+    draws: Draws,
+    judged: list[int],
+    followed: Followed,
+    goals: tuple[float, float],
+    queries: int,
+) -> SpaceLook:
+    """What the draws and lanes say, class by class; the event's score for either of them."""
+    goal, deep_goal = goals
+    lanes = followed.lanes
+    # Dropped on the way, a class is compared with nobody; stalled, it has gone as far as it can.
+    whole = [lane for k, lane in lanes.items() if k not in followed.dropped]
+    running = [lane.depths[-1] for lane in whole if lane.running]
+    depth = max([depth_of(work, space.name), *running])
+    gains = {
+        lane.target: level_at(lane.depths, lane.levels, depth) - float(draws.empty[lane.target])
+        for lane in whole
+    }
+    lacks = {lane.target: deep_goal - float(draws.empty[lane.target]) for lane in whole}
+    if work.oracle.access == "labels":
+        met = {lane.target: lane.depths[-1] if math.isnan(lane.event) else lane.event
+               for lane in whole}  # fmt: skip
+        stand = standings_by_events({k: max(value, depth) for k, value in met.items()})
+    else:
+        families = profiles(work.conditions, work.settings, space.description)
+        stand = standings(gains, lacks, families)
+    n = draws.scores.shape[1]
+    by_draws = {k: int((draws.scores[k] >= goal).sum()) for k in judged}
+    classes = {}
+    for k in judged:
+        none = math.log10(1.0 - 0.05 ** (1.0 / n))
+        if k not in lanes:
+            classes[k] = ClassLook(None, none, by_draws[k], (), float(draws.empty[k]), None)
+            continue
+        lane = lanes[k]
+        event = None if math.isnan(lane.event) else lane.event
+        at = lane.depths[-1] if event is None else event
+        classes[k] = ClassLook(
+            log10_prob=event,
+            log10_bound=min(0.0, at + DOUBT * lane.stds[-1]),
+            draws_led=by_draws[k],
+            curve=tuple(zip(lane.depths, lane.levels, strict=True)),
+            empty=float(draws.empty[k]),
+            standing=stand.get(k),
+        )
+    most = max(by_draws.values(), default=0)
+    return SpaceLook(
+        prior=space.description,
+        depth=depth,
+        classes=classes,
+        log10_certificate=max((look.log10_bound for look in classes.values()), default=0.0),
+        log10_certificate_draws=_upper(most, n),
+        queries=queries,
+    )
+
+
+def _upper(hits: int, n: int) -> float:
+    """log10 of the upper end, 95 %, of a share of which n draws hit so many times."""
+    return float(np.log10(stats.beta.ppf(0.95, hits + 1, n - hits))) if hits < n else 0.0
+
+
+def _value(seen: ClassLook) -> float:
+    return -math.inf if seen.standing is None else seen.standing.value

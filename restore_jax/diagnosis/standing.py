@@ -1,0 +1,134 @@
+"""How far a class stands out from its like: one number for each class and space.
+
+Classes have levels of their own: to some, almost any change leads more easily. The *gain* of a
+class is by how much the score that a random trigger reaches, at a stated probability, exceeds that
+of no trigger at all; its *reach* is the gain over what the class lacks without a trigger, so that
+at 1 the event happens. The reach has no unit: models with logits of any scale can be compared.
+
+What a class's reach would be if nothing were planted for it, other classes say: those of the
+model at hand, by their median, and that class in clean models, by how much easier or harder than
+its neighbours it is there (a *profile*). Networks of one family agree in that, those of different
+families do not, and nobody tells a black box's family. So a class has to stand out from its like by
+every profile there is. With y the square root of the reach, whose spread depends least on its size,
+
+    standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
+
+with j the model's other classes, and spread(e) the root mean square of that difference over classes
+for which nothing was planted. How large the standings of clean models are is measured
+(`diagnosis.null`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEAST_SPREAD = 0.15
+"""Of the square root of the reach, where there is no profile."""
+
+
+LEAST_DECADES = 0.5
+"""Of probabilities, what two classes of a model may well differ by."""
+
+
+class Profile(NamedTuple):
+    """What is known of a family of clean networks.
+
+    Attributes:
+      offsets: float[K], how much further each class's square root of the reach goes than the
+        median of the others.
+      spread: of the difference that is left, in networks of the family.
+    """
+
+    offsets: Sequence[float]
+    spread: float
+
+
+class Standing(NamedTuple):
+    """How far a class stands out in one space.
+
+    Attributes:
+      gain: of the score, in its own unit.
+      reach: the gain over what the class lacks without a trigger.
+      value: the standing.
+    """
+
+    gain: float
+    reach: float
+    value: float
+
+
+def level_at(depths: Sequence[float], levels: Sequence[float], depth: float) -> float:
+    """The score reached with log10 probability ``depth``; between two levels on their line.
+
+    Beyond the last level it is that level's score: at least this is reached.
+
+    Example:
+      >>> level_at((-1.0, -2.0), (0.0, 4.0), -1.5)
+      2.0
+    """
+    return float(np.interp(-depth, -np.asarray(depths), np.asarray(levels)))
+
+
+def standings(
+    gains: Mapping[int, float], lacks: Mapping[int, float], profiles: Sequence[Profile]
+) -> dict[int, Standing]:
+    """The standing of each class of one space.
+
+    Args:
+      gains: by class; at one probability for all.
+      lacks: by class, the event's score less that of no trigger, above 0.
+      profiles: of the families of clean networks; none: the classes are compared with each other
+        alone, in units of their own spread (the median absolute difference, as a normal law's
+        standard deviation) or of `LEAST_SPREAD`, whichever is larger.
+
+    Example:
+      >>> found = standings({0: 4.0, 1: 1.0, 2: 1.0}, {0: 4.0, 1: 4.0, 2: 4.0}, [])
+      >>> found[0].reach, round(found[0].value, 2)
+      (1.0, 3.33)
+    """
+    reaches = {k: gain / lacks[k] for k, gain in gains.items()}
+    roots = {k: float(np.sqrt(max(reach, 0.0))) for k, reach in reaches.items()}
+    values = []
+    for profile in profiles:
+        offsets = {k: profile.offsets[k] for k in roots}
+        values.append(_differences(roots, offsets, profile.spread))
+    if not profiles:
+        plain = _differences(roots, dict.fromkeys(roots, 0.0), 1.0)
+        spread = 1.4826 * float(np.median(np.abs(list(plain.values()) or [0.0])))
+        values.append({k: value / max(spread, LEAST_SPREAD) for k, value in plain.items()})
+    return {k: Standing(gains[k], reaches[k], min(value[k] for value in values)) for k in roots}
+
+
+def standings_by_events(log10_probs: Mapping[int, float]) -> dict[int, Standing]:
+    """The standing of each class where scores are counts, as with labels.
+
+    Counts have no margin to go on rising in, so what is compared is how probable the event is: by
+    how many times `LEAST_DECADES` a class lies above the median of the others.
+
+    Args:
+      log10_probs: by class, the event's, or of one that was not met the probability to which
+        the class was followed.
+
+    Example:
+      >>> standings_by_events({0: -1.0, 1: -3.0, 2: -3.0})[0].value
+      4.0
+    """
+    least = min(log10_probs.values(), default=0.0)
+    found = {}
+    for k, value in log10_probs.items():
+        others = [other for j, other in log10_probs.items() if j != k]
+        ahead = value - (float(np.median(others)) if others else value)
+        found[k] = Standing(value - least, 1.0 if value > least else 0.0, ahead / LEAST_DECADES)
+    return found
+
+
+def _differences(
+    roots: Mapping[int, float], offsets: Mapping[int, float], spread: float
+) -> dict[int, float]:
+    """How far each class lies above the median of the others, offsets taken off, in spreads."""
+    flat = {k: root - offsets[k] for k, root in roots.items()}
+    return {
+        k: (value - float(np.median([v for j, v in flat.items() if j != k] or [value]))) / spread
+        for k, value in flat.items()
+    }
