@@ -9,12 +9,12 @@ from rich.table import Table
 
 from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
+from restore_jax.spaces import SPACES, catalogue
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
     from restore_jax.diagnosis import Chance, Scan, ScanProgress
 
-SPACES = ("patch", "stripes", "scattered", "blend", "sparse", "gaussian")
 _VERDICTS = {
     "clean": "nothing suspicious: random triggers lead nowhere more often than in clean models",
     "inconclusive": "suspicious, but no trigger was confirmed on fresh probes",
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
-        help=f"where to look: some of {', '.join(SPACES)}; auto: the first three "
-             "(auto)")  # fmt: skip
+        help=f"where to look: some of {', '.join(SPACES)}; auto: "
+             f"{', '.join(catalogue.scanned())} (auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
         help="images the model may be asked about, all counted (40,000 per space)")  # fmt: skip
     add("--success", type=float, default=0.95, metavar="SHARE",
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             report(step.queries, step.budget, step.text, line=step.milestone)
 
         name = f"scan-{args.seed}"
-        with models.kept_answers(args, oracle, name) as (folder, done):
+        with models.kept_answers(args, oracle, name) as kept:
             found = scan(
                 oracle,
                 access=args.access,
@@ -71,11 +71,12 @@ def run(args: argparse.Namespace) -> int:
                 data_dir=args.data_dir,
                 test_data=inputs.test_images(oracle, args.data_dir),
                 on_progress=on_progress,
+                journal=kept.journal,
             )
             report(0, 0, "drawing the result", line=False)
-            folder = inputs.write(args, folder, name, render_scan(found, oracle))
+            folder = inputs.write(args, kept.folder, name, render_scan(found, oracle))
             if not found.interrupted:
-                done()
+                kept.done()
     if args.json:
         exits.print_json(found.to_json() | {"out": str(folder)})
     else:
@@ -102,6 +103,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _show(found: "Scan", folder: Path) -> None:
     """The result for a person."""
+    from restore_jax.report.text import asking_lines
+
     console = Console(highlight=False)
     named = [f"{f.target} ({f.name})" for f in found.classes if f.confirmed]
     console.print(
@@ -139,7 +142,7 @@ def _show(found: "Scan", folder: Path) -> None:
         )
     lines = [
         f"  queries       {fields['queries']:,} of {fields['budget']:,} ({stages})",
-        *(f"  asking        {text}" for text in inputs.asking(fields)),
+        *(f"  asking        {text}" for text in asking_lines(fields.get("asking"))),
         f"  time          {fields['seconds']['total']:.1f} s",
         f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
     ]

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.diagnosis.pooling import Pool
-from restore_jax.oracles import Ledger
-from restore_jax.recovery import Settings
+from restore_jax.recovery.found import Search
 from restore_jax.recovery.probability import log10, log10_interval
-from restore_jax.recovery.question import Question
-from restore_jax.recovery.search import Searcher, compile_search
-from restore_jax.spaces import TriggerSpace
+from restore_jax.recovery.searching import ready
+from restore_jax.run import Run
+from restore_jax.spaces import Settings, TriggerSpace
 from restore_jax.splitting import SplittingState, Status
 
 Array = jax.Array
@@ -37,26 +36,26 @@ class Depth(NamedTuple):
 
 
 def deepen(
-    question: Question,
+    run: Run,
     space: TriggerSpace,
     pool: Pool,
+    success: float,
     classes: list[int],
     settings: Settings,
     key: Array,
-    ledger: Ledger,
     most: int,
     on_level: Callable[[str], None],
 ) -> dict[int, Depth]:
     """Searches several classes by splitting, fewer and fewer of them.
 
     Args:
-      question: what is asked; its class does not matter.
+      run: whose model is asked; pays for no more than ``most`` images here.
       space: where triggers come from.
       pool: the probes.
+      success: share of probes that makes the event.
       classes: where to, the most promising first.
       settings: of the splitting.
       key: of everything drawn here.
-      ledger: counts; pays for no more than ``most`` images here.
       most: see above. Classes that it does not pay for are left out.
       on_level: told what was just done.
 
@@ -69,21 +68,22 @@ def deepen(
     if not affordable:
         return {}
     probes = {t: pool.of_class(t) for t in affordable}
-    searcher = compile_search(
-        question, space, settings, probes[affordable[0]], None,
+    searcher = ready(
+        run, space, settings, success, affordable[0], probes[affordable[0]],
         stop="estimate", max_queries=most, key=key,
     )  # fmt: skip
+    ledger, sampler = run.ledger, searcher.sampler
     args = {t: searcher.args | {"target": jnp.int32(t), "probes": probes[t]} for t in affordable}
     end, states = ledger.spent + most, dict[int, SplittingState]()
     for t in affordable:
-        states[t] = searcher.init(jax.random.fold_in(key, t), args[t])
+        states[t] = sampler.init(jax.random.fold_in(key, t), args[t])
     racing = list(affordable)
     while racing:
         for t in list(racing):
             if ledger.spent + level_cost > end:
                 return {t: _depth(searcher, state) for t, state in states.items()}
-            states[t] = searcher.advance(states[t], args[t])
-            name = question.oracle.class_names[t]
+            states[t] = sampler.advance(states[t], args[t])
+            name = run.model.class_names[t]
             on_level(f"{space.name}: {name}, level {int(states[t].index)}")
             if int(states[t].status) != Status.RUNNING:
                 racing.remove(t)
@@ -96,8 +96,8 @@ def _level(state: SplittingState) -> float:
     return float(np.asarray(state.history.level)[max(0, int(state.index) - 1)])
 
 
-def _depth(searcher: Searcher, state: SplittingState) -> Depth:
-    result: Any = searcher.algorithm.result(state)
+def _depth(searcher: Search, state: SplittingState) -> Depth:
+    result: Any = searcher.sampler.result(state)
     low, high = log10_interval(state, result) or (None, 0.0)
     reached = int(state.status) == Status.REACHED
     return Depth(

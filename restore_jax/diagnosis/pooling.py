@@ -13,13 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from restore_jax.compilation import compiler_options
-from restore_jax.data.probes import ProbeSource
-from restore_jax.host_scoring import ask_stamped
-from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, labels
-from restore_jax.scoring import RACE_WIDTH, ask_racing, needed
+from restore_jax.errors import Inconclusive
+from restore_jax.racing import RACE_WIDTH, Draws, needed, race_to_all_classes
+from restore_jax.run import Run
 from restore_jax.spaces import TriggerSpace
 
 Array = jax.Array
@@ -46,30 +43,28 @@ class Pool(NamedTuple):
         return self.probes[np.flatnonzero(self.valid[target])]
 
 
-def make_pool(source: ProbeSource, asker: Asker, ledger: Ledger, num_classes: int, m: int) -> Pool:
+def make_pool(run: Run, m: int) -> Pool:
     """Looks for the fewest probes of which m serve every class.
 
     Args:
-      source: where they come from.
-      asker, ledger: ask about them, and count.
-      num_classes: K.
+      run: asks the model about its probes.
       m: probes of each class's event.
 
     Raises:
       Inconclusive: not even one class has as many.
       DataError: the source has no more images.
     """
+    source, num_classes = run.source, run.model.num_classes
     images, answers = source.draw(0, 0), np.zeros(0, np.int32)
     order = np.zeros(0, int)
     most = MOST_LOOKED_AT if source.available is None else min(MOST_LOOKED_AT, source.available)
     while True:
-        more = min(FIRST_LOOK, most - len(answers), ledger.left)
+        more = min(FIRST_LOOK, most - len(answers), run.ledger.left)
         if more <= 0:
             break
         fresh = source.draw(len(answers), more)
-        ledger.charge(more)
         images = jnp.concatenate([images, fresh])
-        answers = np.concatenate([answers, np.asarray(asker.labels(fresh))])
+        answers = np.concatenate([answers, run.labels(fresh)])
         order = _by_turns(answers)
         if all((answers != k).sum() >= m for k in range(num_classes)):
             break
@@ -77,7 +72,7 @@ def make_pool(source: ProbeSource, asker: Asker, ledger: Ledger, num_classes: in
     if not served:
         raise Inconclusive(
             f"of {len(answers)} probes fewer than {m} are not of one and the same class to this "
-            "model: give other --probes."
+            "model: give other `probes`."
         )
     # Probes of the class most often predicted come last by turns, so that few are wasted.
     serves = np.stack([answers[order] != k for k in served])
@@ -99,116 +94,32 @@ def _by_turns(answers: np.ndarray) -> np.ndarray:
     return np.lexsort((np.arange(len(answers)), turn))
 
 
-class Draws(NamedTuple):
-    """What random triggers did.
-
-    Attributes:
-      hits: bool[n, K]: which made which class's event happen; False of a settled class.
-      led: int32[n, K]: how many of the probes shown they led there.
-      cost: int or uint32[], images sent.
-    """
-
-    hits: Any
-    led: Any
-    cost: Any
-
-
 def compile_draws(
-    oracle: Oracle,
-    space: TriggerSpace,
-    pool: Pool,
-    success: float,
-    n: int,
-    book: Callable[[int], None] = lambda images: None,
-) -> Callable[[Array, Any, np.ndarray], Draws]:
-    """Compiles ``(key, weights, watched bool[K]) -> Draws`` of n random triggers.
+    run: Run, space: TriggerSpace, pool: Pool, success: float, n: int
+) -> Callable[[Array, np.ndarray], Draws]:
+    """Compiles ``(key, watched bool[K]) -> Draws`` of n random triggers, booked.
 
     Args:
-      oracle, space: the model, and where triggers come from.
+      run: whose model is asked.
+      space: where triggers come from.
       pool: the probes; images, weights and what is watched are traced.
       success: share of probes that makes the event.
       n: triggers at once.
-      book: told how many images were sent; of a foreign model, before they are.
     """
-    m = int(pool.valid.sum(1).max())
-    slack = m - needed(success, m)
-    size = pool.probes.shape[0]
-    if oracle.foreign:
-        return _host_draws(oracle, space, pool, slack, n, book)
-
-    def draws(key: Array, args: dict[str, Any]) -> Draws:
-        particles = space.search.sample(key, n)
-        classes = jnp.arange(oracle.num_classes)
-
-        def ask(weights: Any, particles: Any, probes: Array) -> Array:
-            images = jax.vmap(space.stamp, (0, None))(particles, probes)
-            outputs = oracle.answer(weights, images.reshape(-1, *images.shape[2:]))
-            return labels(oracle.access, outputs).reshape(-1, RACE_WIDTH)
-
-        def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
-            racing, led, missed = carry
-            probes, valid = shown
-            answers = ask_racing(ask, args["weights"], particles, probes, racing)
-            there = (answers[..., None] == classes) & valid.T
-            led = led + jnp.where(racing[:, None], jnp.sum(there, 1), 0)
-            missed = missed + jnp.where(racing[:, None], jnp.sum(valid.T & ~there, 1), 0)
-            cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(RACE_WIDTH)
-            racing = racing & jnp.any((missed <= slack) & args["watched"], -1)
-            return (racing, led, missed), cost
-
-        legs = args["probes"].reshape(size // RACE_WIDTH, RACE_WIDTH, *oracle.image_shape)
-        valid = args["valid"].reshape(-1, size // RACE_WIDTH, RACE_WIDTH).transpose(1, 0, 2)
-        nobody = jnp.zeros((n, oracle.num_classes), jnp.int32)
-        start = (jnp.ones(n, bool), nobody, nobody)
-        (_, led, missed), cost = lax.scan(leg, start, (legs, valid))
-        # Who dropped out has missed too many probes of every watched class.
-        return Draws((missed <= slack) & args["watched"], led, jnp.sum(cost, dtype=jnp.uint32))
-
-    fixed = {"probes": pool.probes, "valid": jnp.asarray(pool.valid)}
-    judged = pool.valid.any(1)
-    compiled = jax.jit(draws, compiler_options=compiler_options())
-
-    def run(key: Array, weights: Any, watched: np.ndarray) -> Draws:
-        watching = jnp.asarray(watched & judged)
-        found = compiled(key, fixed | {"weights": weights, "watched": watching})
-        book(int(found.cost))
-        return found
-
-    return run
-
-
-def _host_draws(
-    oracle: Oracle,
-    space: TriggerSpace,
-    pool: Pool,
-    slack: int,
-    n: int,
-    book: Callable[[int], None],
-) -> Callable[[Array, Any, np.ndarray], Draws]:
-    """`compile_draws` for a model that is asked from the host."""
-    ask = ask_stamped(oracle, space, book)
+    model, m = run.model, int(pool.valid.sum(1).max())
+    slack, size = m - needed(success, m), pool.probes.shape[0]
+    raced = model.race(race_to_all_classes(model, space, size, slack), run.books)
     sample = jax.jit(lambda key: space.search.sample(key, n))
-    classes, judged = np.arange(oracle.num_classes), pool.valid.any(1)
 
-    def run(key: Array, weights: Any, watched: np.ndarray) -> Draws:
-        del weights
-        particles, watching, cost = sample(key), watched & judged, 0
-        racing = np.ones(n, bool)
-        led = np.zeros((n, oracle.num_classes), np.int32)
-        missed = np.zeros_like(led)
-        for first in range(0, pool.probes.shape[0], RACE_WIDTH):
-            rows = np.flatnonzero(racing)
-            if not len(rows):
-                break
-            shown = slice(first, first + RACE_WIDTH)
-            outputs = ask(particles, rows, pool.probes[shown], 0.0)
-            answers = np.asarray(labels(oracle.access, outputs)).reshape(len(rows), RACE_WIDTH)
-            valid = pool.valid[:, shown].T
-            there = (answers[..., None] == classes) & valid
-            led[rows] += there.sum(1, dtype=np.int32)
-            missed[rows] += (valid & ~there).sum(1, dtype=np.int32)
-            cost += len(rows) * RACE_WIDTH
-            racing &= ((missed <= slack) & watching).any(-1)
-        return Draws((missed <= slack) & watching, led, cost)
+    def draws(key: Array, args: dict[str, Any]) -> Any:
+        return raced(sample(key), jnp.ones(n, bool), jnp.float32(0), args)
 
-    return run
+    draw = model.program(draws, run.books)
+    fixed = {"weights": model.weights, "probes": pool.probes, "valid": jnp.asarray(pool.valid)}
+    judged = pool.valid.any(1)
+
+    def draw_and_book(key: Array, watched: np.ndarray) -> Draws:
+        (hits, led), cost = draw(key, fixed | {"watched": jnp.asarray(watched & judged)})
+        return Draws(hits, led, cost)
+
+    return draw_and_book

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from scipy import stats
 
-from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis.deepening import Depth, deepen
 from restore_jax.diagnosis.null import CALIBRATED, threshold
 from restore_jax.diagnosis.pooling import Pool, compile_draws, make_pool
@@ -24,43 +23,16 @@ from restore_jax.diagnosis.types import (
     ScanProgress,
     ScanSettings,
 )
-from restore_jax.environment import device_name, versions
-from restore_jax.oracles import (
-    Asker,
-    Inconclusive,
-    Ledger,
-    ModelError,
-    Oracle,
-    OutOfQueries,
-    ProbeFeed,
-    account,
-    open_model,
-)
-from restore_jax.recovery import (
-    BUDGETS,
-    DEFAULTS,
-    Progress,
-    Recovery,
-    Settings,
-    recover,
-    settings_for,
-)
-from restore_jax.recovery.question import Question
-from restore_jax.spaces import TriggerSpace, make_space
+from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
+from restore_jax.oracles import Journal, open_model
+from restore_jax.recovery import Progress, Recovery, recover
+from restore_jax.recovery.aims import needs
+from restore_jax.run import Run
+from restore_jax.spaces import Settings, TriggerSpace, catalogue
 
 Array = jax.Array
 BUDGET_PER_SPACE = 40_000
 FALSE_ALARM_RATE = 0.05
-AUTO = ("patch", "stripes", "scattered")
-"""The spaces of ``space="auto"``. Blends are left out: no random one leads anywhere, and splitting
-takes more images for one class than all of this."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "patch": {"max_size": 3},
-    "stripes": {"max_amplitude": 0.15, "angles": "axes"},
-    "scattered": {"max_pixels": 6},
-}
-"""Scanning draws smaller and plainer triggers than recovering does: clean models, too, obey large
-saturated patches and slanting waves."""
 OUTSTANDING = 1.5
 """Where no clean model was measured: a suspicious class's lead over the others, in decades."""
 FEW_HITS = 5
@@ -72,7 +44,7 @@ OnScan = Callable[[ScanProgress], None] | None
 def scan(
     model: Any = "shipped",
     *,
-    access: str = "logits",
+    access: str | None = None,
     space: str | Sequence[str] = "auto",
     probes: str | Path = "dead_leaves",
     budget: int | None = None,
@@ -83,6 +55,7 @@ def scan(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: ScanSettings | None = None,
     on_progress: OnScan = None,
+    journal: Journal | None = None,
 ) -> Scan:
     """Looks for backdoors in a model, in all of its classes.
 
@@ -92,8 +65,9 @@ def scan(
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
-      access: "logits", "probabilities" or "labels".
-      space: "auto" (`AUTO`, all of them), a space, or several.
+      access: "logits", "probabilities" or "labels"; None: logits, or what an open model is asked
+        for.
+      space: "auto" (those of the catalogue that are scanned), a space, or several.
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET_PER_SPACE` per space.
       success: share of probes that a trigger must lead to a class, in (0, 1].
@@ -104,61 +78,60 @@ def scan(
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
       on_progress: called now and then.
+      journal: keeps the answers of a model that is asked from the host.
 
     Raises:
-      ValueError: an argument out of range (one sentence).
+      InputError: an argument out of range (one sentence).
       Inconclusive: the model gives nearly all probes one class.
     """
     began = time.perf_counter()
     settings = settings or ScanSettings()
     names = _spaces(space)
     if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"--false-alarm-rate must lie in (0, 1), not {false_alarm_rate}.")
+        raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
     if not 0 < success <= 1:
-        raise ValueError(f"--success must lie in (0, 1], not {success}.")
+        raise InputError(f"`success` must lie in (0, 1], not {success}.")
     oracle = open_model(model, access)
     allowed = len(names) * BUDGET_PER_SPACE if budget is None else budget
-    ledger = Ledger(allowed, spent=oracle.asked)
     least = settings.num_probes * (settings.block + 3)
-    if ledger.budget < least:
-        raise ValueError(
-            f"--budget {ledger.budget} is too small: probes and the first random triggers need "
+    if allowed < least:
+        raise BudgetError(
+            f"`budget` {allowed} is too small: probes and the first random triggers need "
             f"{least} images."
         )
-    asker = Asker(oracle, ledger)
-    source = open_probes(probes, seed, oracle.image_shape, data_dir)
+    run = Run(oracle, budget=allowed, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
+    ledger = run.ledger
 
     def report(text: str, milestone: bool = True) -> None:
         if on_progress is not None:
             on_progress(ScanProgress(text, milestone, ledger.spent, ledger.budget))
 
     report("looking for probes")
-    pool = make_pool(source, asker, ledger, oracle.num_classes, settings.num_probes)
-    feed = ProbeFeed(source, asker, ledger, frozenset())
-    question = Question(oracle, 0, None, success, seed, source.name, asker, ledger, feed)
+    pool = make_pool(run, settings.num_probes)
     key = jax.random.key(seed)
     stages = {"screening": ledger.spent, "draws": 0, "splitting": 0, "recovery": 0}
     looks: dict[str, _Look] = {}
     interrupted = cut_short = False
     recovered = dict[int, Recovery]()
     shared = {
-        "access": access, "probes": probes, "success": success, "seed": seed,
-        "data_dir": data_dir, "test_data": test_data,
+        "probes": probes, "success": success, "seed": seed, "data_dir": data_dir,
+        "test_data": test_data,
     }  # fmt: skip
     suspicious: dict[int, list[str]] = {}
     before = ledger.spent
     try:
         for number, name in enumerate(names):
-            here = make_space(name, oracle.image_shape, **_options(settings, name))
+            here = catalogue.find(name).make(oracle.image_shape, **_options(settings, name))
             bound = settings.thresholds.get(
                 name,
                 threshold(here.description, false_alarm_rate, len(names), oracle.num_classes),
             )
             share = ledger.left // (len(names) - number)
             looks[name] = _look(
-                question,
+                run,
                 here,
                 pool,
+                success,
                 bound,
                 settings,
                 jax.random.fold_in(key, number),
@@ -173,11 +146,11 @@ def scan(
             share = ledger.left // (len(suspicious) - number)
             how = {
                 name: dataclasses.replace(
-                    settings_for(name, "first_hit"), options=_options(settings, name)
+                    catalogue.find(name).settings_for("first_hit"), options=_options(settings, name)
                 )
                 for name in spaces
             }
-            recovery = _recovered(oracle, target, how, share, ledger, shared, report)
+            recovery = _recovered(run, target, how, share, shared, report)
             if recovery is not None:
                 recovered[target] = recovery
                 if recovery.status == "interrupted":
@@ -208,11 +181,11 @@ def scan(
         fields={
             "false_alarm_rate": false_alarm_rate,
             "calibrated": not settings.thresholds
-            and source.name == CALIBRATED.probes
+            and run.source.name == CALIBRATED.probes
             and (success, settings.num_probes) == (CALIBRATED.success, CALIBRATED.num_probes)
             and oracle.image_shape == CALIBRATED.image_shape
             and all(look.threshold is not None for look in looks.values()),
-            "access": access,
+            "access": oracle.access,
             "success": success,
             "spaces": {
                 name: {
@@ -227,13 +200,8 @@ def scan(
             "queries_by_stage": stages,
             "seconds": {"total": time.perf_counter() - began},
             "classes_not_judged": [k for k in range(oracle.num_classes) if not pool.valid[k].any()],
-            "seed": seed,
-            "probes": source.name,
-            "model": oracle.name,
-            **account(oracle, ledger),
             "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-            "device": device_name(),
+            **_provenance(run),
         },
     )
 
@@ -249,24 +217,31 @@ class _Look(NamedTuple):
 
 
 def _spaces(space: str | Sequence[str]) -> list[str]:
-    names = list(AUTO) if space == "auto" else [space] if isinstance(space, str) else list(space)
-    unknown = [name for name in names if name not in DEFAULTS]
+    names = (
+        catalogue.scanned()
+        if space == "auto"
+        else [space]
+        if isinstance(space, str)
+        else list(space)
+    )
+    unknown = [name for name in names if name not in catalogue.SPACES]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(
+        raise InputError(
             f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
-            f"{', '.join(DEFAULTS)}, each once."
+            f"{', '.join(catalogue.SPACES)}, each once."
         )
     return names
 
 
 def _options(settings: ScanSettings, name: str) -> dict[str, Any]:
-    return settings.options.get(name, OPTIONS.get(name, DEFAULTS[name].options))
+    return settings.options.get(name, catalogue.find(name).scan_options())
 
 
 def _look(
-    question: Question,
+    run: Run,
     space: TriggerSpace,
     pool: Pool,
+    success: float,
     bound: float | None,
     settings: ScanSettings,
     key: Array,
@@ -274,18 +249,18 @@ def _look(
     report: Report,
 ) -> _Look:
     """One space: random draws for all classes, then splitting for those they do not settle."""
-    oracle, ledger = question.oracle, question.ledger
+    oracle, ledger = run.model, run.ledger
     judged = pool.valid.sum(1) > 0
     hits, best = np.zeros(oracle.num_classes, int), np.zeros(oracle.num_classes)
     drawn = np.zeros(oracle.num_classes, int)
     block, started = settings.block, ledger.spent
-    draws = compile_draws(oracle, space, pool, question.success, block, ledger.charge)
+    draws = compile_draws(run, space, pool, success, block)
     watched = judged.copy()
     for number in range(-(-settings.num_draws // block)):
         dearest = block * pool.probes.shape[0]
         if not watched.any() or ledger.spent - started + dearest > share:
             break
-        found = draws(jax.random.fold_in(key, number), oracle.weights, watched)
+        found = draws(jax.random.fold_in(key, number), watched)
         hits += np.asarray(found.hits).sum(0)
         drawn += block * watched
         best = np.maximum(best, np.sort(np.asarray(found.led), 0)[-10:].mean(0))
@@ -308,9 +283,10 @@ def _look(
     undecided.sort(key=lambda t: -best[t])
     if undecided and settings.num_deepened:
         deep = deepen(
-            question,
+            run,
             space,
             pool,
+            success,
             undecided[: settings.num_deepened],
             Settings(
                 num_probes=settings.num_probes,
@@ -318,7 +294,6 @@ def _look(
                 max_levels=settings.max_levels,
             ),
             jax.random.fold_in(key, settings.num_draws),
-            ledger,
             max(0, share - spent),
             report,
         )
@@ -384,16 +359,16 @@ def _typical(look: _Look, target: int) -> float:
 
 
 def _recovered(
-    oracle: Oracle,
+    run: Run,
     target: int,
     how: dict[str, Settings],
     share: int,
-    ledger: Ledger,
     shared: dict[str, Any],
     report: Report,
 ) -> Recovery | None:
     """The trigger of a class, in the first space of those that made it suspicious where one is."""
     closest: Recovery | None = None
+    oracle, ledger = run.model, run.ledger
     end = ledger.spent + share
     for name, settings in how.items():
         report(f"recovering the trigger of {oracle.class_names[target]} ({name})")
@@ -401,16 +376,16 @@ def _recovered(
         def on_level(step: Progress) -> None:
             report(f"{oracle.class_names[target]}: level {step.level}, best {step.best:.3g}", False)
 
+        budget = min(end - ledger.spent, catalogue.find(name).budget)
+        if budget < needs(oracle, settings)[1]:
+            continue  # what is left does not pay for it
         try:
             attempt = recover(
-                oracle, target, space=name, stop="first_hit",
-                budget=min(end - ledger.spent, BUDGETS[name]), settings=settings,
-                on_progress=on_level, payer=ledger, **shared,
+                oracle, target, space=name, stop="first_hit", budget=budget, settings=settings,
+                on_progress=on_level, within=run, **shared,
             )  # fmt: skip
-        except ModelError:
-            raise
-        except (ValueError, Inconclusive, OutOfQueries):
-            continue  # what is left does not pay for it, or the probes do not allow it
+        except (Inconclusive, OutOfQueries):
+            continue  # the probes do not allow it, or images had to be sent again
         if closest is None or attempt.found or _rate(attempt) > _rate(closest):
             closest = attempt
         if attempt.found or attempt.status == "interrupted":
@@ -419,4 +394,15 @@ def _recovered(
 
 
 def _rate(recovery: Recovery) -> float:
-    return recovery.fields["probe_success_rate"] or 0.0
+    return recovery.probe_success_rate or 0.0
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    found, asking = run.provenance(), run.model.account(run.ledger)
+    content = {
+        "seed": found.seed, "probes": found.probes, "model": found.model,
+        "versions": found.versions, "device": found.device,
+    }  # fmt: skip
+    if found.model_options or asking is not None:
+        content["model_options"] = found.model_options
+    return content if asking is None else content | {"asking": asking}

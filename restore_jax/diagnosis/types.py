@@ -93,7 +93,7 @@ class ClassFinding:
                 space: chance._asdict() | {"interval": list(chance.interval)}
                 for space, chance in self.chances.items()
             },
-            "trigger_space": self.recovery.fields["space"] if self.recovery else None,
+            "trigger_space": self.recovery.space if self.recovery else None,
         }
 
 

@@ -1,7 +1,9 @@
-"""Figures, and results as files."""
+"""Figures, and results as files and words."""
 
+from restore_jax.report.contents import recovery_content
 from restore_jax.report.figures import overview_figure, trigger_figure
 from restore_jax.report.scans import load_recoveries, render_scan, scan_figure
+from restore_jax.report.text import recovery_lines
 from restore_jax.report.written import (
     ResultError,
     load_recovery,
@@ -17,6 +19,8 @@ __all__ = [
     "load_recovery",
     "load_trigger",
     "overview_figure",
+    "recovery_content",
+    "recovery_lines",
     "render_recovery",
     "render_scan",
     "scan_figure",

@@ -94,7 +94,7 @@ def scan_figure(scan: Scan) -> Figure:
         for axes, finding in zip(row, confirmed, strict=False):
             assert finding.recovery is not None
             in_place(axes, finding.recovery.trigger, sparse_ticks=True)
-            axes.set_title(f"{short(finding.name)} ({finding.recovery.fields['space']})",
+            axes.set_title(f"{short(finding.name)} ({finding.recovery.space})",
                            fontsize=11, color=INK)  # fmt: skip
         for axes in row[len(confirmed) :]:
             axes.set_axis_off()
