@@ -34,12 +34,14 @@ from restore_jax import open_model
 from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, prediction_bound, scan
 from restore_jax.diagnosis.null import measured
-from restore_jax.diagnosis.procedure import AUTO, FALSE_ALARM_RATE, OPTIONS
+from restore_jax.diagnosis.procedure import FALSE_ALARM_RATE
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Oracle
+from restore_jax.oracles import Oracle, TracedOracle
 from restore_jax.recovery import planted_in
-from restore_jax.spaces import make_space
+from restore_jax.spaces import SPACES, catalogue, make_space
 
+AUTO = catalogue.scanned()
+OPTIONS = {name: SPACES[name].scan_options() for name in AUTO}
 RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
 PARTS = ("null", "zoo", "calibration", "labels", "hundred", "cleanse", "table")
@@ -125,7 +127,7 @@ def _measure(part: str, name: str, folder: Path | None, data_dir: str | None) ->
         "queries_by_stage": found.fields["queries_by_stage"],
         "queries_by_space": {name: look["queries"] for name, look in looks.items()},
         "recovery_space": {
-            finding.target: finding.recovery.fields["space"]
+            finding.target: finding.recovery.space
             for finding in found.classes
             if finding.recovery
         },
@@ -178,8 +180,8 @@ def _with_hundred_classes(oracle: Oracle) -> Oracle:
         return jnp.where(mine, outputs, outputs - 5.0)
 
     names = tuple(f"{oracle.class_names[k]}-{p}" for k, p in zip(source, part, strict=True))
-    return Oracle("shipped-100", oracle.access, oracle.image_shape, names, oracle.weights, answer,
-                  {"architecture": "resnet8"})  # fmt: skip
+    return TracedOracle("shipped-100", oracle.access, oracle.image_shape, names, oracle.weights,
+                        answer, {"architecture": "resnet8"})  # fmt: skip
 
 
 def _largest(row: dict[str, Any], space: str) -> float:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,10 +36,10 @@ from timing import processor
 import restore_jax
 from restore_jax import checkpoints
 from restore_jax.environment import versions
-from restore_jax.host_scoring import make_host_scorer
 from restore_jax.oracles import (
     Asker,
-    Foreign,
+    HostAnswers,
+    HostedOracle,
     Journal,
     Ledger,
     ModelError,
@@ -47,15 +48,16 @@ from restore_jax.oracles import (
     margins,
     open_model,
 )
-from restore_jax.oracles.foreign import preprocessing
-from restore_jax.recovery.types import settings_for
-from restore_jax.scoring import needed, threshold
-from restore_jax.spaces import make_space
+from restore_jax.oracles.answers import preprocessing
+from restore_jax.racing import make_scorer, needed, threshold
+from restore_jax.spaces import SPACES, make_space
 from restore_jax.splitting import Status, count, host_driven
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 32, 3)
 TOLERANCE = 1e-4
+CHECKPOINTS: dict[int, Any] = {}
+"""What the checkpoint said of each of its recoveries, and the scores."""
 RUNS = [(3, 0), (3, 1), (6, 0)]
 """Targets and seeds."""
 DOORS = {
@@ -225,24 +227,23 @@ def compared(found: Any, own: Any, oracle: Oracle) -> dict[str, Any]:
         for some in np.array_split(np.asarray(images).reshape(-1, *SHAPE), 5)
     ])  # fmt: skip
     m = len(own.probes)
-    lead = np.asarray(margins("logits", outputs, own.fields["target"])).reshape(-1, m)
-    scores = np.sort(lead, -1)[:, m - needed(own.fields["success"], m)]
-    if found is own:
-        own.fields["_outputs"], own.fields["_scores"] = outputs, scores
+    lead = np.asarray(margins("logits", outputs, own.target)).reshape(-1, m)
+    scores = np.sort(lead, -1)[:, m - needed(own.success, m)]
+    theirs, their_scores = CHECKPOINTS.setdefault(id(own), (outputs, scores))
     masks, patterns = (
         [np.asarray(getattr(one.trigger, part)) for one in (found, own)]
         for part in ("mask", "pattern")
     )
     return {
         "found": found.found,
-        "queries": found.fields["queries"],
-        "last_look": m if oracle.foreign else 0,
+        "queries": found.queries,
+        "last_look": oracle.repeat_cost(m),
         "same_mask": bool(np.array_equal(*masks)),
         "same_trigger": bool(np.array_equal(*masks) and np.array_equal(*patterns)),
-        "confirmation_success_rate": found.fields["confirmation_success_rate"],
+        "confirmation_success_rate": found.confirmation_success_rate,
         "asked": oracle.asked,
-        "logits_differ": float(np.abs(outputs - own.fields["_outputs"]).max()),
-        "scores_differ": float(np.abs(scores - own.fields["_scores"]).max()),
+        "logits_differ": float(np.abs(outputs - theirs).max()),
+        "scores_differ": float(np.abs(scores - their_scores).max()),
     }
 
 
@@ -309,7 +310,7 @@ class Search:
         module: Any = importlib.import_module(f"restore_jax.oracles.{scheme}")
         options = ModelOptions(image_shape=SHAPE)
         self.model = module.load(path, options)
-        most = module.most(self.model) if hasattr(module, "most") else None
+        most = module.most(self.model, options) if hasattr(module, "most") else None
         self.batches: list[np.ndarray] = []
 
         def ask(images: np.ndarray, sending: Any) -> np.ndarray:
@@ -318,16 +319,17 @@ class Search:
 
         self._ask = Watch(ask)
         prepare = preprocessing(options, SHAPE, None)
-        self.answer = Foreign(name, self._ask, "logits", 10, prepare, batch=None, most=most)
+        self.answer = HostAnswers(name, self._ask, "logits", 10, prepare, batch=None, most=most)
         self._answer = Watch(self.answer)
         classes = tuple(map(str, range(10)))
-        oracle = Oracle(name, "logits", SHAPE, classes, (), self._answer, {}, foreign=True)
-        settings, space = settings_for("patch", "estimate"), make_space("patch", SHAPE)
+        oracle = HostedOracle(name, "logits", SHAPE, classes, self._answer)
+        settings, space = SPACES["patch"].settings, make_space("patch", SHAPE)
         m = settings.num_probes
         probes = restore_jax.open_probes("dead_leaves", 0, SHAPE).draw(0, 2 * m)
         probes = probes[Asker(oracle).labels(probes) != TIMED][:m]
-        book = Ledger(1 << 40).charge
-        scorer = make_host_scorer(oracle, space, SUCCESS, m, book)
+        ledger = Ledger(1 << 40)
+        self.books: Any = types.SimpleNamespace(ledger=ledger, journal=None, charge=ledger.charge)
+        scorer = make_scorer(oracle, space, SUCCESS, m, books=self.books)
         self._score = Watch(scorer.score)
         self._algorithm = host_driven(
             scorer._replace(score=self._score),
@@ -388,7 +390,7 @@ def timed(args: argparse.Namespace) -> dict[str, Any]:
     for _ in range(args.repeats):
         parts = search.go()
         parts["runtime"] = clocked(runs[usual][1], batches)
-        with journal(search.answer):
+        with journal(search.books):
             parts["loop with a journal"] = search.go()["loop"]
         for part, seconds in parts.items():
             took.setdefault(part, []).append(seconds)
@@ -460,15 +462,15 @@ def bare(name: str, folder: str, model: Any) -> dict[str, tuple[Any, Any]]:
 
 
 @contextlib.contextmanager
-def journal(answer: Foreign) -> Iterator[None]:
+def journal(books: Any) -> Iterator[None]:
     """Answers are kept meanwhile, as the commands do."""
     with tempfile.TemporaryDirectory() as folder:
         kept = Journal(Path(folder, "journal.jsonl"), {}, resume=False)
-        answer.journal = kept
+        books.journal = kept
         try:
             yield
         finally:
-            answer.journal = None
+            books.journal = None
             kept.close()
 
 

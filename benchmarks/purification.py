@@ -25,6 +25,7 @@ from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
 from restore_jax.purification import Defended, defences
 from restore_jax.recovery import planted_in
+from restore_jax.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 SPACES = {"patch": "patch", "pixels": "scattered", "blend": "blend", "stripes": "stripes"}
@@ -41,7 +42,7 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
             for one in planted
         ]
         recoveries = [recovery for recovery in recoveries if recovery.found]
-        spent = sum(recovery.fields["queries"] for recovery in recoveries)
+        spent = sum(recovery.queries for recovery in recoveries)
     else:
         found = scan(oracle, space=sorted(spaces), seed=seed)
         recoveries, spent = found.recoveries, found.fields["queries"]
@@ -49,7 +50,8 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
     if not targets >= {one.target for one in planted}:
         print(f"{name}, seed {seed}: not every trigger was found")
         return []
-    defended = Defended(oracle, defences(oracle, recoveries, seed=seed))
+    run = Run(oracle, budget=1 << 40, seed=seed)
+    defended = Defended(run, defences(run, recoveries))
     triggers = [None, *(one.trigger(oracle.image_shape) for one in planted)]
     rows = []
     base: dict[int, float] = {}

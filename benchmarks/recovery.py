@@ -32,7 +32,7 @@ from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker
 from restore_jax.recovery import planted_in
-from restore_jax.reference import recover_reference
+from restore_jax.report import recovery_content
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("first", "literature", "estimate", "clean", "auto", "reference")
@@ -114,12 +114,12 @@ def folder(name: str) -> str | Path:
 def one(job: Job, oracle: Oracle, asker: Asker, test_data: Any | None) -> dict[str, Any]:
     """One recovery's row; the ASR on test data is measured where a planted trigger is sought."""
     if job.part == "reference":
-        recovery = recover_reference(oracle, job.target, seed=job.seed)
+        recovery = recover(oracle, job.target, protocol="reference", seed=job.seed)
     else:
         recovery = recover(
             oracle, job.target, space=job.space, stop=job.stop, budget=job.budget, seed=job.seed
         )
-    content = recovery.to_json()
+    content = recovery_content(recovery)
     rate = None
     if test_data is not None and job.part != "clean":
         rate = attack_success_rate(oracle, recovery.trigger, *test_data, asker=asker)

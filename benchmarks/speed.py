@@ -34,9 +34,9 @@ from restore_jax.compilation import chunk_size, compiler_options
 from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.environment import device_name, versions
 from restore_jax.models import Network, make_network, winograd
-from restore_jax.oracles import Oracle
-from restore_jax.scoring import make_scorer
-from restore_jax.spaces import patch
+from restore_jax.oracles import TracedOracle
+from restore_jax.racing import make_scorer
+from restore_jax.spaces.patch import patch
 from restore_jax.splitting import Status, count, importance_splitting
 from restore_jax.training import Recipe, make_trainer
 
@@ -218,7 +218,7 @@ def searched(
     """A search that never ends, and what its score reads."""
     shape = image_shape or network.image_shape
     classes = tuple(str(k) for k in range(10))
-    oracle = Oracle("benchmark", "logits", shape, classes, weights, answer, {})
+    oracle = TracedOracle("benchmark", "logits", shape, classes, weights, answer, {})
     space = patch(shape)
     algorithm = importance_splitting(
         make_scorer(oracle, space, 0.95, probes, race=race),

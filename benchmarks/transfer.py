@@ -25,8 +25,8 @@ from restore_jax.backdoors import stamp
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker
+from restore_jax.racing import faded, needed
 from restore_jax.recovery import planted_in
-from restore_jax.scoring import faded, needed
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("dead_leaves", "shapes", "cifar10")

@@ -30,11 +30,13 @@ import numpy as np
 from peers import evolution_strategies, random_search, simulated_annealing
 from peers.trigger_search import Outcome
 
-from restore_jax import Oracle, make_space, open_model, open_probes, recover
+from restore_jax import Oracle, make_space, open_model, recover
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Asker, Inconclusive, Ledger, ProbeFeed
-from restore_jax.recovery import DEFAULTS, attack_success_rate, planted_in, settings_for
+from restore_jax.oracles import Asker, Inconclusive
+from restore_jax.recovery import attack_success_rate, planted_in
+from restore_jax.run import Run
+from restore_jax.spaces import SPACES as SPACES_KNOWN
 
 RESULTS = Path(__file__).parent / "results"
 PEERS: dict[str, Callable[..., Outcome]] = {
@@ -93,28 +95,26 @@ def ours(case: Case, seed: int, budget: int) -> dict[str, Any]:
     return {
         "reached": recovery.status == "reached",
         "found": recovery.found,
-        "queries": recovery.fields["queries_by_stage"]["search"],
-        "queries_total": recovery.fields["queries"],
-        "best": recovery.fields["probe_success_rate"],
+        "queries": recovery.cost.queries_by_stage["search"],
+        "queries_total": recovery.queries,
+        "best": recovery.probe_success_rate,
         "trigger": recovery.trigger,
     }
 
 
 def peer(search: Callable[..., Outcome], case: Case, seed: int, budget: int) -> dict[str, Any]:
     """A peer's row, on the probes that `recover` takes with this seed, in the same space."""
-    settings, shape = settings_for(case.space, STOP), case.oracle.image_shape
+    settings, shape = SPACES_KNOWN[case.space].settings_for(STOP), case.oracle.image_shape
     m = settings.num_probes
-    ledger = Ledger(100 * m)
-    source = open_probes("dead_leaves", seed, shape)
-    feed = ProbeFeed(source, case.asker, ledger, frozenset({case.target}))
-    probes = feed.take(m, ledger.budget)
+    run = Run(case.oracle, budget=100 * m, seed=seed)
+    probes = run.feed(frozenset({case.target})).take(m, run.ledger.left)
     space = make_space(case.space, shape, **settings.options)
     outcome = search(jax.random.key(seed), case.oracle, space, case.target, probes, budget)
     return {
         "reached": outcome.reached,
         "found": None,
         "queries": outcome.queries,
-        "queries_total": outcome.queries + ledger.spent,
+        "queries_total": outcome.queries + run.ledger.spent,
         "best": outcome.best,
         "trigger": outcome.trigger,
     }
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="per case and method (%(default)s)")
     parser.add_argument("--budget", type=int, default=100_000, help="images per run (%(default)s)")
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
-    parser.add_argument("--space", choices=list(DEFAULTS), help="not the planted kind's own")
+    parser.add_argument("--space", choices=list(SPACES_KNOWN), help="not the planted kind's own")
     parser.add_argument(
         "--only", nargs="+", metavar="MODEL/TRIGGER", help='e.g. "shipped/1"; a model: all of its'
     )

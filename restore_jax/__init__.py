@@ -4,9 +4,10 @@ The public names. Each is imported from its room when it is first used, so that
 ``import restore_jax`` is quick and brings in neither JAX nor what draws and reads files.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from restore_jax.lazy import lazily
 
 if TYPE_CHECKING:
     from restore_jax.backdoors import PLANTED as PLANTED
@@ -18,19 +19,24 @@ if TYPE_CHECKING:
     from restore_jax.diagnosis import Scan as Scan
     from restore_jax.diagnosis import ScanSettings as ScanSettings
     from restore_jax.diagnosis import scan as scan
+    from restore_jax.errors import BudgetError as BudgetError
+    from restore_jax.errors import Inconclusive as Inconclusive
+    from restore_jax.errors import InputError as InputError
+    from restore_jax.errors import OutOfQueries as OutOfQueries
+    from restore_jax.errors import RestoreError as RestoreError
     from restore_jax.models import make_network as make_network
     from restore_jax.oracles import Oracle as Oracle
     from restore_jax.oracles import open_model as open_model
     from restore_jax.purification import purifier as purifier
-    from restore_jax.recovery import Inconclusive as Inconclusive
     from restore_jax.recovery import Recovery as Recovery
-    from restore_jax.recovery import Settings as Settings
     from restore_jax.recovery import attack_success_rate as attack_success_rate
     from restore_jax.recovery import recover as recover
     from restore_jax.report import load_recoveries as load_recoveries
     from restore_jax.report import load_recovery as load_recovery
     from restore_jax.report import load_trigger as load_trigger
     from restore_jax.report import write_recovery as write_recovery
+    from restore_jax.run import Run as Run
+    from restore_jax.spaces import Settings as Settings
     from restore_jax.spaces import TriggerSpace as TriggerSpace
     from restore_jax.spaces import make_space as make_space
     from restore_jax.splitting import Kernel as Kernel
@@ -46,6 +52,8 @@ if TYPE_CHECKING:
     from restore_jax.splitting import metropolis as metropolis
     from restore_jax.splitting import standard_normal as standard_normal
     from restore_jax.splitting import uniform_box as uniform_box
+    from restore_jax.verification import Verification as Verification
+    from restore_jax.verification import verify as verify
 
 try:
     __version__ = version("restore-jax")
@@ -56,18 +64,20 @@ _ROOMS = {
     "restore_jax.backdoors": ("PLANTED", "PlantedPatch", "Trigger", "make_poisoning", "stamp"),
     "restore_jax.data.probes": ("open_probes",),
     "restore_jax.diagnosis": ("Scan", "ScanSettings", "scan"),
+    "restore_jax.errors": (
+        "BudgetError",
+        "Inconclusive",
+        "InputError",
+        "OutOfQueries",
+        "RestoreError",
+    ),
     "restore_jax.models": ("make_network",),
     "restore_jax.oracles": ("Oracle", "open_model"),
     "restore_jax.purification": ("purifier",),
-    "restore_jax.recovery": (
-        "Inconclusive",
-        "Recovery",
-        "Settings",
-        "attack_success_rate",
-        "recover",
-    ),
+    "restore_jax.recovery": ("Recovery", "attack_success_rate", "recover"),
     "restore_jax.report": ("load_recoveries", "load_recovery", "load_trigger", "write_recovery"),
-    "restore_jax.spaces": ("TriggerSpace", "make_space"),
+    "restore_jax.run": ("Run",),
+    "restore_jax.spaces": ("Settings", "TriggerSpace", "make_space"),
     "restore_jax.splitting": (
         "Kernel",
         "Scorer",
@@ -83,17 +93,7 @@ _ROOMS = {
         "standard_normal",
         "uniform_box",
     ),
+    "restore_jax.verification": ("Verification", "verify"),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
-__all__ = ["__version__", *_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, _names = lazily(__name__, _ROOMS)
+__all__ = ["__version__", *_names]

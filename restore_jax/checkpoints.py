@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from restore_jax.errors import InputError
 from restore_jax.models import NETWORKS, Network, make_network
 
 SCHEMA_VERSION = 1
@@ -31,7 +32,7 @@ CHECKSUMS = "checksums.json"
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be used; the message is one sentence that says why."""
 
 

@@ -24,11 +24,12 @@ import numpy as np
 from jax import lax
 
 from restore_jax.backdoors import Trigger, stamp
-from restore_jax.compilation import compiler_options
-from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis import Scan
-from restore_jax.oracles import Asker, Inconclusive, Ledger, Oracle, labels, open_model
+from restore_jax.errors import Inconclusive, InputError
+from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.types import NOBODY, Books, Oracle, labels
 from restore_jax.recovery import Recovery
+from restore_jax.run import Run
 
 Array = jax.Array
 SIDE = 3
@@ -45,6 +46,7 @@ out of an image: it works at any phase."""
 DENSE = 0.25
 """A trigger that covers more than this share of an image is dense."""
 NUM_PROBES = 100
+NO_LIMIT = 1 << 62
 
 
 class Local(NamedTuple):
@@ -88,7 +90,7 @@ def purifier(
     model: Any,
     recoveries: Recovered,
     *,
-    access: str = "logits",
+    access: str | None = None,
     probes: str = "dead_leaves",
     seed: int = 0,
 ) -> Purifier:
@@ -98,33 +100,27 @@ def purifier(
       model: what `open_model` takes, or an `Oracle`.
       recoveries: a scan, or what was recovered, one or several; of recoveries those that were
         found.
-      access: what the model is asked for, unless it is an `Oracle`.
+      access: what the model is asked for; None: logits, or what an open model is asked for.
       probes: where the images come from onto which windows are transplanted.
       seed: of those.
 
     Returns:
-      A pure function for `jax.jit`, unless the model is foreign. It asks the model about every
+      A pure function for `jax.jit`, if the model is a JAX function. It asks the model about every
       image twice more, whatever the answers; `Defended` spares the queries that are of no use.
 
     Raises:
-      ValueError: nothing was found in the recoveries, or two kinds of trigger lead to one class.
+      InputError: nothing was found in the recoveries, or two kinds of trigger lead to one class.
       Inconclusive: the trigger leads no probe, so that nothing can be told from transplants.
     """
     oracle = open_model(model, access)
-    return _purifier(oracle, defences(oracle, recoveries, probes=probes, seed=seed))
+    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed)
+    return _purifier(oracle, defences(run, recoveries))
 
 
-def defences(
-    oracle: Oracle,
-    recoveries: Recovered,
-    *,
-    probes: str = "dead_leaves",
-    seed: int = 0,
-    ledger: Ledger | None = None,
-) -> list[Local | Dense]:
+def defences(run: Run, recoveries: Recovered) -> list[Local | Dense]:
     """What to look for, for each class that a trigger was recovered for; see `purifier`.
 
-    The ledger, if there is one, pays for what is asked meanwhile: at most `defence_cost`.
+    The run pays for what is asked meanwhile: at most `defence_cost`.
     """
     if isinstance(recoveries, Scan):
         some: list[Recovery | Trigger] = [*recoveries.recoveries]
@@ -136,15 +132,12 @@ def defences(
         if isinstance(one, Trigger) or one.found
     ]
     if not triggers:
-        raise ValueError("no trigger was found in these recoveries: there is nothing to purify.")
+        raise InputError("no trigger was found in these recoveries: there is nothing to purify.")
     classes = [int(trigger.target) for trigger in triggers]
     if len(set(classes)) < len(classes):
-        raise ValueError("two recoveries are about the same class: give one of each.")
-    ledger = ledger or Ledger(1 << 62)
-    asker = Asker(oracle, ledger)
-    images = open_probes(probes, seed, oracle.image_shape).draw(0, NUM_PROBES)
-    ledger.charge(NUM_PROBES)
-    answers = np.asarray(asker.labels(images))
+        raise InputError("two recoveries are about the same class: give one of each.")
+    images = run.source.draw(0, NUM_PROBES)
+    answers = run.labels(images)
     neutral = images[~np.isin(answers, classes)]
     found: list[Local | Dense] = []
     for trigger in triggers:
@@ -156,9 +149,7 @@ def defences(
         solid = len(rows) == (np.ptp(rows) + 1) * (np.ptp(cols) + 1)
         windows = max(1, round(len(rows) / SIDE**2))
         side, number = (SIDE, windows) if solid else (1, NUM_PIXELS)
-        found.append(
-            Local(int(trigger.target), side, number, _probe(asker, neutral, trigger, ledger))
-        )
+        found.append(Local(int(trigger.target), side, number, _probe(run, neutral, trigger)))
     return found
 
 
@@ -167,24 +158,23 @@ def defence_cost(triggers: int) -> int:
     return NUM_PROBES * (1 + 2 * triggers)
 
 
-def _probe(asker: Asker, neutral: Array, trigger: Trigger, ledger: Ledger) -> Array:
+def _probe(run: Run, neutral: Array, trigger: Trigger) -> Array:
     """Of the probes that the trigger leads, the one closest to its class without it.
 
     A transplant convicts only together with what painting over says, so that it may be easily led.
     """
     if neutral.shape[0]:
-        ledger.charge(2 * neutral.shape[0])
-        led = np.asarray(asker.margins(stamp(trigger, neutral), trigger.target)) >= 0
-        before = np.asarray(asker.margins(neutral, trigger.target))
+        led = run.margins(stamp(trigger, neutral), trigger.target) >= 0
+        before = run.margins(neutral, trigger.target)
         if led.any():
             return neutral[int(np.argmax(np.where(led, before, -np.inf)))]
     raise Inconclusive(
         f"the trigger for class {int(trigger.target)} leads no probe of another class: give "
-        "other probes, or recover it again."
+        "other `probes`, or recover it again."
     )
 
 
-def _purifier(oracle: Oracle, found: Sequence[Local | Dense]) -> Purifier:
+def _purifier(oracle: Oracle, found: Sequence[Local | Dense], books: Books = NOBODY) -> Purifier:
     def purify(images: Array, outputs: Array) -> tuple[Array, Array]:
         predicted = labels(oracle.access, outputs)
         flags = jnp.zeros(images.shape[0], bool)
@@ -200,11 +190,11 @@ def _purifier(oracle: Oracle, found: Sequence[Local | Dense]) -> Purifier:
                 without = jnp.where(mine, filled, without)
                 moved = jnp.where(covers, images, one.probe)
                 transplanted = jnp.where(mine, moved, transplanted)
-        answers = oracle.answer(oracle.weights, without)
+        answers = oracle.answer(oracle.weights, without, books)
         cleaned = labels(oracle.access, answers)
         leads = predicted
         if any(isinstance(one, Local) for one in found):
-            leads = labels(oracle.access, oracle.answer(oracle.weights, transplanted))
+            leads = labels(oracle.access, oracle.answer(oracle.weights, transplanted, books))
         for one in found:
             # An image that stays of the class without its windows needs no other answer.
             suspicious = (predicted == one.target) & (cleaned != one.target)
@@ -318,24 +308,14 @@ class Defended:
     answer is a suspicious class.
     """
 
-    def __init__(
-        self,
-        oracle: Oracle,
-        found: Sequence[Local | Dense],
-        chunk: int = 250,
-        ledger: Ledger | None = None,
-    ):
-        """Defends a model; the ledger, if there is one, pays for every image."""
-        self._chunk, self._ledger = chunk, ledger or Ledger(1 << 62)
+    def __init__(self, run: Run, found: Sequence[Local | Dense], chunk: int = 250):
+        """Defends a run's model; the run pays for every image."""
+        oracle = run.model
+        self._run, self._chunk = run, chunk
         self._targets = np.array([one.target for one in found])
         self._each = 1 + any(isinstance(one, Local) for one in found)
-        self._oracle = oracle
-        self._ask: Any = oracle.answer
-        self._purify: Any = _purifier(oracle, found)
-        if not oracle.foreign:
-            compiled = partial(jax.jit, compiler_options=compiler_options())
-            self._ask = compiled(lambda weights, x: oracle.answer(weights, x))
-            self._purify = compiled(self._purify)
+        self._plain: Any = lambda x: (oracle.answer(oracle.weights, x, run.books),)
+        self._purify: Any = _purifier(oracle, found, run.books)
         self.queries = 0
 
     def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -348,28 +328,17 @@ class Defended:
           ``(outputs, flags bool[b], plain)``: what stands, which images carry a trigger, and
           what the model said.
         """
+        model, ledger = self._run.model, self._run.ledger
         images = np.asarray(images, np.float32)
-        self._ledger.charge(len(images))
-        plain = self._in_chunks(lambda x: (self._ask(self._oracle.weights, x),), images)[0]
+        ledger.charge(len(images))
+        plain = model.map(self._plain, (images,), self._chunk)[0]
         self.queries += len(images)
         outputs, flags = plain.copy(), np.zeros(len(images), bool)
-        predicted = np.asarray(labels(self._oracle.access, jnp.asarray(plain)))
+        predicted = np.asarray(labels(model.access, jnp.asarray(plain)))
         again = np.flatnonzero(np.isin(predicted, self._targets))
         if len(again):
-            self._ledger.charge(self._each * len(again))
+            ledger.charge(self._each * len(again))
             self.queries += self._each * len(again)
-            some, flagged = self._in_chunks(self._purify, images[again], plain[again])
+            some, flagged = model.map(self._purify, (images[again], plain[again]), self._chunk)
             outputs[again], flags[again] = some, flagged
         return outputs, flags, plain
-
-    def _in_chunks(self, function: Any, *arrays: np.ndarray) -> list[np.ndarray]:
-        """Applies a compiled function to chunks of one size; the last is padded."""
-        parts = []
-        for first in range(0, len(arrays[0]), self._chunk):
-            some = [array[first : first + self._chunk] for array in arrays]
-            short = self._chunk - len(some[0])
-            if not self._oracle.foreign:  # whose every image counts
-                some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
-            answers = function(*map(jnp.asarray, some))
-            parts.append([np.asarray(answer)[: self._chunk - short] for answer in answers])
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -15,6 +15,7 @@ from optax import contrib
 from restore_jax.backdoors import Poisoning, Trigger, stamp
 from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
+from restore_jax.errors import InputError
 from restore_jax.models import NORM_MOMENTUM, Network
 
 Array = jax.Array
@@ -113,7 +114,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     is what the learning rate says.
 
     Raises:
-      ValueError: an unknown optimizer.
+      InputError: an unknown optimizer.
     """
     steps = max(1, recipe.epochs * steps_per_epoch)
     warmup = min(round(recipe.warmup * steps), steps - 1)
@@ -138,7 +139,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
             ),
             optax.sgd(schedule(recipe.learning_rate), momentum=recipe.momentum, nesterov=True),
         )
-    raise ValueError(f"unknown optimizer {recipe.optimizer!r}: it may be {', '.join(OPTIMIZERS)}.")
+    raise InputError(f"unknown optimizer {recipe.optimizer!r}: it may be {', '.join(OPTIMIZERS)}.")
 
 
 def _as_matrices(params: Any) -> Any:
@@ -177,12 +178,12 @@ def make_trainer(
       labels: int32[N].
 
     Raises:
-      ValueError: fewer images than one batch.
+      InputError: fewer images than one batch.
     """
     count = len(images)
     steps_per_epoch = count // recipe.batch_size
     if steps_per_epoch == 0:
-        raise ValueError(
+        raise InputError(
             f"a batch of {recipe.batch_size} is more than the {count} images there are."
         )
     # A GPU is left alone for a whole epoch; a CPU's user is told how it goes.

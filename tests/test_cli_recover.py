@@ -23,6 +23,7 @@ from restore_jax.cli import recover as recover_command
 from restore_jax.cli.progress import progress
 from restore_jax.models import make_network
 from restore_jax.oracles import ACCESSES, open_model
+from restore_jax.recovery import aims
 from restore_jax.report import write_files
 from restore_jax.spaces import SPACES
 
@@ -76,8 +77,9 @@ def toys():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracles_module, "open_model", open_toy)
-        patch.setitem(recovery.DEFAULTS, "patch", SETTINGS)
-        patch.setitem(recovery.DEFAULTS, "gaussian", dataclasses.replace(SETTINGS, options={}))
+        for name, options in (("patch", SETTINGS.options), ("gaussian", {})):
+            settings = dataclasses.replace(SETTINGS, options=options)
+            patch.setitem(SPACES, name, dataclasses.replace(SPACES[name], settings=settings))
         yield
 
 
@@ -153,8 +155,8 @@ def test_the_files_work_as_a_user_would_use_them(found):
     images = jnp.asarray(loaded.probes)
     np.testing.assert_array_equal(stamp(trigger, images), stamp(loaded.trigger, images))
     hits = jnp.argmax(backdoored(stamp(trigger, images)), -1) == 3
-    assert float(hits.mean()) == loaded.fields["probe_success_rate"]
-    assert loaded.trigger.pixels == loaded.fields["trigger_pixels"]
+    assert float(hits.mean()) == loaded.probe_success_rate
+    assert loaded.trigger.pixels == loaded.trigger_pixels
 
 
 def test_verify_measures_the_trigger_found(found, home):
@@ -181,7 +183,7 @@ def test_verify_says_it_in_a_sentence_and_writes_nothing(found, home):
 
 
 def test_the_summary_is_for_people(found):
-    lines = "\n".join(recover_command.summary(restore_jax.load_recovery(found[0])))
+    lines = restore_jax.load_recovery(found[0]).summary()
     for words in ("found: a trigger", "class 3 (marked)", "10^", "fresh probes", "of 4,000",
                   "pixels in rows", "planted", "overlap (IoU)"):  # fmt: skip
         assert words in lines
@@ -201,8 +203,8 @@ def test_a_clean_class_is_not_found_and_the_folder_is_fresh(home):
     written = restore_jax.load_recovery(home / "runs" / "recover-4-0-2")
     assert not written.found
     assert written.trigger.additive
-    assert written.fields["log10_prob"] is None
-    assert written.fields["truth"] is None
+    assert written.log10_prob is None
+    assert written.truth is None
 
 
 def test_an_interrupted_search_leaves_what_it_has(home, monkeypatch):
@@ -414,8 +416,9 @@ def test_verify_refuses_a_trigger_that_does_not_fit(checkpoint, home):
 
 
 def test_what_the_flags_offer_is_what_there_is():
-    assert tuple(SPACES) == recover_command.SPACES
     assert inputs.ACCESSES == ACCESSES
+    assert tuple(recovery.PROTOCOLS) == recover_command.PROTOCOLS
+    assert aims.STOPS == recover_command.STOPS
 
 
 def test_public_names_are_what_they_say():

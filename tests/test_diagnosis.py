@@ -21,10 +21,11 @@ from restore_jax.diagnosis import (
     threshold,
 )
 from restore_jax.diagnosis.pooling import compile_draws, make_pool
-from restore_jax.oracles import Asker, Inconclusive, Ledger, labels, open_model
+from restore_jax.oracles import Inconclusive, labels, open_model
 from restore_jax.purification import purifier
+from restore_jax.racing import needed
 from restore_jax.report import load_recoveries, render_scan, write_files
-from restore_jax.scoring import needed
+from restore_jax.run import Run
 from restore_jax.spaces import make_space
 
 NAMES = tuple("abcd")
@@ -65,7 +66,7 @@ def bright_file(tmp_path_factory):
 
 
 def the_pool(oracle, m=8, source=None):
-    return make_pool(source or bright(), Asker(oracle), Ledger(1000), NUM_CLASSES, m)
+    return make_pool(Run(oracle, budget=1000, probes=source or bright()), m)
 
 
 def test_every_class_gets_as_many_probes_none_of_which_is_its_own():
@@ -92,7 +93,8 @@ def test_shared_draws_decide_each_class_as_all_its_probes_would(access):
     oracle = opened(backdoored, access)
     pool, space = the_pool(oracle), make_space("patch", IMAGE_SHAPE, **OPTIONS)
     key, n = jax.random.key(3), 200
-    found = compile_draws(oracle, space, pool, SUCCESS, n)(key, (), np.ones(NUM_CLASSES, bool))
+    run = Run(oracle, budget=100_000)
+    found = compile_draws(run, space, pool, SUCCESS, n)(key, np.ones(NUM_CLASSES, bool))
     particles = space.search.sample(key, n)
     images = jax.vmap(space.stamp, (0, None))(particles, pool.probes)
     said = labels(access, oracle.query(images.reshape(-1, *IMAGE_SHAPE))).reshape(n, -1)
@@ -106,10 +108,11 @@ def test_shared_draws_decide_each_class_as_all_its_probes_would(access):
 def test_a_settled_class_is_neither_counted_nor_paid_for():
     oracle = opened(backdoored)
     pool, space = the_pool(oracle), make_space("patch", IMAGE_SHAPE, **OPTIONS)
-    draws, key = compile_draws(oracle, space, pool, SUCCESS, 200), jax.random.key(3)
-    everything = draws(key, (), np.ones(NUM_CLASSES, bool))
+    run = Run(oracle, budget=100_000)
+    draws, key = compile_draws(run, space, pool, SUCCESS, 200), jax.random.key(3)
+    everything = draws(key, np.ones(NUM_CLASSES, bool))
     watched = np.arange(NUM_CLASSES) != TARGET
-    rest = draws(key, (), watched)
+    rest = draws(key, watched)
     np.testing.assert_array_equal(rest.hits, np.asarray(everything.hits) & watched)
     assert int(rest.cost) < int(everything.cost)
 
@@ -142,7 +145,7 @@ def test_a_backdoor_is_named_recovered_and_confirmed_and_nothing_else(looked_at,
         assert found.verdict == BACKDOOR
         assert found.targets == [TARGET]
         assert [f.target for f in found.classes if f.suspicious] == [TARGET]
-        assert found.recoveries[0].fields["confirmation_success_rate"] >= 0.95
+        assert found.recoveries[0].confirmation_success_rate >= 0.95
         assert found.fields["queries"] == sum(found.fields["queries_by_stage"].values())
         assert found.fields["calibrated"] is False
     # Whatever is asked for, the same draws decide the same event.

@@ -3,6 +3,7 @@ counted, nothing asked twice that was answered, and one sentence where something
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -24,6 +25,7 @@ from restore_jax import recover, recovery, scan
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis import ScanSettings
 from restore_jax.oracles import ModelOptions, http, journal, messages, open_model
+from restore_jax.spaces import SPACES
 
 NAMES = tuple("abcd")
 # Small enough for a test: the booking and the files are the same.
@@ -46,7 +48,7 @@ def _hardly_optimised():
 def home(tmp_path, monkeypatch):
     """An empty working directory, where searches are small ones."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(recovery.DEFAULTS, "patch", SETTINGS)
+    monkeypatch.setitem(SPACES, "patch", dataclasses.replace(SPACES["patch"], settings=SETTINGS))
     monkeypatch.setenv(RECEIVED, str(tmp_path / "received"))
     return tmp_path
 
@@ -139,7 +141,7 @@ def both(name, model, access):
         open_model(f"python:foreign_by_hand:{name}", access),
         open_model(inside, access, image_shape=model.image_shape, class_names=NAMES),
     )
-    assert [oracle.foreign for oracle in oracles] == [True, False]
+    assert [oracle.repeat_cost(7) for oracle in oracles] == [7, 0]
     return oracles
 
 
@@ -159,11 +161,11 @@ def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
     )
     assert outside.found
     check_same_recovery(outside, inside)
-    ours = ("log10_prob", "log10_prob_interval", "best_score", "guides", "faded_success_rate",
+    ours = ("log10_prob", "interval", "best_score", "guides", "faded_success_rate",
             "confirmation_success_rate", "probe_success_rate", "pixels_before_pruning")  # fmt: skip
-    assert [outside.fields[name] for name in ours] == [inside.fields[name] for name in ours]
+    assert [getattr(outside, name) for name in ours] == [getattr(inside, name) for name in ours]
     # Looking once more at the search's own probes is free in this process only.
-    assert outside.fields["queries"] == inside.fields["queries"] + 20
+    assert outside.queries == inside.queries + 20
 
 
 @pytest.mark.slow

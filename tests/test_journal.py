@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from restore_jax.oracles import Foreign, Journal, Ledger, ModelError, OutOfQueries
+from restore_jax.oracles import Books, HostAnswers, Journal, Ledger, ModelError, OutOfQueries
 from restore_jax.oracles.journal import NAME, JournalError
 
 RUN = {"command": "recover", "seed": 0, "target": "2", "budget": None}
@@ -50,8 +50,8 @@ def run(path, requests, model, *, resume=False, ledger=None, dies_at=None, **cha
             raise Dies
         return answer
 
-    foreign = Foreign("model", ask, model.access, 5, lambda x: x, batch=None, most=None)
-    foreign.journal, foreign.ledger = journal, ledger
+    foreign = HostAnswers("model", ask, model.access, 5, lambda x: x, batch=None, most=None)
+    books = Books(ledger, journal)
     # A failure of the model is wrapped; the end of a process is not.
     foreign._failure = lambda error: error
     found = []
@@ -59,7 +59,7 @@ def run(path, requests, model, *, resume=False, ledger=None, dies_at=None, **cha
         for number, seed in requests:
             if ledger is not None:
                 ledger.charge(number)
-            found.append(foreign(None, images_of(number, seed)))
+            found.append(foreign(images_of(number, seed), books))
     finally:
         journal.close()
     return found
@@ -136,7 +136,7 @@ def test_other_images_are_refused(tmp_path):
     path = tmp_path / NAME
     run(path, REQUESTS, Model())
     for others in ([(3, 9)], [(2, 0)], [*REQUESTS[:2], (4, 9)], [REQUESTS[1]]):
-        with pytest.raises(JournalError, match="other images, so begin again with --overwrite"):
+        with pytest.raises(JournalError, match="other images, so begin again with `overwrite`"):
             run(path, others, Model(), resume=True)
 
 
@@ -225,12 +225,12 @@ def test_a_run_that_is_interrupted_only_counts_what_it_asks_then(tmp_path):
     whole = run(tmp_path / "whole", REQUESTS, Model())
     journal = Journal(path, RUN, False)
     model = Model()
-    foreign = Foreign("model", model, "logits", 5, lambda x: x, batch=None, most=None)
-    foreign.journal = journal
-    foreign(None, images_of(*REQUESTS[0]))
+    foreign = HostAnswers("model", model, "logits", 5, lambda x: x, batch=None, most=None)
+    kept = Books(journal=journal)
+    foreign(images_of(*REQUESTS[0]), kept)
     journal.leaves = True
-    foreign(None, images_of(7, 77))
-    foreign(None, images_of(8, 78))
+    foreign(images_of(7, 77), kept)
+    foreign(images_of(8, 78), kept)
     journal.close()
     ledger = Ledger(100)
     model = Model()
@@ -244,12 +244,12 @@ def test_a_replay_that_is_interrupted_asks_nothing(tmp_path):
     run(path, REQUESTS, Model())
     content = path.read_bytes()
     journal, model = Journal(path, RUN, True), Model()
-    foreign = Foreign("model", model, "logits", 5, lambda x: x, batch=None, most=None)
-    foreign.journal = journal
-    foreign(None, images_of(*REQUESTS[0]))
+    foreign = HostAnswers("model", model, "logits", 5, lambda x: x, batch=None, most=None)
+    kept = Books(journal=journal)
+    foreign(images_of(*REQUESTS[0]), kept)
     journal.leaves = True
     with pytest.raises(KeyboardInterrupt):
-        foreign(None, images_of(7, 77))
+        foreign(images_of(7, 77), kept)
     journal.close()
     assert model.received == 0
     assert path.read_bytes() == content
@@ -336,13 +336,13 @@ def test_what_follows_a_request_that_nobody_paid_for_is_given_back_too(tmp_path)
 
     def go(model, resume, ledger):
         journal = Journal(path, RUN, resume)
-        foreign = Foreign("model", model, "logits", 5, lambda x: x, batch=None, most=None)
-        foreign.journal, foreign.ledger = journal, ledger
+        foreign = HostAnswers("model", model, "logits", 5, lambda x: x, batch=None, most=None)
+        books = Books(ledger, journal)
         found = []
         for number, seed in requests:
             try:
                 ledger.charge(number)
-                found.append(foreign(None, images_of(number, seed)))
+                found.append(foreign(images_of(number, seed), books))
             except OutOfQueries:
                 found.append(None)
         journal.close()
@@ -380,7 +380,7 @@ def test_what_follows_a_request_that_nobody_paid_for_is_given_back_too(tmp_path)
         ("labels", np.array([0, 5, 1]), "must answer 3 labels in 0 to 4, not 3 in 0 to 5"),
         ("labels", np.array([0, -1, 1]), "not 3 in -1 to 1"),
         ("labels", np.array([0, 1]), "not 2 in 0 to 1"),
-        ("logits", np.zeros(3, np.int64), "say --access labels"),
+        ("logits", np.zeros(3, np.int64), "say `access` labels"),
         ("logits", np.zeros((3, 4)), "shape (3, 5), not (3, 4)"),
         ("logits", np.zeros((2, 5)), "shape (3, 5), not (2, 5)"),
         ("logits", np.full((3, 5), "a"), "must answer with numbers, not <U1"),
@@ -388,15 +388,15 @@ def test_what_follows_a_request_that_nobody_paid_for_is_given_back_too(tmp_path)
         ("logits", np.full((3, 5), 1j), "must answer with numbers, not complex128"),
         ("logits", np.full((3, 5), np.nan), "not finite"),
         ("logits", np.full((3, 5), 1e300), "not finite"),
-        ("probabilities", np.full((3, 5), 0.5), "say --access logits"),
-        ("probabilities", np.full((3, 5), -0.2), "say --access logits"),
+        ("probabilities", np.full((3, 5), 0.5), "say `access` logits"),
+        ("probabilities", np.full((3, 5), -0.2), "say `access` logits"),
     ],
 )
 def test_what_is_no_answer_is_refused_and_not_kept(access, outputs, said, tmp_path):
-    model = Foreign("model", lambda *_: outputs, access, 5, lambda x: x, batch=None, most=None)
-    model.journal = Journal(tmp_path / NAME, RUN, False)
+    model = HostAnswers("model", lambda *_: outputs, access, 5, lambda x: x, batch=None, most=None)
+    kept = Books(journal=Journal(tmp_path / NAME, RUN, False))
     with pytest.raises(ModelError) as caught:
-        model(None, images_of(3))
+        model(images_of(3), kept)
     assert said in str(caught.value)
     assert str(caught.value).endswith(".")
     assert "outputs" not in (tmp_path / NAME).read_text()
@@ -409,15 +409,15 @@ def test_batches_of_one_size_are_filled_up_with_what_is_not_counted(tmp_path):
         sizes.append(len(images))
         return Model()(images, sending)
 
-    foreign = Foreign("model", ask, "logits", 5, lambda x: x, batch=4, most=None)
-    foreign.journal = Journal(tmp_path / NAME, RUN, False)
-    outputs = foreign(None, images_of(10))
+    foreign = HostAnswers("model", ask, "logits", 5, lambda x: x, batch=4, most=None)
+    journal = Journal(tmp_path / NAME, RUN, False)
+    outputs = foreign(images_of(10), Books(journal=journal))
     assert outputs.shape == (10, 5)
     assert sizes == [4, 4, 4]
     assert foreign.statistics()["images"] == 10
-    foreign.journal.close()
-    foreign.journal = Journal(tmp_path / NAME, RUN, True)
-    same([foreign(None, images_of(10))], [outputs])
+    journal.close()
+    journal = Journal(tmp_path / NAME, RUN, True)
+    same([foreign(images_of(10), Books(journal=journal))], [outputs])
     assert sizes == [4, 4, 4]
 
 

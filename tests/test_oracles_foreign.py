@@ -161,9 +161,9 @@ def test_pytorch_on_a_cpu_gets_few_images_at_a_time(shipped, written):
         pytest.skip("PyTorch sees a GPU")
     spec, many = f"torch:{written('pt2')}", np.concatenate([images, images[:9]])
     for options, calls in ((None, 2), (ModelOptions(batch=30), 3)):
-        answer = open_model(spec, options=options).answer
-        np.testing.assert_allclose(answer((), many)[:64], logits, atol=1e-4)
-        assert answer.statistics()["calls"] == calls
+        answers = open_model(spec, options=options).answers
+        np.testing.assert_allclose(answers(many)[:64], logits, atol=1e-4)
+        assert answers.statistics()["calls"] == calls
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_onnx_inputs_that_are_no_images(tmp_path):
     path = channel_means(tmp_path / "truths.onnx", ["b", 3, 6, 5], "BOOL")
     assert "tensor(bool)" in refusal("onnx", path)
     path = channel_means(tmp_path / "free.onnx", [None, None, None, None])
-    assert "--layout" in refusal("onnx", path)
+    assert "`layout`" in refusal("onnx", path)
 
 
 def weights_elsewhere(path, location, where="initializer"):
@@ -597,7 +597,7 @@ def test_keras_lambdas_run_only_when_trusted(how, ending, tmp_path):
     elif how == "wrapped":
         double = keras.layers.TimeDistributed(double)
     keras_model(keras, double).save(path)
-    assert "--trust" in refusal("keras", path)
+    assert "`trust`" in refusal("keras", path)
     says, ask = opened("keras", path, trust=True)
     assert says == Description(SHAPE, 3)
     np.testing.assert_allclose(ask(IMAGES), 2 * MEANS, rtol=1e-5)

@@ -251,7 +251,7 @@ MISBEHAVIOUR = {
     "cut_short": "a connection that failed",
     "not_json": "a response that is not JSON",
     "too_deep": "a response that is not JSON",
-    "another_key": "--answer",
+    "another_key": "`answer`",
     "wrong_shape": "rows of numbers",
     "ragged": "equally long rows",
     "words": "rows of numbers",

@@ -14,6 +14,7 @@ from restore_jax.oracles import Inconclusive, open_model
 from restore_jax.purification import Defended, Dense, Local, defences, purifier, stand_out
 from restore_jax.recovery import Settings, recover
 from restore_jax.report import write_recovery
+from restore_jax.run import Run
 
 NAMES = tuple("abcd")
 BLOCK = PlantedPatch("1", 5, 6, ("00", "00"), TARGET, 0.1).trigger(IMAGE_SHAPE)
@@ -115,16 +116,17 @@ def test_a_dense_trigger_is_subtracted():
     assert not np.any(classes(plain) == 1)
     stamped = stamp(stripes, images)
     assert np.all(classes(model(stamped)) == 1)
-    assert isinstance(defences(oracle, stripes)[0], Dense)
+    assert isinstance(defences(Run(oracle, budget=10_000), stripes)[0], Dense)
     outputs, flags = purifier(oracle, stripes)(stamped, model(stamped))
     assert flags.all()
     np.testing.assert_array_equal(classes(outputs), classes(plain))
 
 
 def test_a_defended_model_counts_and_asks_again_only_where_it_must(oracle):
-    found = defences(oracle, BLOCK)
+    run = Run(oracle, budget=10_000)
+    found = defences(run, BLOCK)
     assert isinstance(found[0], Local)
-    defended = Defended(oracle, found, chunk=16)
+    defended = Defended(run, found, chunk=16)
     images = np.array(smooth_images(40, seed=7))
     images[::4] = stamp(BLOCK, jnp.asarray(images[::4]))
     outputs, flags, plain = defended(images)

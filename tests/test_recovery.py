@@ -12,8 +12,9 @@ from splitting_problems import all_move
 
 from restore_jax.backdoors import PlantedPatch, Trigger, stamp
 from restore_jax.oracles import Inconclusive, open_model
+from restore_jax.racing import make_scorer
 from restore_jax.recovery import Settings, attack_success_rate, compare, recover
-from restore_jax.scoring import make_scorer
+from restore_jax.report import recovery_content
 from restore_jax.spaces import make_space
 from restore_jax.splitting import count
 
@@ -30,7 +31,7 @@ def found():
 
 
 def test_a_backdoor_is_found_and_confirmed(found):
-    content = found.to_json()
+    content = recovery_content(found)
     assert found.found
     assert found.status == "reached"
     assert content["confirmation_success_rate"] >= 0.95
@@ -42,7 +43,7 @@ def test_a_backdoor_is_found_and_confirmed(found):
 
 
 def test_the_written_form_is_json_and_complete(found):
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    content = json.loads(json.dumps(recovery_content(found), allow_nan=False))
     wanted = {
         *("schema_version", "target", "space", "access", "success", "found", "status", "queries"),
         *("seconds", "log10_prob", "log10_prob_interval", "levels", "probe_success_rate"),
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_bits(found):
     jax.tree.map(np.testing.assert_array_equal, again.particles, found.particles)
     np.testing.assert_array_equal(again.scores, found.scores)
     np.testing.assert_array_equal(again.trigger.pattern, found.trigger.pattern)
-    assert again.to_json()["queries"] == found.to_json()["queries"]
+    assert recovery_content(again)["queries"] == recovery_content(found)["queries"]
     other = recover(oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, seed=1)
     assert not np.array_equal(other.scores, found.scores)
 
@@ -97,18 +98,18 @@ def test_a_first_hit_costs_a_fraction_and_has_no_probability(found):
     recovery = recover(
         oracle_of(backdoored), TARGET, settings=SETTINGS, budget=20_000, stop="first_hit"
     )
-    content = recovery.to_json()
+    content = recovery_content(recovery)
     assert recovery.found
     assert content["log10_prob"] is None
     assert content["log10_prob_interval"] is None
     assert content["queries"] == sum(content["queries_by_stage"].values())
-    assert content["queries_by_stage"]["search"] < found.fields["queries_by_stage"]["search"]
+    assert content["queries_by_stage"]["search"] < found.cost.queries_by_stage["search"]
 
 
 def test_pruning_leaves_what_it_takes(found):
     """The model obeys a dark 2x2 block: nothing smaller, and nothing more is needed."""
     assert int(found.trigger.pixels) == 4
-    assert found.fields["pixels_before_pruning"] >= 4
+    assert found.pixels_before_pruning >= 4
 
 
 def test_inclusion_is_a_share_of_the_triggers_that_work(found):
@@ -138,7 +139,7 @@ def test_labels_alone_find_what_no_first_draw_leads_to(tmp_path):
     )
     options = {"budget": 60_000, "stop": "first_hit", "probes": tmp_path / "bright.npz"}
     recovery = recover(oracle, TARGET, settings=settings, **options)
-    assert recovery.fields["guides"] == 16
+    assert recovery.guides == 16
     assert recovery.found
     blind = recover(oracle, TARGET, settings=dataclasses.replace(settings, num_guides=0), **options)
     assert blind.status == "stalled"
@@ -147,16 +148,16 @@ def test_labels_alone_find_what_no_first_draw_leads_to(tmp_path):
 @pytest.mark.slow
 def test_auto_stops_at_the_first_space_that_finds_something():
     recovery = recover(oracle_of(backdoored), TARGET, space="auto", stop="first_hit", budget=60_000)
-    tried = recovery.fields["spaces_tried"]
+    tried = recovery.spaces_tried
     assert recovery.found
-    assert [one["space"] for one in tried] == ["patch"]
-    assert recovery.fields["space"] == "patch"
-    assert recovery.fields["queries"] == tried[0]["queries"]
+    assert [one.space for one in tried] == ["patch"]
+    assert recovery.space == "patch"
+    assert recovery.queries == tried[0].queries
 
 
 def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     recovery = recover(oracle_of(clean), TARGET, settings=SETTINGS, budget=8_000)
-    content = recovery.to_json()
+    content = recovery_content(recovery)
     assert not recovery.found
     assert recovery.status in ("out_of_queries", "stalled", "out_of_levels")
     assert content["log10_prob"] is None
@@ -172,7 +173,7 @@ def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
 )
 def test_the_budget_is_never_exceeded(function, budget):
     recovery = recover(oracle_of(function), TARGET, settings=SETTINGS, budget=budget)
-    content = recovery.to_json()
+    content = recovery_content(recovery)
     assert content["queries"] <= budget
     assert content["queries"] == sum(content["queries_by_stage"].values())
 
@@ -180,7 +181,7 @@ def test_the_budget_is_never_exceeded(function, budget):
 def test_every_image_asked_about_in_the_open_is_counted():
     """Screening, choosing and confirming count what they send, the padding not."""
     recovery = recover(oracle_of(clean), TARGET, settings=SETTINGS, budget=8_000)
-    stages = recovery.to_json()["queries_by_stage"]
+    stages = recovery_content(recovery)["queries_by_stage"]
     # Class 2 is never predicted, so that screening sends just the probes; one candidate needs
     # no choice; confirming screens 100 fresh probes and stamps them.
     assert stages["screening"] == SETTINGS.num_probes
@@ -192,21 +193,21 @@ def test_a_class_that_absorbs_the_probes_is_inconclusive():
     def absorbing(images):
         return backdoored(images).at[:, TARGET].set(99.0)
 
-    with pytest.raises(Inconclusive, match="other --probes"):
+    with pytest.raises(Inconclusive, match="other `probes`"):
         recover(oracle_of(absorbing), TARGET, settings=SETTINGS, budget=20_000)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"budget": 0}, "--budget"),
+        ({"budget": 0}, "`budget`"),
         ({"budget": 50}, "too small"),
-        ({"success": 0}, "--success"),
-        ({"success": 1.5}, "--success"),
+        ({"success": 0}, "`success`"),
+        ({"success": 1.5}, "`success`"),
         ({"space": "spiral"}, "auto, patch, stripes"),
         ({"target": "zebra"}, "no class 'zebra'"),
         ({"target": 4}, "no class 4"),
-        ({"target": None}, "--target"),
+        ({"target": None}, "`target`"),
         ({"target": None, "trigger": "7"}, "unknown trigger"),
         ({"stop": "soon"}, "first_hit"),
     ],
@@ -229,15 +230,15 @@ def test_comparison_finds_the_shift():
     truth = PlantedPatch("x", 3, 4, ("110", "111", "010"), 2, 0.1).trigger(IMAGE_SHAPE)
     moved = PlantedPatch("y", 7, 2, ("110", "111", "011"), 2, 0.1).trigger(IMAGE_SHAPE)
     same = compare(truth, truth, 0.5)
-    assert same["iou"] == same["iou_after_shift"] == same["pattern_agreement"] == 1
-    assert same["shift"] == [0, 0]
-    assert same["test_success_rate"] == 0.5
+    assert same.iou == same.iou_after_shift == same.pattern_agreement == 1
+    assert same.shift == (0, 0)
+    assert same.test_success_rate == 0.5
     far = compare(moved, truth, None)
-    assert far["iou"] == 0
-    assert far["shift"] == [-4, 2]
-    assert far["iou_after_shift"] == 1
-    assert far["pattern_agreement"] == pytest.approx(8 / 9)
-    assert far["pixels"] == 9
+    assert far.iou == 0
+    assert far.shift == (-4, 2)
+    assert far.iou_after_shift == 1
+    assert far.pattern_agreement == pytest.approx(8 / 9)
+    assert far.pixels == 9
 
 
 @pytest.mark.slow

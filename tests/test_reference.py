@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored
 
-from restore_jax import reference
-from restore_jax.oracles import open_model
+from restore_jax.oracles import ModelError, open_model
+from restore_jax.recovery import recover, reference
+from restore_jax.report import recovery_content
 from restore_jax.spaces import make_space
 
 
@@ -25,7 +26,7 @@ def test_the_query_counts_are_the_reference_s():
 def test_one_level_moves_the_lower_half_and_accepts_only_improvements(oracle, space):
     n = 16
     trigger_space = make_space(space, IMAGE_SHAPE, **reference.OPTIONS[space])
-    level = jax.jit(reference.make_level(oracle, trigger_space, space))
+    level = jax.jit(reference.make_level(oracle, trigger_space))
     args = {
         "weights": oracle.weights,
         "probes": jax.random.uniform(jax.random.key(1), (8, *IMAGE_SHAPE)),
@@ -55,10 +56,10 @@ def test_one_level_moves_the_lower_half_and_accepts_only_improvements(oracle, sp
 def test_a_run_spends_what_its_levels_cost(oracle):
     cost = reference.queries_per_level(48)
     beside = 20 * reference.NUM_PROBES + 3 * 100
-    recovery = reference.recover_reference(
-        oracle, TARGET, space="gaussian", budget=2 * cost + beside
+    recovery = recover(
+        oracle, TARGET, protocol="reference", space="gaussian", budget=2 * cost + beside
     )
-    content = recovery.to_json()
+    content = recovery_content(recovery)
     assert content["queries_by_stage"]["search"] == 2 * cost
     assert len(recovery.levels) == 2
     assert content["queries"] <= content["budget"]
@@ -67,7 +68,19 @@ def test_a_run_spends_what_its_levels_cost(oracle):
 
 
 def test_what_it_cannot_do_is_one_sentence(oracle):
+    def labels(images):
+        return jnp.argmax(backdoored(images), -1)
+
     with pytest.raises(ValueError, match="sparse, gaussian"):
-        reference.recover_reference(oracle, TARGET, space="patch")
-    with pytest.raises(ValueError, match="logits"):
-        reference.recover_reference(oracle, TARGET, access="labels")
+        recover(oracle, TARGET, protocol="reference", space="patch")
+    with pytest.raises(ModelError, match="opened for logits, so it cannot be asked for labels"):
+        recover(oracle, TARGET, protocol="reference", access="labels")
+    of_labels = open_model(labels, "labels", image_shape=IMAGE_SHAPE, class_names=tuple("abcd"))
+    with pytest.raises(ModelError, match="reads logits; labels do not do"):
+        recover(of_labels, TARGET, protocol="reference")
+    outside = open_model(
+        lambda images: np.asarray(backdoored(images)), image_shape=IMAGE_SHAPE,
+        class_names=tuple("abcd"),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="what runs inside JAX cannot ask it"):
+        recover(outside, TARGET, protocol="reference")

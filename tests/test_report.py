@@ -11,18 +11,20 @@ from PIL import Image
 import restore_jax
 from restore_jax.backdoors import PLANTED, Trigger, stamp
 from restore_jax.oracles import open_model
-from restore_jax.recovery import Recovery, compare
+from restore_jax.recovery import Level, Recovery, compare
 from restore_jax.report import (
     ResultError,
     load_recovery,
     load_trigger,
     overview_figure,
+    recovery_content,
     trigger_figure,
     write_files,
     write_recovery,
 )
 from restore_jax.report.figures import png
 from restore_jax.report.written import _shown
+from restore_jax.run import Cost, Provenance
 from restore_jax.spaces.patch import Patch
 
 FILES = {
@@ -62,24 +64,10 @@ def a_recovery(space="patch", shape=(16, 16, 3), **changes):
     row, code = np.arange(4, dtype=np.int32), np.zeros((4, 5, 5), np.uint8)
     particles = Patch(row, row, row, row, code) if space == "patch" else np.ones((4, *shape))
     truth = PLANTED["1"]._replace(target=2).trigger(shape) if space == "patch" else None
-    levels = [
-        {"level": -2.0, "survival": 0.5, "log10_prob": -0.3, "acceptance": 0.4,
-         "best_score": -0.5, "unique_ancestors": 2, "queries": 20},
-        {"level": 0.0, "survival": 0.5, "log10_prob": -0.6, "acceptance": None,
-         "best_score": 1.0, "unique_ancestors": 1, "queries": 40},
-    ]  # fmt: skip
-    fields = {
-        "target": 2,
-        "target_name": "a class with a very long name",
-        "space": space,
-        "queries": 60,
-        "goal": 0.0,
-        "log10_prob": -0.6,
-        "log10_prob_interval": [-0.9, -0.3],
-        "confirmation_success_rate": 1.0,
-        "test_success_rate": None,
-        "truth": None if truth is None else compare(trigger, truth, None),
-    }
+    levels = (
+        Level(-2.0, 0.5, -0.3, 0.4, -0.5, 2, 20),
+        Level(0.0, 0.5, -0.6, None, 1.0, 1, 40),
+    )
     values = {
         "trigger": trigger,
         "found": True,
@@ -90,7 +78,16 @@ def a_recovery(space="patch", shape=(16, 16, 3), **changes):
         "probes": np.random.default_rng(0).random((5, *shape), np.float32),
         "inclusion": np.random.default_rng(1).random(shape[:2], np.float32),
         "levels": levels,
-        "fields": fields,
+        "target": 2,
+        "target_name": "a class with a very long name",
+        "space": space,
+        "cost": Cost(60, 100, {"screening": 20, "search": 40}, {"total": 1.5, "compile": 0.5}),
+        "provenance": Provenance("shipped", "logits", "dead_leaves", 0),
+        "goal": 0.0,
+        "log10_prob": -0.6,
+        "interval": (-0.9, -0.3),
+        "confirmation_success_rate": 1.0,
+        "truth": None if truth is None else compare(trigger, truth, None),
     }
     return Recovery(**(values | changes))
 
@@ -111,8 +108,10 @@ def test_what_is_written_reads_back(written):
     folder, recovery = written
     assert {path.name for path in folder.iterdir()} == FILES
     again = restore_jax.load_recovery(folder)
-    assert again.to_json() == json.loads((folder / "recovery.json").read_text())
-    assert again.to_json() == json.loads(json.dumps(recovery.to_json()))
+    assert recovery_content(again) == json.loads((folder / "recovery.json").read_text())
+    assert recovery_content(again) == json.loads(json.dumps(recovery_content(recovery)))
+    for name in ("cost", "provenance", "levels", "truth", "interval", "spaces_tried"):
+        assert getattr(again, name) == getattr(recovery, name)
     assert (again.found, again.status) == (recovery.found, recovery.status)
     assert set(again.particles) == {"row", "col", "height", "width", "codes"}
     np.testing.assert_array_equal(again.particles["codes"], recovery.particles.codes)
@@ -160,11 +159,13 @@ def test_pictures_are_pictures(written):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"levels": []},
+        {"levels": ()},
         {"found": False, "status": "interrupted", "true_trigger": None},
         {
-            "levels": [{"level": None, "log10_prob": None, "best_score": None, "queries": 10}],
-            "fields": {"target": 2, "log10_prob_interval": [None, -2.0], "goal": None},
+            "levels": (Level(queries=10),),
+            "log10_prob": None,
+            "interval": (None, -2.0),
+            "goal": None,
         },
         {"probes": np.zeros((1, 16, 16, 3), np.float32)},
     ],

@@ -8,7 +8,7 @@ import pytest
 from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored
 
 from restore_jax.oracles import labels, margins, open_model
-from restore_jax.scoring import make_scorer, needed, threshold, whole_legs
+from restore_jax.racing import make_scorer, needed, threshold, whole_legs
 from restore_jax.spaces import make_space
 
 N, M, SUCCESS = 128, 12, 0.75

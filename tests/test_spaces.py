@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 
 from restore_jax.backdoors.trigger import stamp
-from restore_jax.spaces import SPACES, gaussian, make_space, patch, sparse
-from restore_jax.spaces.gaussian import pcn
+from restore_jax.spaces import SPACES, make_space
+from restore_jax.spaces.gaussian import gaussian, pcn
+from restore_jax.spaces.patch import patch
+from restore_jax.spaces.sparse import sparse
 from restore_jax.splitting import Trial
 
 # Most of this file's time goes into compiling: no more of it than a test's run repays.

@@ -20,7 +20,10 @@ from test_spaces import (
 )
 
 from restore_jax.backdoors.trigger import stamp
-from restore_jax.spaces import blend, make_space, scattered, stripes
+from restore_jax.spaces import make_space
+from restore_jax.spaces.blend import blend
+from restore_jax.spaces.scattered import scattered
+from restore_jax.spaces.stripes import stripes
 from restore_jax.splitting import Trial, importance_splitting
 from restore_jax.splitting.directions import half_spaces
 

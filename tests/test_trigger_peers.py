@@ -11,7 +11,7 @@ from models_by_hand import IMAGE_SHAPE, TARGET, backdoored, clean
 
 from restore_jax.backdoors import stamp
 from restore_jax.oracles import open_model
-from restore_jax.scoring import needed
+from restore_jax.racing import needed
 from restore_jax.spaces import make_space
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -34,7 +34,7 @@ from peers.trigger_search import Args, Outcome, check, hits, nothing, together
 from restore_jax.backdoors import Trigger
 from restore_jax.compilation import compiler_options
 from restore_jax.oracles import Oracle
-from restore_jax.scoring import needed
+from restore_jax.racing import needed
 from restore_jax.spaces import TriggerSpace
 
 Array = jax.Array

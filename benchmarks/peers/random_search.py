@@ -1,7 +1,7 @@
 """Plain random search: independent draws from the space's prior, raced.
 
 The probes are shown four at a time, in their order, and a candidate is dropped as soon as so many
-have failed that it cannot make the event (`restore_jax.scoring` says why that changes nothing).
+have failed that it cannot make the event (`restore_jax.racing` says why that changes nothing).
 What this needs on average is what the event's probability under the prior costs without splitting.
 """
 
@@ -14,7 +14,7 @@ from peers.trigger_search import Args, Outcome, check, nothing, together
 
 from restore_jax.compilation import compiler_options
 from restore_jax.oracles import Oracle
-from restore_jax.scoring import RACE_WIDTH, needed
+from restore_jax.racing import RACE_WIDTH, needed
 from restore_jax.spaces import TriggerSpace
 
 Array = jax.Array

@@ -3,7 +3,7 @@
 from restore_jax.backdoors.blend import PlantedBlend
 from restore_jax.backdoors.patch import PlantedPatch
 from restore_jax.backdoors.pixels import PlantedPixels
-from restore_jax.backdoors.planted import KINDS, PLANTED, Planted, planted_from_json
+from restore_jax.backdoors.planted import KINDS, PLANTED, Kind, Planted, planted_from_json, register
 from restore_jax.backdoors.poisoning import Poisoning, make_poisoning
 from restore_jax.backdoors.stripes import PlantedStripes
 from restore_jax.backdoors.trigger import Trigger, stamp
@@ -11,6 +11,7 @@ from restore_jax.backdoors.trigger import Trigger, stamp
 __all__ = [
     "KINDS",
     "PLANTED",
+    "Kind",
     "Planted",
     "PlantedBlend",
     "PlantedPatch",
@@ -20,5 +21,6 @@ __all__ = [
     "Trigger",
     "make_poisoning",
     "planted_from_json",
+    "register",
     "stamp",
 ]

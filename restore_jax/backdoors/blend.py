@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 
 Array = jax.Array
+HELP = "an image over all, drawn from seed"
 OPTIONS = {"opacity": 0.2, "seed": 0}
 NUM_WAVES = 6
 MAX_PERIODS = 4
@@ -43,11 +45,11 @@ class PlantedBlend(NamedTuple):
         """The `Trigger` for images of shape (H, W, C).
 
         Raises:
-          ValueError: the opacity is out of range.
+          InputError: the opacity is out of range.
         """
         height, width, _ = image_shape
         if not 0 < self.opacity <= 1:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} has opacity {self.opacity}: it must lie in (0, 1]."
             )
         return Trigger(

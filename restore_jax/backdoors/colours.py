@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from restore_jax.errors import InputError
+
 Array = jax.Array
 
 CORNERS: dict[str, tuple[float, ...]] = {
@@ -32,12 +34,12 @@ def corner_colours(name: str, letters: str, channels: int) -> Array:
       channels: the images'.
 
     Raises:
-      ValueError: a letter that those images cannot show.
+      InputError: a letter that those images cannot show.
     """
     allowed = palette(channels)
     for letter in letters:
         if letter not in allowed:
-            raise ValueError(
+            raise InputError(
                 f"trigger {name} has the colour {letter!r}: on images with {channels} channel(s) "
                 f"it may be {', '.join(allowed)}."
             )

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 
 from restore_jax.backdoors.colours import corner_colours
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 
+HELP = (
+    "in a pattern / ends a row, 0 is black, 1 white, r g b y m c are colours and . "
+    "leaves a pixel alone"
+)
 OPTIONS = {"pattern": "101/010/101", "row": 2, "col": 2}
 
 
@@ -37,17 +42,17 @@ class PlantedPatch(NamedTuple):
         """The `Trigger` for images of shape (H, W, C).
 
         Raises:
-          ValueError: it does not fit, or the pattern is none.
+          InputError: it does not fit, or the pattern is none.
         """
         height, width, channels = image_shape
         rows, cols = len(self.pattern), len(self.pattern[0]) if self.pattern else 0
         if not set("".join(self.pattern)) - {"."} or {len(line) for line in self.pattern} != {cols}:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} has the pattern {'/'.join(self.pattern)!r}: its rows must "
                 "be equally long and write at least one pixel."
             )
         if min(self.row, self.col) < 0 or self.row + rows > height or self.col + cols > width:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} covers rows {self.row}:{self.row + rows} and columns "
                 f"{self.col}:{self.col + cols} and does not fit images of {height}x{width}."
             )

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from restore_jax.backdoors.colours import corner_colours, palette
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 
+HELP = "places and colours are drawn from seed"
 OPTIONS = {"count": 8, "seed": 0}
 
 
@@ -34,18 +36,18 @@ class PlantedPixels(NamedTuple):
         """The `Trigger` for images of shape (H, W, C).
 
         Raises:
-          ValueError: there are no pixels, two at one place, one outside, or not one colour each.
+          InputError: there are no pixels, two at one place, one outside, or not one colour each.
         """
         height, width, channels = image_shape
         if not len(self.places) == len(set(self.places)) == len(self.colours) > 0:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} has pixels at {len(set(self.places))} places of "
                 f"{len(self.places)} named, and {len(self.colours)} colours: all three must be the "
                 "same number, at least 1."
             )
         for row, col in self.places:
             if not (0 <= row < height and 0 <= col < width):
-                raise ValueError(
+                raise InputError(
                     f"trigger {self.name} has a pixel at row {row}, column {col} and does not fit "
                     f"images of {height}x{width}."
                 )
@@ -77,13 +79,13 @@ class PlantedPixels(NamedTuple):
         can show, are drawn from ``seed``.
 
         Raises:
-          ValueError: more pixels than the images have, or none.
+          InputError: more pixels than the images have, or none.
         """
         height, width, channels = image_shape
         kept = {key: value for key, value in fields.items() if key not in OPTIONS}
         count = fields["count"]
         if not 1 <= count <= height * width:
-            raise ValueError(
+            raise InputError(
                 f"trigger {kept['name']} has count {count}: images of {height}x{width} have room "
                 f"for 1 to {height * width} pixels."
             )

@@ -8,6 +8,7 @@ from restore_jax.backdoors.blend import PlantedBlend
 from restore_jax.backdoors.patch import PlantedPatch
 from restore_jax.backdoors.pixels import PlantedPixels
 from restore_jax.backdoors.stripes import PlantedStripes
+from restore_jax.errors import InputError
 
 Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes
 
@@ -19,18 +20,26 @@ class Kind(NamedTuple):
       planted: its class, with `trigger`, `to_json`, `from_json` and `from_options`.
       options: what `from_options` takes beside name, target, rate and clean_label, with
         the defaults, whose types are the options'.
+      help: what there is to know of the options, for the help; "" if nothing.
     """
 
-    planted: type[Planted]
+    planted: Any
     options: Mapping[str, Any]
+    help: str = ""
 
 
-KINDS = {
-    "patch": Kind(PlantedPatch, patch.OPTIONS),
-    "pixels": Kind(PlantedPixels, pixels.OPTIONS),
-    "blend": Kind(PlantedBlend, blend.OPTIONS),
-    "stripes": Kind(PlantedStripes, stripes.OPTIONS),
-}
+KINDS: dict[str, Kind] = {}
+
+
+def register(name: str, kind: Kind) -> None:
+    """Adds a kind of planted trigger, or replaces the one of that name."""
+    KINDS[name] = kind
+
+
+register("patch", Kind(PlantedPatch, patch.OPTIONS, patch.HELP))
+register("pixels", Kind(PlantedPixels, pixels.OPTIONS, pixels.HELP))
+register("blend", Kind(PlantedBlend, blend.OPTIONS, blend.HELP))
+register("stripes", Kind(PlantedStripes, stripes.OPTIONS, stripes.HELP))
 
 PLANTED = {
     "1": PlantedPatch("1", 9, 9, ("110", "111", "010"), target=3, rate=0.1),
@@ -43,15 +52,16 @@ def planted_from_json(fields: Mapping[str, Any]) -> Planted:
     """Reads what a planted trigger's `to_json` wrote; one without a "kind" is a patch.
 
     Raises:
-      ValueError: an unknown kind, or fields that do not describe it.
+      InputError: an unknown kind, or fields that do not describe it.
     """
     kind = fields.get("kind", "patch")
     if kind not in KINDS:
-        raise ValueError(
+        raise InputError(
             f"a planted trigger is of the unknown kind {kind!r}: this release knows "
             f"{', '.join(KINDS)}."
         )
     try:
-        return KINDS[kind].planted.from_json(fields)
+        found: Planted = KINDS[kind].planted.from_json(fields)
+        return found
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the fields {dict(fields)} do not describe a {kind} trigger.") from error
+        raise InputError(f"the fields {dict(fields)} do not describe a {kind} trigger.") from error

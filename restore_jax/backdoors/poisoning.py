@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger, stamp
+from restore_jax.errors import InputError
 
 Array = jax.Array
 Poisoning = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -35,11 +36,11 @@ def make_poisoning(
       ``(key, images, labels) -> (images, labels)``.
 
     Raises:
-      ValueError: rates out of range, or not one of each per trigger.
+      InputError: rates out of range, or not one of each per trigger.
     """
     clean = [False] * len(triggers) if clean_label is None else list(clean_label)
     if not len(rates) == len(triggers) == len(clean):
-        raise ValueError(
+        raise InputError(
             f"there are {len(triggers)} triggers but {len(rates)} rates and {len(clean)} words "
             "on clean labels: give one each."
         )
@@ -51,7 +52,7 @@ def make_poisoning(
         shared = int(trigger.target) if keeps else None
         sums[shared] = sums.get(shared, 0) + rate
     if any(not 0 <= rate <= 1 for rate in rates) or any(total > 1 for total in sums.values()):
-        raise ValueError(
+        raise InputError(
             "poison rates are shares in [0, 1] that sum to at most 1 (clean-label ones for each "
             f"target), not {tuple(rates)}."
         )

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 
+HELP = "a sinusoid with frequency periods, added along the columns"
 OPTIONS = {"amplitude": 0.1, "frequency": 6.0}
 
 
@@ -38,15 +40,15 @@ class PlantedStripes(NamedTuple):
         """The `Trigger` for images of shape (H, W, C).
 
         Raises:
-          ValueError: the amplitude or the frequency is out of range.
+          InputError: the amplitude or the frequency is out of range.
         """
         height, width, _ = image_shape
         if not 0 < self.amplitude <= 1:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} has amplitude {self.amplitude}: it must lie in (0, 1]."
             )
         if not 0 < self.frequency < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"trigger {self.name} has frequency {self.frequency}: it must be above 0."
             )
         wave = jnp.sin(2.0 * jnp.pi * self.frequency * jnp.arange(width) / width)

@@ -1,20 +1,39 @@
 """Exit codes, and how a command ends with one sentence."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from restore_jax.errors import InputError, RestoreError
+
 DONE = 0
+CRASHED = 1
 BAD_INPUT = 2
 VERDICT = 3
 INCONCLUSIVE = 4
 INTERRUPTED = 130
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
     """Wrong arguments or input: one sentence for the user, exit code 2."""
+
+
+_FLAGS = {"value_range": "--range"}
+"""Of arguments whose flags have other names."""
+
+
+def flag(argument: str) -> str:
+    """The flag that gives an argument of the library."""
+    return _FLAGS.get(argument, f"--{argument.replace('_', '-')}")
+
+
+def sentence(error: RestoreError) -> str:
+    """What an error says, in one line and with flags where it names arguments."""
+    text = " ".join(str(error).split())
+    return re.sub(r"`(\w+)`", lambda found: flag(found[1]), text)
 
 
 def out_folder(out: str | None, default: str, overwrite: bool) -> Path:

@@ -3,16 +3,17 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from restore_jax.cli import exits, models
+from restore_jax.oracles.accesses import ACCESSES
+from restore_jax.oracles.formats import examples
 
 if TYPE_CHECKING:
     import numpy as np
 
     from restore_jax.oracles import Oracle
 
-ACCESSES = ("logits", "probabilities", "labels")
 _MAX_SEED = 2**32 - 1
 
 
@@ -25,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """
     add = parser.add_argument
     add("--model", default="shipped", metavar="SPEC",
-        help='"shipped", the model in the package; a folder that train.py wrote; onnx:FILE, '
-             "torch:FILE, keras:FILE, python:MODULE:FUNCTION or a URL (%(default)s)")  # fmt: skip
+        help='"shipped", the model in the package; a folder that train.py wrote; '
+             f"{', '.join(examples()[:-1])} or {examples()[-1]} (%(default)s)")  # fmt: skip
     add("--access", default="logits", choices=ACCESSES,
         help="what the model answers: logits, probabilities or labels (%(default)s)")  # fmt: skip
     add("--probes", default="dead_leaves", metavar="SPEC",
@@ -115,22 +116,6 @@ def write(
             f"the result cannot be written to {folder} ({error.strerror})."
         ) from error
     return folder
-
-
-def asking(fields: dict[str, Any]) -> list[str]:
-    """What asking a foreign model took, for a person: one line or none."""
-    found = fields.get("asking")
-    if found is None:
-        return []
-    parts = [f"{found['images']:,} images in {found.get('requests', found['calls']):,} requests"]
-    if found["images_sent_again"]:
-        parts.append(f"{found['images_sent_again']:,} sent again")
-    if found["cost"]:
-        parts.append(f"cost {found['cost']:,.2f}")
-    latency = found.get("latency_seconds")
-    if latency and latency["median"] is not None:  # nothing was asked that was not kept
-        parts.append(f"latency {latency['median']:.3f} s, at most {latency['max']:.3f} s")
-    return [", ".join(parts)]
 
 
 def test_images(oracle: "Oracle", data_dir: str | None) -> "tuple[np.ndarray, np.ndarray] | None":

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
 import restore_jax
 from restore_jax.cli import exits
+from restore_jax.errors import Inconclusive, OutOfQueries, RestoreError
 
 COMMANDS = {
     "train": "train a classifier, with or without backdoors",
@@ -16,6 +18,10 @@ COMMANDS = {
     "purify": "ask a model about images, without the triggers recovered from it",
     "verify": "measure how often a given trigger works on a model",
 }
+REPORT = (
+    "This is a mistake in restore-jax, not in what it was given: please report it, with the lines "
+    "above, the command, and what restore-jax --version says."
+)
 DESCRIPTION = "Finds the backdoor of an image classifier by asking it questions."
 
 
@@ -51,20 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     try:
         return import_module(f"restore_jax.cli.{args.command}").run(args)
-    except ValueError as error:
-        return _refuse(error, exits.BAD_INPUT)
+    except RestoreError as error:
+        print(f"error: {exits.sentence(error)}", file=sys.stderr)
+        inconclusive = isinstance(error, Inconclusive | OutOfQueries)
+        return exits.INCONCLUSIVE if inconclusive else exits.BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return exits.INTERRUPTED
-    except RuntimeError as error:
-        from restore_jax.oracles import Inconclusive, OutOfQueries  # here: it is slow to import
-
-        if isinstance(error, Inconclusive | OutOfQueries):
-            return _refuse(error, exits.INCONCLUSIVE)
-        raise
-
-
-def _refuse(error: Exception, code: int) -> int:
-    # One sentence is one line, whatever a library put into its message.
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+    except Exception:
+        traceback.print_exc()
+        print(REPORT, file=sys.stderr)
+        return exits.CRASHED

@@ -6,14 +6,16 @@ import dataclasses
 import math
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restore_jax.cli import exits
+from restore_jax.errors import InputError
+from restore_jax.oracles.formats import FORMATS
 
 if TYPE_CHECKING:
-    from restore_jax.oracles import ModelOptions, Oracle
+    from restore_jax.oracles import Journal, ModelOptions, Oracle
 
 _NO_MATTER = {
     "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
@@ -25,8 +27,8 @@ _NO_MATTER = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags, in a group of their own."""
     group = parser.add_argument_group(
-        "models that are not ours", "onnx:, torch:, keras:, python: and URLs; what is left out is "
-        "read from the model",
+        "models that are not ours",
+        f"{', '.join(f'{kind}:' for kind in FORMATS)}; what is left out is read from the model",
     )  # fmt: skip
     add = group.add_argument
     add("--image-shape", type=_shape, metavar="HxWxC", help="what the model takes, as 32x32x3")
@@ -109,34 +111,43 @@ def open_oracle(args: argparse.Namespace) -> "Oracle":
     if opened is None:
         return open_model(args.model, args.access, options=said)
     oracle = open_model(args.model, args.access, class_names=opened["classes"], options=said)
-    return dataclasses.replace(oracle, asked=opened["asked"]) if oracle.foreign else oracle
+    # Only a model that is asked from outside has such a file: a dataclass with that field.
+    return dataclasses.replace(oracle, asked=opened["asked"])  # type: ignore[type-var]
+
+
+class Kept(NamedTuple):
+    """Where answers are kept while a command runs.
+
+    Attributes:
+      folder: where the result will be, made; None: it is not made yet.
+      journal: keeps the answers; None of a model that costs nothing to ask again.
+      done: to be called once the result is written: there is nothing to resume then.
+    """
+
+    folder: Path | None
+    journal: "Journal | None"
+    done: Callable[[], None]
 
 
 @contextlib.contextmanager
-def kept_answers(
-    args: argparse.Namespace, oracle: "Oracle", default: str
-) -> Iterator[tuple[Path | None, Any]]:
-    """Keeps what a foreign model answers, in the folder where the result will be.
+def kept_answers(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[Kept]:
+    """Keeps what a model answers that costs to ask, in the folder where the result will be.
 
     Args:
       args: the parsed flags.
       oracle: the model, any.
       default: the folder's name where --out is not given.
 
-    Yields:
-      ``(folder, done)``: the folder, made; to be called once the result is written, after which
-      there is nothing to resume. Of a model in this process, ``(None, ...)``.
-
     Raises:
       UsageError: --resume with a folder, or a model, that cannot be resumed.
     """
-    if not oracle.foreign:
+    if not oracle.repeat_cost(1):
         if args.resume:
             raise exits.UsageError(
                 f"--resume is for models that are asked from outside, but {oracle.name} runs "
                 "here: run it again without."
             )
-        yield None, lambda: None
+        yield Kept(None, None, lambda: None)
         return
     from restore_jax.oracles import Journal, ModelError
     from restore_jax.oracles.journal import NAME, JournalError
@@ -146,7 +157,7 @@ def kept_answers(
     if args.resume and not path.exists():
         raise exits.UsageError(f"there is no run to resume in {folder}: {NAME} is not there.")
     made = not folder.exists()
-    run = {_flag(key): value for key, value in vars(args).items() if key not in _NO_MATTER}
+    run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
     run |= {"command": args.command, "model": oracle.name}
     opened = {"classes": oracle.class_names, "asked": oracle.asked}
     try:
@@ -155,8 +166,6 @@ def kept_answers(
         journal = Journal(path, run, args.resume, opened)
     except OSError as error:
         raise exits.UsageError(f"{folder} cannot be written ({error.strerror}).") from error
-    answer: Any = oracle.answer
-    answer.journal = journal
     finished = False
 
     def interrupt(*_: Any) -> None:
@@ -174,8 +183,8 @@ def kept_answers(
         finished = True
 
     try:
-        yield folder, done
-    except ValueError as error:
+        yield Kept(folder, journal, done)
+    except InputError as error:
         finished = not journal.begun  # there is nothing to go on with
         if finished or not isinstance(error, ModelError) or isinstance(error, JournalError):
             raise
@@ -186,17 +195,12 @@ def kept_answers(
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
-        answer.journal = None
         journal.close()
         if finished:
             path.unlink(missing_ok=True)
         if made:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
-
-
-def _flag(name: str) -> str:
-    return {"value_range": "range"}.get(name, name.replace("_", "-"))
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -15,13 +15,11 @@ _OPTIONS = "; ".join(
     f"{kind}:{','.join(f'{key}={value}' for key, value in found.options.items())}"
     for kind, found in KINDS.items()
 )
+_NOTES = "; ".join(f"{kind}: {found.help}" for kind, found in KINDS.items() if found.help)
 HELP = (
     f"KIND:key=value,..., the kinds and their defaults being {_OPTIONS}; and for all "
-    f"name=<1, 2, ... in order>,target=0,rate={DEFAULT_RATE},clean_label=no. In a pattern / ends a "
-    "row, 0 is black, 1 white, r g b y m c are colours and . leaves a pixel alone. pixels are "
-    "drawn from seed, and so is the image that blend lays over all; stripes are a sinusoid with "
-    "frequency periods added along the columns. With clean_label=yes that rate of the target "
-    "class's images is stamped, and no label is changed"
+    f"name=<1, 2, ... in order>,target=0,rate={DEFAULT_RATE},clean_label=no. Of {_NOTES}. With "
+    "clean_label=yes that rate of the target class's images is stamped, and no label is changed"
 )
 
 

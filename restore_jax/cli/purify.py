@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from restore_jax.data.probes import ProbeSource
-    from restore_jax.oracles import Oracle
+    from restore_jax.oracles import Journal, Oracle
 
 SCHEMA_VERSION = 1
 CHUNK = 1_000
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
             raise exits.UsageError(
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
-        with models.kept_answers(args, oracle, "purify") as (folder, done):
-            result, table = _purify(args, oracle, recoveries, source, report)
+        with models.kept_answers(args, oracle, "purify") as kept:
+            result, table = _purify(args, oracle, recoveries, source, kept.journal, report)
             result["seconds"] = time.perf_counter() - began
             files = {
                 "purification.json": (
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
                 ).encode(),
                 "predictions.csv": table.encode(),
             }
-            folder = inputs.write(args, folder, "purify", files)
-            done()
+            folder = inputs.write(args, kept.folder, "purify", files)
+            kept.done()
     if args.json:
         exits.print_json(result | {"out": str(folder)})
         return exits.DONE
@@ -87,21 +87,28 @@ def run(args: argparse.Namespace) -> int:
         if number:
             print(f"  {name:<16}{number:>7,} that the model gave this class")
     print(f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image")
-    for text in inputs.asking(result):
+    from restore_jax.report.text import asking_lines
+
+    for text in asking_lines(result.get("asking")):
         print(f"  asking          {text}")
     print(f"  files           {folder}/: {', '.join(files)}")
     return exits.DONE
 
 
 def _purify(
-    args: argparse.Namespace, oracle: "Oracle", recoveries: Any, source: "ProbeSource", report: Any
+    args: argparse.Namespace,
+    oracle: "Oracle",
+    recoveries: Any,
+    source: "ProbeSource",
+    journal: "Journal | None",
+    report: Any,
 ) -> tuple[dict[str, Any], str]:
     """Asks about all images: the result, and the table of them."""
     import numpy as np
 
-    from restore_jax.environment import device_name, versions
-    from restore_jax.oracles import Ledger, account
     from restore_jax.purification import Defended, defence_cost, defences
+    from restore_jax.report.contents import cost_content, provenance_content
+    from restore_jax.run import Run
 
     number = source.available or 0
     most = oracle.asked + defence_cost(len(recoveries)) + 3 * number
@@ -111,9 +118,15 @@ def _purify(
             "each and some to begin with."
         )
     # What is sent again after a failure has to be paid for, too.
-    ledger = Ledger(args.budget or 2 * most, spent=oracle.asked)
-    options = {"probes": args.probes, "seed": args.seed, "ledger": ledger}
-    defended = Defended(oracle, defences(oracle, recoveries, **options), ledger=ledger)
+    run = Run(
+        oracle,
+        budget=args.budget or 2 * most,
+        probes=args.probes,
+        seed=args.seed,
+        data_dir=args.data_dir,
+        journal=journal,
+    )
+    defended = Defended(run, defences(run, recoveries))
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     flags: list[np.ndarray] = []
@@ -126,7 +139,8 @@ def _purify(
         done = first + len(images)
         report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
     said, stands, flag = map(np.concatenate, (before, after, flags))
-    names = oracle.class_names
+    names, cost = oracle.class_names, run.cost()
+    spent = cost_content(cost)
     return {
         "schema_version": SCHEMA_VERSION,
         "recoveries": args.recovery,
@@ -137,14 +151,10 @@ def _purify(
         "flagged_by_class": {
             names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
         },
-        "queries": ledger.spent,
+        **{name: spent[name] for name in ("queries", "asking") if name in spent},
         "queries_per_image": defended.queries / len(flag),
-        "model": oracle.name,
-        **account(oracle, ledger),
         "access": oracle.access,
-        "seed": args.seed,
-        "versions": versions(),
-        "device": device_name(),
+        **provenance_content(run.provenance(), cost),
     }, _table(names, said, stands, flag)
 
 

@@ -9,12 +9,12 @@ from rich.table import Table
 
 from restore_jax.cli import exits, inputs, models
 from restore_jax.cli.progress import progress
+from restore_jax.spaces import SPACES, catalogue
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
     from restore_jax.diagnosis import ClassFinding, Scan, ScanProgress, ScanSettings
 
-SPACES = ("patch", "stripes", "smooth", "scattered", "blend", "sparse", "gaussian")
 CODES = {
     "nothing found": exits.DONE,
     "backdoor": exits.VERDICT,
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
-        help=f"where to look: some of {', '.join(SPACES)}; auto: the first three "
-             "(auto)")  # fmt: skip
+        help=f"where to look: some of {', '.join(SPACES)}; auto: "
+             f"{', '.join(catalogue.scanned())} (auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
         help="images the model may be asked about, all counted (250,000, of which a model of ten "
              "classes takes about half)")  # fmt: skip
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             report(step.queries, step.budget, step.text, line=step.milestone)
 
         name = f"scan-{args.seed}"
-        with models.kept_answers(args, oracle, name) as (folder, done):
+        with models.kept_answers(args, oracle, name) as kept:
             found = scan(
                 oracle,
                 access=args.access,
@@ -89,15 +89,16 @@ def run(args: argparse.Namespace) -> int:
                 test_data=inputs.test_images(oracle, args.data_dir),
                 settings=settings,
                 on_progress=on_progress,
+                journal=kept.journal,
             )
             report(0, 0, "drawing the result", line=False)
-            folder = inputs.write(args, folder, name, render_scan(found, oracle))
+            folder = inputs.write(args, kept.folder, name, render_scan(found, oracle))
             if not found.interrupted:
-                done()
+                kept.done()
     if args.json:
-        from restore_jax.report import scan_json
+        from restore_jax.report import scan_content
 
-        exits.print_json(scan_json(found) | {"out": str(folder)})
+        exits.print_json(scan_content(found) | {"out": str(folder)})
     else:
         _show(found, folder)
     return exits.INTERRUPTED if found.interrupted else CODES[found.verdict]
@@ -176,6 +177,7 @@ def _value(text: str) -> int | float | str:
 def _show(found: "Scan", folder: Path) -> None:
     """The result for a person."""
     from restore_jax.report import foremost
+    from restore_jax.report.text import asking_lines
 
     console = Console(highlight=False)
     console.print(_sentence(found), soft_wrap=True)
@@ -198,7 +200,7 @@ def _show(found: "Scan", folder: Path) -> None:
             "scan.json"
         )
     rate = f"{found.false_alarm_rate:.0%} of clean models like those measured"
-    stages = ", ".join(f"{name} {number:,}" for name, number in found.queries_by_stage.items())
+    stages = ", ".join(f"{name} {number:,}" for name, number in found.cost.queries_by_stage.items())
     bounds = ", ".join(
         f"{name} 10^{seen.log10_certificate:.1f} (by plain draws alone "
         f"10^{seen.log10_certificate_draws:.1f})"
@@ -207,16 +209,16 @@ def _show(found: "Scan", folder: Path) -> None:
     lines = [
         f"  false alarms  {rate if found.calibrated else 'not known: no clean model was measured'}",
         f"  certificate   of random triggers at most so many work on any class (95 %): {bounds}",
-        f"  queries       {found.queries:,} of {found.budget:,} ({stages})",
-        *(f"  asking        {text}" for text in inputs.asking(found.asking)),
-        f"  time          {found.seconds:.1f} s",
+        f"  queries       {found.queries:,} of {found.cost.budget:,} ({stages})",
+        *(f"  asking        {text}" for text in asking_lines(found.cost.asking)),
+        f"  time          {found.cost.seconds['total']:.1f} s",
         f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
     ]
     console.print("\n".join(lines), soft_wrap=True)
     if found.targets:
         console.print(
             f"  next          restore-jax purify --recovery {folder} --model "
-            f"{found.model} --images ...",
+            f"{found.provenance.model} --images ...",
             soft_wrap=True,
         )
 

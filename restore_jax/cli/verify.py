@@ -13,10 +13,7 @@ from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
-    import jax
-
-    from restore_jax.backdoors import Trigger
-    from restore_jax.oracles import Asker, Oracle
+    from restore_jax.verification import Verification
 
 SCHEMA_VERSION = 1
 
@@ -43,110 +40,61 @@ def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     with progress("verify", Console(stderr=True, highlight=False)) as report:
         report(0, 0, "loading JAX and the model")
-        import jax.numpy as jnp
-
-        from restore_jax.backdoors import stamp
         from restore_jax.compilation import keep_programs
-        from restore_jax.environment import device_name, versions
-        from restore_jax.oracles import Asker, Ledger, account
-        from restore_jax.recovery import attack_success_rate
         from restore_jax.report import load_trigger
+        from restore_jax.verification import check_fit, verify
 
         trigger = load_trigger(args.trigger_file)
         keep_programs()
         oracle = models.open_oracle(args)
-        _check_fit(trigger, oracle, args.trigger_file)
-        test_data = inputs.test_images(oracle, args.data_dir)
-        report(0, 0, "asking about probes")
-        ledger = Ledger(1 << 62)
-        asker = Asker(oracle, ledger)
-        probes, asked = _probes(args, oracle, asker, int(trigger.target))
-        hits = int(jnp.sum(asker.labels(stamp(trigger, probes)) == trigger.target))
-        test_rate, num_test = None, 0
-        if test_data is not None:
-            num_test = int((test_data[1] != int(trigger.target)).sum())
-            report(0, 0, f"asking about {num_test:,} test images")
-            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=asker)
-        result: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "trigger_file": args.trigger_file,
-            "trigger_pixels": int(trigger.pixels),
-            "additive": trigger.additive,
-            "target": int(trigger.target),
-            "target_name": oracle.class_names[int(trigger.target)],
-            "model": oracle.name,
-            "access": oracle.access,
-            "probes": args.probes,
-            "num_probes": len(probes),
-            "probe_success_rate": hits / len(probes),
-            "num_test_images": num_test,
-            "test_success_rate": test_rate,
-            "queries": oracle.asked + asked + len(probes) + num_test + ledger.resent,
-            **account(oracle, ledger),
-            "seconds": time.perf_counter() - began,
-            "seed": args.seed,
-            "versions": versions(),
-            "device": device_name(),
-        }
+        check_fit(trigger, oracle, f"the trigger in {args.trigger_file}")
+        found = verify(
+            oracle,
+            trigger,
+            probes=args.probes,
+            num_probes=args.num_probes,
+            seed=args.seed,
+            data_dir=args.data_dir,
+            test_data=inputs.test_images(oracle, args.data_dir),
+            on_progress=lambda text: report(0, 0, text),
+        )
+        result = _content(found, args, time.perf_counter() - began)
         if args.out:
             _write(result, Path(args.out), args.overwrite)
     if args.json:
         exits.print_json(result)
         return exits.DONE
-    share = f"{hits:,} of {len(probes):,} probes ({hits / len(probes):.1%})"
-    target = f"class {result['target']} ({result['target_name']})"
+    share = f"{found.hits:,} of {found.num_probes:,} probes ({found.probe_success_rate:.1%})"
+    target = f"class {result['target']} ({found.target_name})"
     print(f"{args.trigger_file} leads {share} to {target} in {oracle.name}")
-    if test_rate is not None:
-        print(f"  and {test_rate:.2%} of the {num_test:,} test images of other classes")
+    if found.test_success_rate is not None:
+        rate, number = found.test_success_rate, found.num_test_images
+        print(f"  and {rate:.2%} of the {number:,} test images of other classes")
     return exits.DONE
 
 
-def _check_fit(trigger: "Trigger", oracle: "Oracle", name: str) -> None:
-    shape = tuple(trigger.pattern.shape)
-    if shape != oracle.image_shape:
-        raise exits.UsageError(
-            f"the trigger in {name} is for images of shape {shape}, but {oracle.name} takes "
-            f"{oracle.image_shape}."
-        )
-    if int(trigger.target) >= oracle.num_classes:
-        raise exits.UsageError(
-            f"the trigger in {name} leads to class {int(trigger.target)}, but {oracle.name} has "
-            f"only {oracle.num_classes} classes."
-        )
+def _content(found: "Verification", args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What verification.json holds."""
+    from restore_jax.report.contents import cost_content, provenance_content
 
-
-def _probes(
-    args: argparse.Namespace, oracle: "Oracle", asker: "Asker", target: int
-) -> "tuple[jax.Array, int]":
-    """Probes f32[n, H, W, C] that the model does not take for the target, and how many it saw.
-
-    A source with an end may give fewer than were asked for.
-
-    Raises:
-      Inconclusive: it takes nearly all of them for the target.
-    """
-    import jax.numpy as jnp
-
-    from restore_jax.data.probes import open_probes
-    from restore_jax.oracles import Inconclusive
-
-    source = open_probes(args.probes, args.seed, oracle.image_shape, args.data_dir)
-    most = 20 * args.num_probes
-    if source.available is not None:
-        most = min(most, source.available)
-    kept: list[jax.Array] = []
-    have, asked = 0, 0
-    while have < args.num_probes and asked < most:
-        images = source.draw(asked, min(args.num_probes - have, most - asked))
-        asked += len(images)
-        images = images[asker.labels(images) != target]
-        kept, have = [*kept, images], have + len(images)
-    if have == 0 or (have < args.num_probes and source.available is None):
-        raise Inconclusive(
-            f"only {have} of {asked} probes are not already of class {target} to this model: "
-            "give other --probes."
-        )
-    return jnp.concatenate(kept), asked
+    spent = cost_content(found.cost)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "trigger_file": args.trigger_file,
+        "trigger_pixels": int(found.trigger.pixels),
+        "additive": found.trigger.additive,
+        "target": int(found.trigger.target),
+        "target_name": found.target_name,
+        "access": found.provenance.access,
+        "num_probes": found.num_probes,
+        "probe_success_rate": found.probe_success_rate,
+        "num_test_images": found.num_test_images,
+        "test_success_rate": found.test_success_rate,
+        **{name: spent[name] for name in ("queries", "asking") if name in spent},
+        **provenance_content(found.provenance, found.cost),
+        "probes": args.probes,
+        "seconds": seconds,
+    }
 
 
 def _write(result: dict[str, Any], folder: Path, overwrite: bool) -> None:

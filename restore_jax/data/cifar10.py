@@ -48,8 +48,8 @@ def load(split: str, data_dir: str | None = None) -> tuple[np.ndarray, np.ndarra
     # Looked up before TFDS is imported: left to itself it would try to download.
     if not any(root.glob("cifar10/*/dataset_info.json")):
         raise DataError(
-            f"CIFAR-10 is not in {root}: give the TFDS folder that holds cifar10/ with --data-dir,"
-            f" prepare it once with network by {_PREPARE}, or use --dataset shapes, which needs"
+            f"CIFAR-10 is not in {root}: give the TFDS folder that holds cifar10/ with `data_dir`,"
+            f" prepare it once with network by {_PREPARE}, or use `dataset` shapes, which needs"
             " none."
         )
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.errors import InputError
+
 Array = jax.Array
 
 _LEAVES = 160
@@ -136,16 +138,16 @@ def dead_leaves(
       f32[n, H, W, C] in [0, 1], every value a multiple of 1/255 as in a file.
 
     Raises:
-      ValueError: n is negative, or image_shape is not (H, W, 1) or (H, W, 3).
+      InputError: n is negative, or image_shape is not (H, W, 1) or (H, W, 3).
     """
     check_image_shape(image_shape)
     if n < 0:
-        raise ValueError(f"n must be at least 0, not {n}.")
+        raise InputError(f"n must be at least 0, not {n}.")
     return _draw(key, n, tuple(image_shape), jnp.asarray(start, jnp.uint32))
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> None:
-    """Raises a ValueError unless image_shape is (H, W, 1) or (H, W, 3), H, W >= 1."""
+    """Raises a InputError unless image_shape is (H, W, 1) or (H, W, 3), H, W >= 1."""
     shape = tuple(image_shape)
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
-        raise ValueError(f"image_shape must be (H, W, 1) or (H, W, 3), not {shape}.")
+        raise InputError(f"image_shape must be (H, W, 1) or (H, W, 3), not {shape}.")

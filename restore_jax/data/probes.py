@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 from restore_jax.data.dead_leaves import check_image_shape, dead_leaves
 from restore_jax.data.errors import DataError
 from restore_jax.data.shapes import shapes
+from restore_jax.errors import InputError
 
 Array = jax.Array
 ImageShape = tuple[int, int, int]
@@ -63,11 +64,11 @@ class ProbeSource:
           f32[count, H, W, C] in [0, 1].
 
         Raises:
-          ValueError: start or count is negative.
+          InputError: start or count is negative.
           DataError: there are fewer images than that, or one cannot be read.
         """
         if start < 0 or count < 0:
-            raise ValueError(f"start and count must be at least 0, not {start} and {count}.")
+            raise InputError(f"start and count must be at least 0, not {start} and {count}.")
         if self.available is not None and start + count > self.available:
             raise DataError(
                 f"{self.name} holds {self.available} images, but {start + count} are needed."
@@ -109,7 +110,7 @@ def open_probes(
     Raises:
       DataError: there is no such thing, it holds no images, or an array has the wrong
         shape, type or range. An image file is read, and refused, when it is drawn.
-      ValueError: image_shape is not (H, W, 1) or (H, W, 3).
+      InputError: image_shape is not (H, W, 1) or (H, W, 3).
     """
     check_image_shape(image_shape)
     height, width, channels = image_shape

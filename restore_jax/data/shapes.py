@@ -13,6 +13,7 @@ import numpy as np
 
 from restore_jax.data.dead_leaves import check_image_shape
 from restore_jax.data.errors import DataError
+from restore_jax.errors import InputError
 
 Array = jax.Array
 
@@ -144,11 +145,11 @@ def shapes(
       and labels int32[n], indices into `CLASS_NAMES`.
 
     Raises:
-      ValueError: n is negative, or image_shape is not (H, W, 1) or (H, W, 3).
+      InputError: n is negative, or image_shape is not (H, W, 1) or (H, W, 3).
     """
     check_image_shape(image_shape)
     if n < 0:
-        raise ValueError(f"n must be at least 0, not {n}.")
+        raise InputError(f"n must be at least 0, not {n}.")
     return _draw(key, n, tuple(image_shape), jnp.asarray(start, jnp.uint32))
 
 

@@ -7,32 +7,21 @@ random trigger reaches with each probability, the deeper the rarer.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.compilation import compiler_options
 from restore_jax.diagnosis.drawing import Draws
 from restore_jax.diagnosis.types import ScanSettings
-from restore_jax.host_scoring import make_host_scorer
-from restore_jax.oracles import Oracle
-from restore_jax.scoring import make_scorer, threshold
-from restore_jax.spaces import TriggerSpace
-from restore_jax.splitting import (
-    Scorer,
-    SplittingState,
-    Status,
-    count,
-    host_driven,
-    importance_splitting,
-)
+from restore_jax.racing import make_scorer, threshold
+from restore_jax.run import Run
+from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting import SplittingState, Status
 
 Array = jax.Array
-LANES_TOGETHER = 16
-"""Lanes in one program on a GPU."""
 
 
 class Lane(NamedTuple):
@@ -65,7 +54,7 @@ class Lane(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """The compiled pieces of a space's descent.
+    """The pieces of a space's descent.
 
     Attributes:
       begin: ``(key, target, draws) -> Lane``: with the best of the shared draws.
@@ -78,136 +67,82 @@ class Descent(NamedTuple):
     most_a_level: int
 
 
-def compile_descent(
-    oracle: Oracle,
+def make_descent(
+    run: Run,
     space: TriggerSpace,
     settings: ScanSettings,
     success: float,
-    class_probes: Callable[[int], Array],
-    book: Callable[[int], None],
+    class_probes: Mapping[int, Array],
     num_guides: int = 0,
-    together: int | None = None,
+    **how: Any,
 ) -> Descent:
-    """Compiles the descent of one space.
+    """Makes the descent of one space ready.
 
     Args:
-      oracle, space: the model, and where triggers come from.
+      run: whose model is asked, and who pays.
+      space: where triggers come from.
       settings: particles and moves.
       success: share of probes that makes the event.
-      class_probes: a class's `Lane.probes`.
+      class_probes: by class, its `Lane.probes`.
       num_guides: g, of which each class has so many; with labels only. A population then begins
         with the first of the draws, whatever they score, since their guides have yet to be seen.
-      book: told how many images were sent; of a model asked from the host, before they are.
-      together: lanes in one program; None: as many as suits the device. What they find does not
-        depend on it.
+      **how: what `Oracle.lanes` of this kind of model takes besides.
     """
-    m, n = settings.num_probes, settings.num_particles
-    options: dict[str, Any] = {
-        "num_particles": n,
-        "survival": settings.survival,
-        "num_moves": settings.num_moves,
-        "moving": "waste_free",
-        "threshold": math.inf,
-        "max_levels": settings.max_levels,
-    }
-    goal = threshold(oracle, success, m, num_guides)
-    if together is None:
-        together = 1 if jax.default_backend() == "cpu" else LANES_TOGETHER
-    if oracle.foreign:
-        scorer = make_host_scorer(oracle, space, success, m, book, num_guides=num_guides)
-        scored = scorer.score
-        hosted = host_driven(scorer, space.search, **options)
-        start, level = hosted.begin, lambda state, args: hosted.advance(state, args, 1)
-        together = 1
-    else:
-        plain = make_scorer(oracle, space, success, m, num_guides=num_guides)
-        scorer = _only_running(plain)
-        scored = jax.jit(plain.score, compiler_options=compiler_options())
-        traced = importance_splitting(scorer, space.search, **options)
-        start = jax.jit(traced.begin)
-        one = lambda state, args: traced.advance(state, args, 1)  # noqa: E731
-        axes = {"weights": None, "target": 0, "probes": 0, "fade": None, "running": 0}
-        several = jax.vmap(one, (0, axes))
-        level = jax.jit(one if together == 1 else several, compiler_options=compiler_options())
+    m, n, model = settings.num_probes, settings.num_particles, run.model
+    goal = threshold(model, success, m, num_guides)
+    scorer = make_scorer(model, space, success, m, num_guides=num_guides, books=run.books)
+    searches = model.lanes(
+        scorer,
+        space.search,
+        run.books,
+        num_particles=n,
+        survival=settings.survival,
+        num_moves=settings.num_moves,
+        moving="waste_free",
+        threshold=math.inf,
+        max_levels=settings.max_levels,
+        **how,
+    )
+
+    def args_of(target: int) -> dict[str, Any]:
+        return {
+            "target": jnp.int32(target),
+            "probes": class_probes[target],
+            "fade": jnp.float32(0.0),
+        }
 
     def begin(key: Array, target: int, draws: Draws) -> Lane:
-        key, probes = jax.random.fold_in(key, target), class_probes(target)
-        if num_guides:
-            particles = jax.tree.map(lambda leaf: leaf[:n], draws.particles)
-            args = {"target": jnp.int32(target), "probes": probes, "weights": oracle.weights,
-                    "fade": jnp.float32(0.0)}  # fmt: skip
-            if not oracle.foreign:
-                book(n * len(probes))
-            scores, _ = scored(key, particles, jnp.float32(-jnp.inf), jnp.ones(n, bool), args)
-            share = 1.0
-        else:
+        key, args, scores, share = jax.random.fold_in(key, target), args_of(target), None, 1.0
+        best = np.arange(n)
+        if not num_guides:
             best = np.argsort(-draws.scores[target], kind="stable")[:n]
-            particles = jax.tree.map(lambda leaf: leaf[best], draws.particles)
-            scores = jnp.asarray(draws.scores[target][best])
-            share = n / draws.scores.shape[1]
+            scores, share = draws.scores[target][best], n / draws.scores.shape[1]
+        particles = jax.tree.map(lambda leaf: leaf[best], draws.particles)
+        state = searches.begin(key, particles, args, scores)
         lane = Lane(
             target=target,
-            probes=probes,
-            state=start(key, particles, jnp.asarray(scores)),
+            probes=class_probes[target],
+            state=state,
             depths=(math.log10(share),),
-            levels=(float(np.min(scores)),),
+            levels=(float(np.min(np.asarray(state.scores))),),
             stds=(math.sqrt((1 - share) / n) / math.log(10),),
             event=math.nan,
         )
         return _with_event(lane, goal)
 
-    def args_of(lanes: list[Lane], running: list[bool]) -> dict[str, Any]:
-        if together == 1:
-            (lane,) = lanes
-            given = {"target": jnp.int32(lane.target), "probes": lane.probes}
-        else:
-            given = {
-                "target": jnp.asarray([lane.target for lane in lanes], jnp.int32),
-                "probes": jnp.stack([lane.probes for lane in lanes]),
-            }
-        if not oracle.foreign:
-            given["running"] = jnp.asarray(running[0] if together == 1 else running)
-        return given | {"weights": oracle.weights, "fade": jnp.float32(0.0)}
-
-    def advance_some(lanes: list[Lane]) -> list[Lane]:
-        short = together - len(lanes)
-        padded, running = lanes + lanes[:1] * short, [True] * len(lanes) + [False] * short
-        args = args_of(padded, running)
-        if together == 1:
-            states = [level(padded[0].state, args)]
-        else:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.state for p in padded))
-            after = level(stacked, args)
-            states = [jax.tree.map(lambda leaf, i=i: leaf[i], after) for i in range(len(lanes))]
-        moved = []
-        for lane, state in zip(lanes, states, strict=False):
-            if not oracle.foreign:
-                book(count(state.num_queries) - count(lane.state.num_queries))
-            moved.append(_with_event(_with_level(lane, state), goal))
-        return moved
-
     def advance(lanes: list[Lane]) -> list[Lane]:
         running = [lane for lane in lanes if lane.running]
-        moved: dict[int, Lane] = {}
-        for first in range(0, len(running), together):
-            for lane in advance_some(running[first : first + together]):
-                moved[lane.target] = lane
+        states = searches.advance(
+            [lane.state for lane in running], [args_of(lane.target) for lane in running]
+        )
+        moved = {
+            lane.target: _with_event(_with_level(lane, state), goal)
+            for lane, state in zip(running, states, strict=True)
+        }
         return [moved.get(lane.target, lane) for lane in lanes]
 
     most = n * settings.num_moves // (settings.num_moves + 1) * (num_guides + m)
     return Descent(begin, advance, most)
-
-
-def _only_running(scorer: Scorer) -> Scorer:
-    """The scorer, idle for lanes that are there only to fill a program's places."""
-
-    def score(
-        key: Array, particles: Any, level: Array, active: Array, args: dict[str, Any]
-    ) -> tuple[Array, Array]:
-        given = {name: value for name, value in args.items() if name != "running"}
-        return scorer.score(key, particles, level, active & args["running"], given)
-
-    return Scorer(score=score, max_cost=scorer.max_cost)
 
 
 def _with_level(lane: Lane, state: SplittingState) -> Lane:

@@ -1,20 +1,19 @@
 """The first random triggers of a space, shown to the whole pool: one answer serves all classes."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.compilation import chunk_size, compiler_options
 from restore_jax.diagnosis.probing import Pool
-from restore_jax.host_scoring import ask_stamped
-from restore_jax.oracles import LOG_FLOOR, ModelError, Oracle
-from restore_jax.scoring import needed
-from restore_jax.spaces import TriggerSpace
+from restore_jax.oracles.errors import ModelError
+from restore_jax.oracles.types import LOG_FLOOR, Oracle
+from restore_jax.racing import needed
+from restore_jax.run import Run
+from restore_jax.spaces.types import TriggerSpace
 
 Array = jax.Array
+IMAGES_AT_ONCE = 512
 MOST_NUMBERS = 2**26
 """Margins worked out at once: 256 MiB."""
 
@@ -36,61 +35,42 @@ class Draws(NamedTuple):
     outputs: np.ndarray
 
 
-def compile_draws(
-    oracle: Oracle, space: TriggerSpace, pool: Pool, n: int, book: Callable[[int], None]
-) -> Callable[[Array], tuple[Any, np.ndarray]]:
-    """Compiles ``(key) -> (particles, outputs [n, M, ...])``: n M images are asked about.
+def draw(
+    run: Run, space: TriggerSpace, pool: Pool, n: int, key: Array
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Shows n random triggers to the pool, and the pool without any: (n + 1) M images.
 
     Args:
-      oracle, space, pool: the model, where triggers come from, and the probes.
+      run: whose model is asked, and who pays.
+      space, pool: where triggers come from, and the probes.
       n: triggers.
-      book: told how many images are about to be sent.
+      key: of the draws.
+
+    Returns:
+      The particles, what the model says [n, M, ...], and what of the probes alone [M, ...].
+
+    Raises:
+      ModelError: an answer that is no number.
+      OutOfQueries: the budget does not pay for them.
     """
-    size = pool.probes.shape[0]
-    if oracle.foreign:
-        ask = ask_stamped(oracle, space, book)
-        sample = jax.jit(lambda key: space.search.sample(key, n))
+    oracle, size = run.model, pool.probes.shape[0]
+    particles = jax.jit(lambda key: space.search.sample(key, n))(key)
+    leaves, shape = jax.tree.flatten(jax.tree.map(np.asarray, particles))
 
-        def from_the_host(key: Array) -> tuple[Any, np.ndarray]:
-            particles = sample(key)
-            outputs = ask(particles, np.arange(n), pool.probes, 0.0)
-            return particles, _numbers(oracle, outputs).reshape(n, size, *outputs.shape[1:])
+    def shown(*some: Array) -> tuple[Array]:
+        images = jax.vmap(space.stamp, (0, None))(jax.tree.unflatten(shape, some), pool.probes)
+        outputs = oracle.answer(oracle.weights, images.reshape(-1, *images.shape[2:]), run.books)
+        return (outputs.reshape(-1, size, *outputs.shape[1:]),)
 
-        return from_the_host
-    together = max(1, chunk_size(oracle.image_shape) // size)
-    rounds = -(-n // together)
-
-    @jax.jit
-    def sampled(key: Array) -> Any:
-        return space.search.sample(key, n)
-
-    def answers(weights: Any, particles: Any, probes: Array) -> Array:
-        def some(shown: Any) -> Array:
-            images = jax.vmap(space.stamp, (0, None))(shown, probes)
-            return oracle.answer(weights, images.reshape(-1, *images.shape[2:]))
-
-        padded = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf, leaf[: rounds * together - n]]), particles
-        )
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(rounds, together, *leaf.shape[1:]), padded)
-        outputs = jax.lax.map(some, chunks)
-        return outputs.reshape(rounds * together, size, *outputs.shape[2:])[:n]
-
-    compiled = jax.jit(answers, compiler_options=compiler_options())
-
-    def traced(key: Array) -> tuple[Any, np.ndarray]:
-        particles = sampled(key)
-        book(n * size)
-        outputs = compiled(oracle.weights, particles, pool.probes)
-        return particles, _numbers(oracle, np.asarray(outputs))
-
-    return traced
-
-
-def unstamped(oracle: Oracle, pool: Pool, book: Callable[[int], None]) -> np.ndarray:
-    """[M, K] or int32[M]: what the model says of the probes without a trigger."""
-    book(len(pool.probes))
-    return _numbers(oracle, np.asarray(oracle.query(pool.probes)))
+    together = max(1, IMAGES_AT_ONCE // size)
+    run.ledger.charge((n + 1) * size)
+    (outputs,) = oracle.map(shown, leaves, together)
+    (alone,) = oracle.map(
+        lambda images: (oracle.answer(oracle.weights, images, run.books),),
+        [np.asarray(pool.probes)],
+        size,
+    )
+    return particles, _numbers(oracle, outputs), _numbers(oracle, alone)
 
 
 def _numbers(oracle: Oracle, outputs: np.ndarray) -> np.ndarray:
@@ -98,7 +78,7 @@ def _numbers(oracle: Oracle, outputs: np.ndarray) -> np.ndarray:
     if not np.isfinite(outputs).all():
         raise ModelError(
             f"{oracle.name} answers with NaN or infinity: nothing can be concluded from that; is "
-            "it given images as it expects them (--range, --mean, --std)?"
+            "it given images as it expects them (`value_range`, `mean`, `std`)?"
         )
     return outputs
 

@@ -42,7 +42,7 @@ def findings(
     """One finding per class, in order."""
     return [
         _finding(work, looks, clean, target, recovered.get(target))
-        for target in range(work.oracle.num_classes)
+        for target in range(work.run.model.num_classes)
     ]
 
 
@@ -68,7 +68,7 @@ def _finding(
     )  # fmt: skip
     return ClassFinding(
         target=target,
-        name=work.oracle.class_names[target],
+        name=work.run.model.class_names[target],
         standing=standing,
         space=space,
         false_alarms=bound,
@@ -113,15 +113,15 @@ def verdict(
     if cut_short or short or missing:
         return Verdict(
             INCONCLUSIVE,
-            f"the budget of {work.ledger.budget:,} images ended before the scan was deep enough "
-            f"to tell: {', '.join(short + missing) or 'images had to be sent again'}; give a "
-            "larger --budget",
+            f"the budget of {work.run.ledger.budget:,} images ended before the scan was deep "
+            f"enough to tell: {', '.join(short + missing) or 'images had to be sent again'}; give "
+            "a larger `budget`",
         )
     if not_judged:
         return Verdict(
             INCONCLUSIVE,
             f"{not_judged} classes had no probes to be judged by, since the model gives nearly "
-            "all probes to them: give other --probes",
+            "all probes to them: give other `probes`",
         )
     if clean is None:
         return Verdict(INCONCLUSIVE, f"no class stands out, but {_uncalibrated(work)}")
@@ -129,16 +129,17 @@ def verdict(
         return Verdict(
             INCONCLUSIVE,
             f"{len(clean)} clean models cannot vouch for a false alarm rate below "
-            f"{1 / (len(clean) + 1):.1%}: give a larger --false-alarm-rate",
+            f"{1 / (len(clean) + 1):.1%}: give a larger `false_alarm_rate`",
         )
     return Verdict(NOTHING, "")
 
 
 def _uncalibrated(work: Work) -> str:
     """Why there is no false alarm rate."""
-    shape = "x".join(map(str, work.oracle.image_shape))
+    model = work.run.model
+    shape = "x".join(map(str, model.image_shape))
     return (
         f"no clean model was measured under these conditions ({shape} images, "
-        f"{work.oracle.num_classes} classes, {work.oracle.access}, {work.sources[0].name} probes, "
+        f"{model.num_classes} classes, {model.access}, {work.run.source.name} probes, "
         "or other settings), so how often a clean one would look like this is not known"
     )

@@ -8,23 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from restore_jax.diagnosis.descent import Lane, compile_descent
-from restore_jax.diagnosis.drawing import Draws, all_margins, compile_draws, scores_of, unstamped
+from restore_jax.diagnosis.descent import Lane, make_descent
+from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import profiles
 from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.standing import level_at, standings, standings_by_events
 from restore_jax.diagnosis.types import ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
-from restore_jax.oracles import LOG_FLOOR, Inconclusive
-from restore_jax.recovery import DEFAULTS
+from restore_jax.errors import Inconclusive
+from restore_jax.oracles.types import LOG_FLOOR
+from restore_jax.racing import threshold, whole_legs
 from restore_jax.recovery.guides import guides
-from restore_jax.recovery.question import Question
-from restore_jax.scoring import threshold, whole_legs
-from restore_jax.spaces import TriggerSpace, make_space
+from restore_jax.spaces import catalogue
+from restore_jax.spaces.types import TriggerSpace
 
 Array = jax.Array
-OPTIONS: dict[str, dict[str, Any]] = {"stripes": {"max_amplitude": 0.15}}
-"""By space, what it takes when scanning, where that is not its default."""
 OTHER_DEPTH = -4.0
 """To which spaces without a depth of their own are followed."""
 NUM_GUIDES = 16
@@ -51,7 +49,7 @@ class Followed(NamedTuple):
 
 def options_of(work: Work, name: str) -> dict[str, Any]:
     """What a space takes when scanning."""
-    return work.settings.options.get(name, OPTIONS.get(name, DEFAULTS[name].options))
+    return work.settings.options.get(name, catalogue.find(name).scan_options())
 
 
 def depth_of(work: Work, name: str) -> float:
@@ -71,48 +69,51 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
     Raises:
       Inconclusive: the model's probabilities are saturated.
     """
-    began = work.ledger.spent
-    space = make_space(name, work.oracle.image_shape, **options_of(work, name))
+    ledger, names = work.run.ledger, work.run.model.class_names
+    began = ledger.spent
+    space = catalogue.find(name).make(work.run.model.image_shape, **options_of(work, name))
     key = jax.random.fold_in(work.key, number)
-    with work.stage("draws"):
+    with work.run.stage("draws"):
         draws = _draws(work, pool, space, key)
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
-    goal = threshold(work.oracle, work.success, work.settings.num_probes)
+    goal = threshold(work.run.model, work.success, work.settings.num_probes)
     deep_goal = goal
-    if work.oracle.access == "labels":
+    if work.run.model.access == "labels":
         deep_goal += whole_legs(NUM_GUIDES, work.settings.num_probes)
     led = (draws.scores >= goal).sum(1)
     work.tell(
         f"{name}: {work.settings.num_draws} random triggers, {int((led > 0).sum())} classes led to"
     )
-    with work.stage("splitting"):
+    with work.run.stage("splitting"):
         followed = _followed(work, pool, space, draws, judged, key, began + most)
-    seen = _seen(work, space, draws, judged, followed, (goal, deep_goal), work.ledger.spent - began)
+    seen = _seen(
+        work, space, draws, judged, followed, (goal, deep_goal), work.run.ledger.spent - began
+    )
     best = max(seen.classes.items(), key=lambda item: _value(item[1]), default=None)
     if best is not None and best[1].standing is not None:
         work.tell(
-            f"{name}: followed to 10^{seen.depth:.1f}; {work.oracle.class_names[best[0]]} stands "
+            f"{name}: followed to 10^{seen.depth:.1f}; {names[best[0]]} stands "
             f"out most, by {best[1].standing.value:.2f}"
         )
     return Look(seen, followed.lanes)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
-    oracle, n = work.oracle, work.settings.num_draws
-    with_them = compile_draws(oracle, space, pool, n, work.ledger.charge)
-    particles, outputs = with_them(jax.random.fold_in(key, 0))
-    alone = unstamped(oracle, pool, work.ledger.charge)[None]
+    oracle = work.run.model
+    particles, outputs, alone = draw(
+        work.run, space, pool, work.settings.num_draws, jax.random.fold_in(key, 0)
+    )
     if oracle.access == "probabilities" and _saturated(alone):
         raise Inconclusive(
             "the model's probabilities are saturated (of most probes all but one are 0), so that "
-            "they say no more than labels: scan with --access labels, or ask for logits."
+            "they say no more than labels: scan with `access` labels, or ask for logits."
         )
     here = (pool, work.success, oracle.num_classes)
     return Draws(
         particles=particles,
         scores=scores_of(oracle.access, outputs, *here),
-        empty=scores_of(oracle.access, alone, *here)[:, 0],
-        outputs=alone[0],
+        empty=scores_of(oracle.access, alone[None], *here)[:, 0],
+        outputs=alone,
     )
 
 
@@ -138,17 +139,14 @@ def _followed(
     settings, depth = work.settings, depth_of(work, space.name)
     probes = {k: _in_order(work, pool, draws, k) for k in judged}
     num_guides = 0
-    if work.oracle.access == "labels":
+    if work.run.model.access == "labels":
         num_guides = whole_legs(NUM_GUIDES, settings.num_probes)
         probes = _guided(work, pool, probes, num_guides, end)
-    descent = compile_descent(
-        work.oracle, space, settings, work.success, probes.__getitem__, work.ledger.charge,
-        num_guides,
-    )  # fmt: skip
-    if work.oracle.access == "labels":
+    descent = make_descent(work.run, space, settings, work.success, probes, num_guides)
+    if work.run.model.access == "labels":
         # No more than the budget pays for at all, and a level of each.
         each = (num_guides + settings.num_probes) * settings.num_particles
-        most = max(0, end - work.ledger.spent) // (each + descent.most_a_level)
+        most = max(0, end - work.run.ledger.spent) // (each + descent.most_a_level)
         probes = dict(list(probes.items())[:most])
     judged = list(probes)
     gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
@@ -162,12 +160,12 @@ def _followed(
             dropped |= set(going[most:])
             going = sorted(going[:most])
         going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-        if not going or work.ledger.spent + len(going) * descent.most_a_level > end:
+        if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
             break
         for lane in descent.advance([lanes[k] for k in going]):
             lanes[lane.target] = lane
         deepest = max(lanes[k].depths[-1] for k in going)
-        names = ", ".join(work.oracle.class_names[k] for k in going[:6])
+        names = ", ".join(work.run.model.class_names[k] for k in going[:6])
         more = f" and {len(going) - 6} more" if len(going) > 6 else ""
         work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 2)
     return Followed(lanes, frozenset(dropped))
@@ -176,8 +174,8 @@ def _followed(
 def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> Array:
     """f32[m, H, W, C]: a class's probes, the farthest from it first; with labels as they come."""
     places = np.flatnonzero(pool.valid[k])
-    if work.oracle.access != "labels":
-        lead = all_margins(work.oracle.access, draws.outputs)[places, k]
+    if work.run.model.access != "labels":
+        lead = all_margins(work.run.model.access, draws.outputs)[places, k]
         places = places[np.argsort(lead, kind="stable")]
     return pool.probes[jnp.asarray(places)]
 
@@ -188,11 +186,8 @@ def _guided(
     """The probes with guides before them, of those classes for which there are any."""
     found = {}
     for k, own in probes.items():
-        question = Question(
-            work.oracle, k, None, work.success, 0, work.sources[0].name, work.asker, work.ledger,
-            pool,
-        )  # fmt: skip
-        made = guides(own, number, end - work.ledger.spent, question)
+        left = end - work.run.ledger.spent
+        made = guides(work.run, k, own, pool, number, left)
         if made is not None:
             found[k] = jnp.concatenate([made, own])
     return found
@@ -219,7 +214,7 @@ def _seen(
         for lane in whole
     }
     lacks = {lane.target: deep_goal - float(draws.empty[lane.target]) for lane in whole}
-    if work.oracle.access == "labels":
+    if work.run.model.access == "labels":
         met = {lane.target: lane.depths[-1] if math.isnan(lane.event) else lane.event
                for lane in whole}  # fmt: skip
         stand = standings_by_events({k: max(value, depth) for k, value in met.items()})

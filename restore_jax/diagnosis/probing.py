@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.data.probes import ProbeSource
-from restore_jax.oracles import Asker, Inconclusive, Ledger
+from restore_jax.errors import Inconclusive
+from restore_jax.run import Run
 
 Array = jax.Array
 FIRST_LOOK = 96
@@ -47,21 +48,19 @@ class Pool(NamedTuple):
         return jnp.asarray(images[answers == target])
 
 
-def make_pool(
-    sources: list[ProbeSource], asker: Asker, ledger: Ledger, num_classes: int, m: int
-) -> Pool:
+def make_pool(run: Run, sources: list[ProbeSource], m: int) -> Pool:
     """Chooses the fewest probes of which m serve every class, by turns of the predicted classes.
 
     Args:
+      run: asks about images, and books it.
       sources: where they come from: the first as far as it does, then the next.
-      asker, ledger: ask about them, and count.
-      num_classes: K.
       m: probes of each class's event.
 
     Raises:
       Inconclusive: all images are of one class to this model, or not even one class has m probes.
       DataError: a source cannot be read.
     """
+    num_classes = run.model.num_classes
     images = np.zeros((0, *sources[0].image_shape), np.float32)
     answers = np.zeros(0, np.int32)
     for source in sources:
@@ -70,12 +69,11 @@ def make_pool(
         asked = 0
         most = MOST_LOOKED_AT if source.available is None else source.available
         while asked < min(most, MOST_LOOKED_AT):
-            more = min(FIRST_LOOK, most - asked, ledger.left)
+            more = min(FIRST_LOOK, most - asked, run.ledger.left)
             if more <= 0:
                 break
             fresh = np.asarray(source.draw(asked, more))
-            ledger.charge(more)
-            answers = np.concatenate([answers, np.asarray(asker.labels(fresh))])
+            answers = np.concatenate([answers, run.labels(fresh)])
             images, asked = np.concatenate([images, fresh]), asked + more
             if _enough(answers, num_classes, m):
                 break
@@ -83,14 +81,14 @@ def make_pool(
     if covered < 2:
         raise Inconclusive(
             f"the model gives all {len(answers)} probes the same class, {int(answers[0])}, so "
-            "nothing can be said of it: is it asked rightly? See --range (0,1 or 0,255), --mean "
-            "and --std, --layout; or give other --probes."
+            "nothing can be said of it: is it asked rightly? See `value_range` (0,1 or 0,255), "
+            "`mean` and `std`, `layout`; or give other `probes`."
         )
     served = [k for k in range(num_classes) if (answers != k).sum() >= m]
     if not served:
         raise Inconclusive(
             f"of {len(answers)} probes fewer than {m} are not of one and the same class to this "
-            "model: give other --probes."
+            "model: give other `probes`."
         )
     order = _by_turns(answers)
     # The classes that any probe is of decide how many are needed; of all others each probe serves.

@@ -1,7 +1,6 @@
 """Scans a model: all classes, from shared draws to a verdict and the triggers behind it."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,19 @@ from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, look, options_of
 from restore_jax.diagnosis.probing import make_pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
-from restore_jax.diagnosis.work import STAGES, Work
-from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Asker, Inconclusive, Ledger, OutOfQueries, account, open_model
-from restore_jax.recovery import (
-    DEFAULTS,
-    Progress,
-    Recovery,
-    TooSmallBudget,
-    recover,
-    settings_for,
-)
-from restore_jax.scoring import threshold
+from restore_jax.diagnosis.work import Work
+from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.opening import open_model
+from restore_jax.racing import threshold
+from restore_jax.recovery import Progress, Recovery, recover
+from restore_jax.recovery.aims import checked_success, needs
+from restore_jax.run import Run
+from restore_jax.spaces import catalogue
 
 BUDGET = 250_000
+LABELS_BUDGET = 400_000
 FALSE_ALARM_RATE = 0.12
-AUTO = ("patch", "stripes", "smooth")
-"""The spaces of ``space="auto"``."""
 RECOVERY_SHARE = 0.35
 """Of the budget, kept for recovering the triggers of suspicious classes."""
 MOST_RECOVERED = 6
@@ -41,7 +36,7 @@ OnScan = Callable[[ScanProgress], None] | None
 def scan(
     model: Any = "shipped",
     *,
-    access: str = "logits",
+    access: str | None = None,
     space: str | Sequence[str] = "auto",
     probes: str | Path = "dead_leaves",
     budget: int | None = None,
@@ -53,6 +48,7 @@ def scan(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: ScanSettings | None = None,
     on_progress: OnScan = None,
+    journal: Journal | None = None,
 ) -> Scan:
     """Looks for backdoors in a model, in all of its classes.
 
@@ -64,8 +60,9 @@ def scan(
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
-      access: "logits", "probabilities" or "labels".
-      space: "auto" (`AUTO`, all of them), a space, or several.
+      access: "logits", "probabilities" or "labels"; None: logits, or what an open model is asked
+        for.
+      space: "auto" (those of the catalogue that are scanned), a space, or several.
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
         ten classes needs about half.
@@ -79,9 +76,10 @@ def scan(
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
       on_progress: called now and then.
+      journal: keeps the answers of a model that is asked from the host.
 
     Raises:
-      ValueError: an argument out of range (one sentence).
+      InputError: an argument out of range (one sentence).
       Inconclusive: the model gives all probes one class, or saturated probabilities.
       ModelError: the model cannot be opened or asked, or answers what is no number.
 
@@ -90,33 +88,34 @@ def scan(
       found = restore_jax.scan("shipped", seed=0)
       found.verdict, found.targets, found.spaces["patch"].classes[3].standing
     """
-    began = time.perf_counter()
     work = _opened(
         model, access, space, probes, budget, success, false_alarm_rate, classes, seed, data_dir,
-        test_data, settings or ScanSettings(), on_progress,
+        test_data, settings or ScanSettings(), on_progress, journal,
     )  # fmt: skip
+    run = work.run
+    sources = [run.source]
+    if probes == "dead_leaves":
+        # Another kind of synthetic image, for models that see few classes in the first.
+        sources.append(open_probes("shapes", seed, run.model.image_shape))
     work.tell("looking for probes")
-    with work.stage("probes"):
-        pool = make_pool(
-            work.sources, work.asker, work.ledger, work.oracle.num_classes,
-            work.settings.num_probes,
-        )  # fmt: skip
+    with run.stage("probes"):
+        pool = make_pool(run, sources, work.settings.num_probes)
     work.tell(
         f"{len(pool.probes)} probes; of {len(pool.looked_at[1])} images looked at, the model gives "
-        f"{pool.covered} of its {work.oracle.num_classes} classes to some"
+        f"{pool.covered} of its {run.model.num_classes} classes to some"
     )
     looks: dict[str, Look] = {}
     recovered: dict[int, Recovery] = {}
     interrupted = cut_short = False
     try:
         for number, name in enumerate(work.names):
-            left = (1.0 - RECOVERY_SHARE) * work.ledger.budget - work.ledger.spent
+            left = (1.0 - RECOVERY_SHARE) * run.ledger.budget - run.ledger.spent
             looks[name] = look(work, pool, name, number, int(left / (len(work.names) - number)))
-        with work.stage("recovery"):
+        with run.stage("recovery"):
             _recover_all(work, looks, recovered)
     except KeyboardInterrupt:
         interrupted = True
-    except OutOfQueries:  # images had to be sent again
+    except OutOfQueries:  # the budget ends in the draws, or images had to be sent again
         cut_short = True
     seen = {name: one.seen for name, one in looks.items()}
     clean = clean_models(work, seen) if len(seen) == len(work.names) else None
@@ -134,27 +133,18 @@ def scan(
         calibrated=clean is not None,
         false_alarm_rate=work.false_alarm_rate,
         false_alarm_bound=None if clean is None else 1 / (len(clean) + 1),
-        access=work.oracle.access,
         success=success,
-        probes=work.sources[0].name,
         classes_covered=pool.covered,
-        goal=threshold(work.oracle, success, work.settings.num_probes),
-        budget=work.ledger.budget,
-        queries=work.ledger.spent,
-        queries_by_stage=dict(work.queries),
-        seconds=time.perf_counter() - began,
-        seed=seed,
-        model=work.oracle.name,
-        asking=account(work.oracle, work.ledger),
+        goal=threshold(run.model, success, work.settings.num_probes),
         settings=work.settings,
-        versions=versions(),
-        device=device_name(),
+        cost=run.cost({"total": run.seconds()}),
+        provenance=run.provenance(),
     )
 
 
 def _opened(
     model: Any,
-    access: str,
+    access: str | None,
     space: str | Sequence[str],
     probes: str | Path,
     budget: int | None,
@@ -166,48 +156,36 @@ def _opened(
     test_data: tuple[np.ndarray, np.ndarray] | None,
     settings: ScanSettings,
     on_progress: OnScan,
+    journal: Journal | None,
 ) -> Work:
     """The scan's means, checked; see `scan`."""
-    names = list(AUTO) if space == "auto" else [space] if isinstance(space, str) else list(space)
-    unknown = [name for name in names if name not in DEFAULTS]
-    if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
-            f"{', '.join(DEFAULTS)}, each once."
-        )
+    names = _names(space)
     if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"--false-alarm-rate must lie in (0, 1), not {false_alarm_rate}.")
-    if not 0 < success <= 1:
-        raise ValueError(f"--success must lie in (0, 1], not {success}.")
+        raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
+    checked_success(success)
     oracle = open_model(model, access)
     wanted = frozenset(range(oracle.num_classes) if classes is None else classes)
-    strange = [k for k in wanted if not 0 <= k < oracle.num_classes]
-    if strange or not wanted:
-        raise ValueError(
-            f"classes must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
+    if not wanted or not wanted <= frozenset(range(oracle.num_classes)):
+        raise InputError(
+            f"`classes` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
         )
-    ledger = Ledger(BUDGET if budget is None else budget, spent=oracle.asked)
-    # Of each space the draws, shown to a few more probes than a class has, and looks for probes.
-    least = oracle.asked + 300 + len(names) * settings.num_draws * 2 * settings.num_probes
-    if ledger.budget < least:
-        raise ValueError(
-            f"--budget {ledger.budget} is too small: probes and the first random triggers of "
-            f"{len(names)} spaces need {least} images; name fewer with --space."
+    if budget is None:
+        budget = LABELS_BUDGET if oracle.access == "labels" else BUDGET
+    # Of each space the draws, shown to twice a class's probes, and a look for these.
+    least = oracle.asked + 100 + len(names) * settings.num_draws * 2 * settings.num_probes
+    if budget < least:
+        raise BudgetError(
+            f"`budget` {budget} is too small: probes and the first random triggers of "
+            f"{len(names)} spaces need {least} images; name fewer with `space`."
         )
-    sources = [open_probes(probes, seed, oracle.image_shape, data_dir)]
-    if probes == "dead_leaves":
-        # Another kind of synthetic image, for models that see few classes in the first.
-        sources.append(open_probes("shapes", seed, oracle.image_shape))
+    run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
 
     def tell(text: str, milestone: bool = True) -> None:
         if on_progress is not None:
-            on_progress(ScanProgress(text, milestone, ledger.spent, ledger.budget))
+            on_progress(ScanProgress(text, milestone, run.ledger.spent, run.ledger.budget))
 
     return Work(
-        oracle=oracle,
-        ledger=ledger,
-        asker=Asker(oracle, ledger),
-        sources=sources,
+        run=run,
         names=names,
         success=success,
         false_alarm_rate=false_alarm_rate,
@@ -215,12 +193,25 @@ def _opened(
         settings=settings,
         key=jax.random.key(seed),
         tell=tell,
-        queries=dict.fromkeys(STAGES, 0),
         shared={
-            "access": oracle.access, "probes": probes, "success": success, "seed": seed,
-            "data_dir": data_dir, "test_data": test_data,
+            "probes": probes, "success": success, "seed": seed, "data_dir": data_dir,
+            "test_data": test_data,
         },
     )  # fmt: skip
+
+
+def _names(space: str | Sequence[str]) -> list[str]:
+    """The spaces to look through."""
+    if space == "auto":
+        return catalogue.scanned()
+    names = [space] if isinstance(space, str) else list(space)
+    unknown = [name for name in names if name not in catalogue.SPACES]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(
+            f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
+            f"{', '.join(catalogue.SPACES)}, each once."
+        )
+    return names
 
 
 def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recovery]) -> None:
@@ -234,7 +225,7 @@ def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recove
         (one for one in found if one.suspicious), key=lambda one: -(one.standing or 0.0)
     )[:MOST_RECOVERED]
     for number, finding in enumerate(suspicious):
-        share = work.ledger.left // (len(suspicious) - number)
+        share = work.run.ledger.left // (len(suspicious) - number)
         recovery = _recovered(work, finding, looks, share)
         if recovery is not None:
             recovered[finding.target] = recovery
@@ -246,7 +237,7 @@ def _recovered(
     work: Work, finding: ClassFinding, looks: dict[str, Look], share: int
 ) -> Recovery | None:
     """A class's trigger, in the first space where one is, from where the scan left off."""
-    target, end = finding.target, work.ledger.spent + share
+    target, end = finding.target, work.run.ledger.spent + share
     closest: Recovery | None = None
 
     def standing(name: str) -> float:
@@ -260,15 +251,20 @@ def _recovered(
         def on_level(step: Progress, of: str = finding.name) -> None:
             work.tell(f"{of}: level {step.level}, best {step.best:.3g}", False)
 
-        how = dataclasses.replace(settings_for(name, "first_hit"), options=options_of(work, name))
+        how = dataclasses.replace(
+            catalogue.find(name).settings_for("first_hit"), options=options_of(work, name)
+        )
+        budget = end - work.run.ledger.spent
+        if budget < needs(work.run.model, how)[1]:
+            continue
         try:
             attempt = recover(
-                work.oracle, target, space=name, stop="first_hit", budget=end - work.ledger.spent,
+                work.run.model, target, space=name, stop="first_hit", budget=budget,
                 settings=how, first=_best_first(looks[name].lanes[target]),
-                on_progress=on_level, payer=work.ledger, **work.shared,
+                on_progress=on_level, within=work.run, **work.shared,
             )  # fmt: skip
-        except (TooSmallBudget, Inconclusive, OutOfQueries):
-            continue  # what is left does not pay for it, or the probes do not allow it
+        except (Inconclusive, OutOfQueries):
+            continue  # the probes do not allow it, or images had to be sent again
         if closest is None or attempt.found or _rate(attempt) > _rate(closest):
             closest = attempt
         if attempt.found or attempt.status == "interrupted":
@@ -283,4 +279,4 @@ def _best_first(lane: Lane) -> Any:
 
 
 def _rate(recovery: Recovery) -> float:
-    return recovery.fields["probe_success_rate"] or 0.0
+    return recovery.probe_success_rate or 0.0

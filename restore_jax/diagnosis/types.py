@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from restore_jax.diagnosis.standing import Standing
 from restore_jax.recovery import Recovery
+from restore_jax.run import Cost, Provenance
 
 SCHEMA_VERSION = 2
 BACKDOOR, SUSPICIOUS, NOTHING, INCONCLUSIVE = (
@@ -136,19 +137,12 @@ class Scan:
       calibrated: whether clean models were measured under these conditions.
       false_alarm_rate: the one asked for.
       false_alarm_bound: what the clean models measured can vouch for; None if not calibrated.
-      access: "logits", "probabilities" or "labels".
       success: share of probes that makes the event.
-      probes: name of the probes.
       classes_covered: how many classes the model gave to probes without a trigger.
       goal: the score from which the event happens.
-      budget, queries: images that might be sent, and that were.
-      queries_by_stage: "probes", "draws", "splitting", "recovery".
-      seconds: wall time.
-      seed: of everything.
-      model: its name.
-      asking: what asking the model took: its options and, of one asked from the host, time.
       settings: as given.
-      versions, device: of the software, and of the machine.
+      cost: images, seconds, and what asking took: see `Cost`.
+      provenance: the model, the probes, the seed, versions and the device.
     """
 
     verdict: str
@@ -159,21 +153,17 @@ class Scan:
     calibrated: bool
     false_alarm_rate: float
     false_alarm_bound: float | None
-    access: str
     success: float
-    probes: str
     classes_covered: int
     goal: float
-    budget: int
-    queries: int
-    queries_by_stage: dict[str, int]
-    seconds: float
-    seed: int
-    model: str
-    asking: dict[str, Any]
     settings: ScanSettings
-    versions: dict[str, str]
-    device: str
+    cost: Cost
+    provenance: Provenance
+
+    @property
+    def queries(self) -> int:
+        """Images sent, everything counted."""
+        return self.cost.queries
 
     @property
     def targets(self) -> list[int]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from restore_jax.errors import InputError
 from restore_jax.models.layers import Tree, fold_norms, whitening_kernel
 from restore_jax.models.resnet import PooledResNet, ResNet
 
@@ -75,13 +76,13 @@ def make_network(
       dtype: of the arithmetic; parameters and logits stay f32.
 
     Raises:
-      ValueError: an unknown name or an unusable shape.
+      InputError: an unknown name or an unusable shape.
     """
     if name not in _RESNETS:
-        raise ValueError(f"unknown architecture {name!r}: it may be {', '.join(NETWORKS)}.")
+        raise InputError(f"unknown architecture {name!r}: it may be {', '.join(NETWORKS)}.")
     height, width, channels = image_shape
     if min(height, width) < 8 or num_classes < 2:
-        raise ValueError(
+        raise InputError(
             f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and "
             f"{num_classes}."
         )

@@ -76,7 +76,7 @@ def array_input(
         shown = ", ".join("?" if size is None else str(size) for size in dims)
         raise ModelError(
             f"{place} takes images of shape ({shown}), which does not tell where the channels "
-            "are: give --layout nchw or nhwc."
+            "are: give `layout` nchw or nhwc."
         )
     return ArrayInput(dims, layout, np.dtype(dtype))
 

@@ -41,7 +41,7 @@ HINTS = {  # of refusals, by status
     403: f"set {AUTHORIZATION} to what the Authorization header is to say",
     404: "check the path of the URL",
     405: "check the path of the URL",
-    413: "give a smaller --batch",
+    413: "give a smaller `batch`",
 }
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class _Failed(Exception):
     def __init__(
         self,
         what: str,
-        advice: str = "try again later or give more --retries",
+        advice: str = "try again later or give more `retries`",
         *,
         pause: float = 0.0,
         answered: bool = True,
@@ -368,7 +368,7 @@ class Server:
         if not whole:
             raise _Failed(
                 f"no complete response within {seconds:g} s",
-                "give a longer --timeout or a smaller --batch",
+                "give a longer `timeout` or a smaller `batch`",
                 answered=False,
             )
         try:
@@ -401,7 +401,7 @@ class Server:
         if not isinstance(found, list):
             raise _Failed(
                 f"{messages.kind(found)} where a list of outputs should be",
-                "say with --answer where in a response the outputs are",
+                "say with `answer` where in a response the outputs are",
             )
         if len(found) != count:
             raise _Failed(f"{len(found)} outputs for {count} images")
@@ -426,7 +426,7 @@ class Server:
         classes = self.classes or messages.MOST_CLASSES
         if min(found) < 0 or max(found) >= classes:
             raise _Failed(
-                f"labels outside 0 to {classes - 1}", "say with --classes how many there are"
+                f"labels outside 0 to {classes - 1}", "say with `classes` how many there are"
             )
         return np.asarray(found, np.int32)
 
@@ -438,7 +438,7 @@ class Server:
         if width < 2 or self.classes not in (None, width):
             known = f"it has {self.classes}" if self.classes else "there are at least 2"
             raise _Failed(
-                f"outputs of {width} classes where {known}", "say with --classes how many there are"
+                f"outputs of {width} classes where {known}", "say with `classes` how many there are"
             )
         try:
             with np.errstate(over="ignore"):
@@ -524,6 +524,17 @@ def ask(model: Server, images: np.ndarray, sending: Callable[[int], None]) -> np
       OutOfQueries: from ``sending``; no further request is begun.
     """
     return model.ask(images, sending)
+
+
+def most(model: Server, options: ModelOptions) -> int:
+    """Images in all requests that are under way at once."""
+    del model
+    return (options.batch or BATCH) * options.concurrency
+
+
+def shown(model: Server) -> str:
+    """The URL without its query string, which may hold a key."""
+    return model.name
 
 
 def _content(response: urllib3.BaseHTTPResponse, limit: int) -> bytearray:

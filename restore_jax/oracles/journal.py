@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from restore_jax.oracles.types import ModelError
+from restore_jax.oracles.errors import ModelError
 
 try:
     import fcntl
@@ -143,7 +143,7 @@ class Journal:
             return None, again, unanswered
         raise JournalError(
             f"{self._path} does not fit: its request {self._requests} was about other images, so "
-            "begin again with --overwrite."
+            "begin again with `overwrite`."
         )
 
     def unpaid(self, images: int) -> None:
@@ -210,7 +210,7 @@ class Journal:
                 yield found
 
     def _damaged(self) -> JournalError:
-        return JournalError(f"{self._path} is damaged: begin again with --overwrite.")
+        return JournalError(f"{self._path} is damaged: begin again with `overwrite`.")
 
     def _drop_torn_line(self) -> bool:
         """Cuts off a last line that is not whole; whether anything is left."""

@@ -54,7 +54,7 @@ def load(place: str, options: ModelOptions) -> KerasModel:
     if not options.trust:
         for what in _foreign_code(config):
             raise ModelError(
-                f"{place} brings code along ({what}): give --trust if you trust its author."
+                f"{place} brings code along ({what}): give `trust` if you trust its author."
             )
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=not options.trust)

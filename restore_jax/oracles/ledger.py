@@ -2,9 +2,7 @@
 
 import dataclasses
 
-
-class OutOfQueries(RuntimeError):
-    """The budget does not pay for the next request."""
+from restore_jax.errors import OutOfQueries
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""Opens a model by its spec. One line here per kind of model."""
+"""Opens a model by its spec."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,27 +12,19 @@ import numpy as np
 from restore_jax import checkpoints
 from restore_jax.compilation import in_chunks
 from restore_jax.oracles import python
-from restore_jax.oracles.foreign import Foreign, preprocessing
+from restore_jax.oracles.answers import HostAnswers, preprocessing
+from restore_jax.oracles.formats import FORMATS, Format
+from restore_jax.oracles.hosted import HostedOracle
 from restore_jax.oracles.options import Description, ModelOptions
+from restore_jax.oracles.traced import TracedOracle
 from restore_jax.oracles.types import ACCESSES, ModelError, Oracle
 
 Array = jax.Array
-KINDS = {
-    "onnx": "onnx",
-    "torch": "torch",
-    "keras": "keras",
-    "python": "python",
-    "http": "http",
-    "https": "http",
-}
-"""The file here that opens a model, by what its spec begins with."""
-REQUEST = 64
-"""Images in one request over HTTP, unless --batch says otherwise."""
 
 
 def open_model(
     spec: str | Path | Callable[[Any], Any] | Oracle,
-    access: str = "logits",
+    access: str | None = None,
     *,
     image_shape: tuple[int, int, int] = (32, 32, 3),
     class_names: Sequence[str] | None = None,
@@ -46,69 +38,73 @@ def open_model(
         ``images f32[b, H, W, C] in [0, 1] -> outputs`` that already gives what ``access``
         says: of JAX arrays, or if JAX cannot trace it, of NumPy arrays. An `Oracle` is given
         back as it is.
-      access: "logits", "probabilities" or "labels": what the model is asked for.
+      access: "logits", "probabilities" or "labels": what the model is asked for; None: logits,
+        or what a model that is open already is asked for.
       image_shape: of a function; any other model knows its own, or is told in ``options``.
       class_names: of a function, or of a model that was opened before, which then need not be
         asked how many there are.
       options: how a model that is not ours is to be asked.
 
     Raises:
-      ModelError: unknown access, a model that cannot be opened, or one that answers in another
-        shape.
+      ModelError: unknown access, or another than that of a model that is open already; a model
+        that cannot be opened, or one that answers in another shape.
       CheckpointError: the folder is not a usable checkpoint.
+
+    >>> import jax.numpy as jnp
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> open_model(bright, class_names=("dark", "bright")).num_classes
+    2
     """
-    if isinstance(spec, Oracle):
-        return spec
-    if access not in ACCESSES:
+    if access is not None and access not in ACCESSES:
         raise ModelError(f"unknown access {access!r}: it may be {', '.join(ACCESSES)}.")
+    if isinstance(spec, TracedOracle | HostedOracle):
+        if access not in (None, spec.access):
+            raise ModelError(
+                f"{spec.name} was opened for {spec.access}, so it cannot be asked for {access}: "
+                "leave out `access`, or open it anew."
+            )
+        return spec
+    access = access or "logits"
     if callable(spec):
         return _function(spec, access, image_shape, class_names)
     if str(spec) == "shipped":
         return _checkpoint("shipped", checkpoints.SHIPPED, access)
     scheme, _, place = str(spec).partition(":")
-    if scheme in KINDS:
-        place = str(spec) if KINDS[scheme] == "http" else place
-        return _open(
-            str(spec), KINDS[scheme], place, access, options or ModelOptions(), class_names
-        )
-    if place and scheme.isalpha() and len(scheme) > 1 and not Path(spec).exists():
+    if scheme in FORMATS:
+        return _open(str(spec), FORMATS[scheme], access, options or ModelOptions(), class_names)
+    if place and scheme.isalpha() and len(scheme) > 1 and not Path(str(spec)).exists():
         raise ModelError(
             f'{scheme}: models cannot be opened: give "shipped", a checkpoint folder, or one of '
-            f"{', '.join(f'{kind}:' for kind in KINDS)}."
+            f"{', '.join(f'{kind}:' for kind in FORMATS)}."
         )
     if options is not None and options != ModelOptions():
         raise ModelError(
             f"{spec} is a checkpoint and knows itself how it is asked: leave out "
-            f"{', '.join(_flag(name) for name in options.to_json())}."
+            f"{', '.join(f'`{name}`' for name in options.to_json())}."
         )
-    return _checkpoint(str(spec), Path(spec), access)
-
-
-def _flag(name: str) -> str:
-    return {"value_range": "--range"}.get(name, f"--{name.replace('_', '-')}")
+    return _checkpoint(str(spec), Path(str(spec)), access)
 
 
 def _open(
     spec: str,
-    kind: str,
-    place: str,
+    entry: Format,
     access: str,
     options: ModelOptions,
     class_names: Sequence[str] | None,
 ) -> Oracle:
-    """Opens a model with the functions of the file named after its kind."""
-    module: Any = import_module(f"restore_jax.oracles.{kind}")
-    model = module.load(place, options)
+    """Opens a model with the functions of its format's file."""
+    module: Any = import_module(entry.module)
+    model = module.load(spec if entry.whole_spec else spec.partition(":")[2], options)
     says: Description = module.describe(model, options)
-    spec = model.name if kind == "http" else spec  # a URL may hold a key
+    spec = module.shown(model) if hasattr(module, "shown") else spec
     own_shape = says.image_shape or options.image_shape
     if own_shape is None:
         raise ModelError(
-            f"{spec} does not say what images it takes: give --image-shape, as 32x32x3."
+            f"{spec} does not say what images it takes: give `image_shape`, as 32x32x3."
         )
     if options.image_shape not in (None, own_shape):
         raise ModelError(
-            f"{spec} takes images of {'x'.join(map(str, own_shape))}: leave out --image-shape, or "
+            f"{spec} takes images of {'x'.join(map(str, own_shape))}: leave out `image_shape`, or "
             "say that."
         )
     prepare = preprocessing(options, own_shape, says.value_range)
@@ -129,9 +125,10 @@ def _open(
             outputs = function(weights, prepare(images)).astype(jnp.float32)
             return jnp.argmax(outputs, -1).astype(jnp.int32) if access == "labels" else outputs
 
-        return Oracle(spec, access, image_shape, names or (), weights, answer, {},
-                      options=options.to_json())  # fmt: skip
-    return _foreign(
+        return TracedOracle(spec, access, image_shape, names or (), weights, answer, {},
+                            options=options.to_json())  # fmt: skip
+    most = module.most(model, options) if hasattr(module, "most") else options.batch
+    return _hosted(
         spec,
         lambda images, sending: module.ask(model, images, sending),
         access,
@@ -140,19 +137,12 @@ def _open(
         says,
         prepare,
         class_names,
-        most=_most(kind, module, model, options),
+        most=most,
         statistics=getattr(model, "stats", None),
     )
 
 
-def _most(kind: str, module: Any, model: Any, options: ModelOptions) -> int | None:
-    """How many images it is given at once; None: any number."""
-    if kind == "http":
-        return (options.batch or REQUEST) * options.concurrency
-    return options.batch or (module.most(model) if hasattr(module, "most") else None)
-
-
-def _foreign(
+def _hosted(
     name: str,
     ask: Any,
     access: str,
@@ -163,7 +153,7 @@ def _foreign(
     class_names: Sequence[str] | None = None,
     most: int | None = None,
     statistics: Any = None,
-) -> Oracle:
+) -> HostedOracle:
     """A model that is asked from the host; where it says of itself what it may."""
     names, asked = _names(name, options, says), 0
     if names is None and class_names is not None:
@@ -174,11 +164,11 @@ def _foreign(
         asked += images
 
     how: dict[str, Any] = {
-        "batch": says.batch, "most": most or options.batch, "statistics": statistics,
+        "batch": says.batch, "most": most, "statistics": statistics,
     }  # fmt: skip
     if names is None:
         if access == "labels":
-            raise ModelError(f"{name} does not say how many classes it has: give --classes.")
+            raise ModelError(f"{name} does not say how many classes it has: give `classes`.")
         # One image tells.
         shown = np.full((says.batch or 1, *image_shape), 0.5, np.float32)
         try:
@@ -195,11 +185,10 @@ def _foreign(
                 f"{name} must answer b images with an array of shape (b, K), not {outputs.shape}."
             )
         names = tuple(map(str, range(outputs.shape[1])))
-    answer = Foreign(name, ask, access, len(names), prepare, **how)
-    return Oracle(
-        name, access, image_shape, names, (), answer, {}, foreign=True, asked=asked,
-        options=options.to_json(),
-    )  # fmt: skip
+    answers = HostAnswers(name, ask, access, len(names), prepare, **how)
+    return HostedOracle(
+        name, access, image_shape, names, answers, asked=asked, options=options.to_json()
+    )
 
 
 def _cannot_be_asked(name: str, image_shape: tuple[int, ...], why: str) -> ModelError:
@@ -214,7 +203,7 @@ def _names(name: str, options: ModelOptions, says: Description) -> tuple[str, ..
     count = given if isinstance(given, int) else None if given is None else len(given)
     if count is not None and number is not None and count != number:
         raise ModelError(
-            f"{name} has {number} classes, not {count}: leave out --classes, or say so."
+            f"{name} has {number} classes, not {count}: leave out `classes`, or say so."
         )
     if isinstance(given, tuple):
         return given
@@ -235,13 +224,13 @@ def _checkpoint(name: str, folder: Path, access: str) -> Oracle:
             return jax.nn.softmax(logits, -1)
         return logits if access == "logits" else jnp.argmax(logits, -1).astype(jnp.int32)
 
-    return Oracle(
+    return TracedOracle(
         name=name,
         access=access,
         image_shape=checkpoint.network.image_shape,
         class_names=tuple(checkpoint.metadata["class_names"]),
         weights=jax.jit(checkpoint.network.fold)(checkpoint.params, checkpoint.batch_stats),
-        answer=answer,
+        function=answer,
         metadata=checkpoint.metadata,
     )
 
@@ -258,7 +247,7 @@ def _function(
     except Exception:  # it is not a function of JAX arrays: of NumPy arrays, then
         classes = None if class_names is None else tuple(class_names)
         own, plain = ModelOptions(classes=classes), preprocessing(ModelOptions(), image_shape, None)
-        return _foreign(
+        return _hosted(
             name,
             lambda images, sending: python.ask(function, images, sending),
             access,
@@ -288,7 +277,7 @@ def _function(
         outputs = function(images)
         return outputs.astype(jnp.int32 if access == "labels" else jnp.float32)
 
-    return Oracle(name, access, image_shape, names, (), answer, {})
+    return TracedOracle(name, access, image_shape, names, (), answer, {})
 
 
 def class_index(oracle: Oracle, target: str | int) -> int:

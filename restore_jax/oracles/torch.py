@@ -75,9 +75,9 @@ def describe(model: TorchModel, options: ModelOptions) -> Description:
     return model.images.describe(options, model.num_classes)
 
 
-def most(model: TorchModel) -> int | None:
+def most(model: TorchModel, options: ModelOptions) -> int | None:
     """The most images that it is best given at once; None: any number."""
-    return ON_CPU if model.device == "cpu" else None
+    return options.batch or (ON_CPU if model.device == "cpu" else None)
 
 
 def ask(model: TorchModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:

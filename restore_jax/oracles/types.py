@@ -1,27 +1,150 @@
-"""A model as a black box: what may be asked of it, and what an answer is worth."""
+"""A model as a black box: what may be asked of it, and what an answer is worth.
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+There are two kinds of model, `restore_jax.oracles.traced.TracedOracle` (a JAX function, part of
+whatever program asks it) and `restore_jax.oracles.hosted.HostedOracle` (anything else, asked from
+the host). Both are an `Oracle`, and nobody outside this folder asks which kind one is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from restore_jax.compilation import compiler_options
+from restore_jax.oracles.accesses import ACCESSES as ACCESSES
+from restore_jax.oracles.errors import ModelError as ModelError
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.ledger import Ledger
+from restore_jax.splitting import (
+    Scorer,
+    SearchSpace,
+    SplittingResult,
+    SplittingState,
+)
 
 Array = jax.Array
-ACCESSES = ("logits", "probabilities", "labels")
 LOG_FLOOR = -30.0
 """Log-probabilities are clamped here: a probability of 0 is an ordinary answer."""
 
 
-class ModelError(ValueError):
-    """A model cannot be opened or asked; the message is one sentence that says why."""
+class Books(NamedTuple):
+    """Who pays for asking, and where answers are kept.
+
+    Attributes:
+      ledger: pays; None: nobody counts.
+      journal: keeps what a model asked from the host answers; None: nobody does.
+    """
+
+    ledger: Ledger | None = None
+    journal: Journal | None = None
+
+    def charge(self, images: int) -> None:
+        """Books images about to be sent; see `Ledger.charge`."""
+        if self.ledger is not None:
+            self.ledger.charge(images)
 
 
-@dataclasses.dataclass(frozen=True)
-class Oracle:
+NOBODY = Books()
+
+
+class Race(NamedTuple):
+    """Candidates are shown probes a few at a time, and leave when they can no longer matter.
+
+    The order of the probes is fixed, so that what is decided of a candidate is what all probes
+    would have decided. This is a description; `Oracle.race` makes the race of it.
+
+    Attributes:
+      num_legs: L, how often candidates are shown some probes.
+      width: w, how many at a time.
+      legs: ``(args) -> (probes f32[L, w, H, W, C], notes)``, the notes a pytree with leading axis
+        L of what `tally` wants to know of each leg.
+      reads: the names of the arrays in ``args`` that `show` and `read` look at.
+      show: ``(particle, probes f32[w, H, W, C], args) -> images f32[w, H, W, C]``, of one
+        candidate.
+      read: ``(outputs [b, ...], args) -> answers [b]``, what an answer of the model says.
+      begin: ``(n) -> tally``, a pytree with leading axis n, before the first leg.
+      tally: ``(tally, answers [n, w], racing bool[n], notes, level, args) -> (tally, racing)``
+        after a leg; of candidates that do not race the answers mean nothing.
+      finish: ``(tally, answers [n, L w], finished bool[n], args) -> result``.
+    """
+
+    num_legs: int
+    width: int
+    legs: Callable[[Mapping[str, Any]], tuple[Any, Any]]
+    reads: tuple[str, ...]
+    show: Callable[[Any, Array, Mapping[str, Any]], Array]
+    read: Callable[[Any, Mapping[str, Any]], Array]
+    begin: Callable[[int], Any]
+    tally: Callable[[Any, Any, Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
+    finish: Callable[[Any, Any, Any, Mapping[str, Any]], Any]
+
+
+class Raced(Protocol):
+    """A race with a model."""
+
+    def __call__(
+        self, particles: Any, active: Any, level: Any, args: Mapping[str, Any]
+    ) -> tuple[Any, Any]:
+        """Lets candidates race.
+
+        Args:
+          particles: a pytree with leading axis n.
+          active: bool[n], who races at all.
+          level: f32[], what must be exceeded.
+          args: what the race reads, and ``weights``, the model's.
+
+        Returns:
+          ``(result, cost)``: what the race's ``finish`` says, and the images it took.
+        """
+
+
+class Begin(Protocol):
+    """Begins a search with particles from elsewhere."""
+
+    def __call__(self, key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+        """A state of these particles, n of them.
+
+        Args:
+          key: of the search.
+          particles: a pytree with leading axis n.
+          args: what the score reads.
+          scores: f32[n], theirs; None: they are scored here, and booked.
+        """
+
+
+class Lanes(NamedTuple):
+    """Several searches that differ in what their score reads; what they send is booked.
+
+    Attributes:
+      begin: see `Begin`.
+      advance: ``(states, args) -> states``, lists of one length: one level of each. Searches that
+        are over stay as they are. ``args`` hold all that the score reads but the model's weights.
+    """
+
+    begin: Begin
+    advance: Callable[[list[SplittingState], list[dict[str, Any]]], list[SplittingState]]
+
+
+class Sampler(NamedTuple):
+    """A search made ready; what it sends is booked.
+
+    Attributes:
+      init: ``(key, args) -> SplittingState``.
+      begin: the same with particles from elsewhere, see `Begin`.
+      advance: ``(state, args) -> SplittingState``, one level.
+      result: ``(state) -> SplittingResult``.
+      seconds: what compiling took.
+    """
+
+    init: Callable[[Array, Any], SplittingState]
+    begin: Begin
+    advance: Callable[[SplittingState, Any], SplittingState]
+    result: Callable[[SplittingState], SplittingResult]
+    seconds: float
+
+
+class Oracle(Protocol):
     """A model that answers queries, and nothing else.
 
     Attributes:
@@ -29,56 +152,104 @@ class Oracle:
       access: "logits", "probabilities" (both f32[b, K]) or "labels" (int32[b]).
       image_shape: (H, W, C).
       class_names: K names.
-      weights: a pytree of arrays that `answer` reads; traced, never baked into a program.
-      answer: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, traceable by JAX
-        unless ``foreign``.
+      weights: a pytree of arrays that `answer` reads; () where there are none to be had.
       metadata: what the model says of itself (planted triggers, accuracy); may be empty.
-      foreign: whether ``answer`` takes NumPy arrays on the host instead (a `Foreign`).
       asked: images that opening it took.
       options: what the user said of it, where anything was.
     """
 
-    name: str
-    access: str
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    weights: Any
-    answer: Callable[[Any, Any], Any]
-    metadata: dict[str, Any]
-    foreign: bool = False
-    asked: int = 0
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def access(self) -> str: ...  # noqa: D102
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def weights(self) -> Any: ...  # noqa: D102
+    @property
+    def metadata(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def asked(self) -> int: ...  # noqa: D102
+    @property
+    def options(self) -> dict[str, Any]: ...  # noqa: D102
     @property
     def num_classes(self) -> int:
         """K."""
-        return len(self.class_names)
 
-    def query(self, images: Array) -> Array:
+    def query(self, images: Any) -> Array:
         """Images f32[b, H, W, C] in [0, 1] to outputs: f32[b, K], or int32[b] for labels.
 
         Raises:
           ModelError: images of another shape or range.
         """
-        images = jnp.asarray(images, jnp.float32)
-        if images.ndim != 4 or images.shape[1:] != self.image_shape:
-            raise ModelError(
-                f"{self.name} takes images of shape (b, {', '.join(map(str, self.image_shape))}), "
-                f"not {images.shape}."
-            )
-        if images.size and not bool((images.min() >= 0) & (images.max() <= 1)):
-            raise ModelError(
-                f"images must lie in [0, 1]; these lie in [{float(images.min()):g}, "
-                f"{float(images.max()):g}]."
-            )
-        answer = self.answer if self.foreign else _compiled(self.answer)
-        return answer(self.weights, images)
 
+    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> Any:
+        """Outputs of images f32[b, H, W, C] in [0, 1], unchecked and not counted.
 
-@functools.lru_cache(maxsize=16)
-def _compiled(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`Oracle.answer` as a program of its own; a loop in it would else be compiled every time."""
-    return jax.jit(answer, compiler_options=compiler_options())
+        Part of any JAX program that calls it, if the model is a JAX function. ``books`` pays for
+        images that must be sent again, and keeps answers.
+
+        Raises:
+          ModelError: no JAX program can ask this model.
+        """
+
+    def read(
+        self, images: np.ndarray, target: Any, books: Books = NOBODY
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The labels int32[b] and `margins` f32[b] of images f32[b, H, W, C], not counted."""
+
+    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+        """Applies a function that asks the model to pieces of arrays.
+
+        Args:
+          function: ``(*pieces [k, ...]) -> arrays [k, ...]``, a tuple of them.
+          arrays: NumPy arrays of one length b.
+          size: how long pieces are.
+
+        Returns:
+          Arrays of length b.
+        """
+
+    def race(self, race: Race, books: Books = NOBODY) -> Raced:
+        """Makes a race with this model, to be called in a function that `program` or `sampler`
+        makes ready."""
+
+    def program(self, function: Any, books: Books) -> Any:
+        """Makes a function ``(*args) -> (result, cost)`` ready that calls a race.
+
+        Returns:
+          Such a function, whose cost is an int and is booked.
+        """
+
+    def sampler(
+        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+    ) -> Sampler:
+        """Makes a search ready.
+
+        Args:
+          scorer: made of a race with this model and these books.
+          space: where is searched.
+          books: who pays.
+          key, args: as it will be run with.
+          **how: what `importance_splitting` takes, ``max_queries`` among it.
+        """
+
+    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Any) -> Lanes:
+        """Makes searches ready that go side by side, as far as that suits the device.
+
+        Args:
+          scorer, space, books: as for `sampler`.
+          **how: what `importance_splitting` takes.
+        """
+
+    def repeat_cost(self, images: int) -> int:
+        """What asking about so many images counts where the search could do without it: nothing,
+        of a model in this process."""
+
+    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+        """What asking took, fit for JSON; None of a model in this process."""
 
 
 def labels(access: str, outputs: Any) -> Array:
@@ -102,7 +273,7 @@ def margins(access: str, outputs: Any, target: Any) -> Array:
     """
     hit = labels(access, outputs) == target
     if access == "labels":
-        return jnp.where(hit, 0.0, -1.0)
+        return jnp.where(hit, jnp.float32(0), -1.0)
     if access == "probabilities":
         outputs = jnp.maximum(jnp.log(outputs), LOG_FLOOR)
     mine = jnp.arange(outputs.shape[-1]) == target
@@ -110,3 +281,28 @@ def margins(access: str, outputs: Any, target: Any) -> Array:
         jnp.where(mine, -jnp.inf, outputs), -1
     )
     return jnp.where(hit, jnp.maximum(lead, 0.0), jnp.minimum(lead, -1e-30))
+
+
+def read_outputs(access: str, outputs: Any, target: Any) -> tuple[Array, Array]:
+    """int32[b] and f32[b], the classes and the margins of a model's outputs."""
+    return labels(access, outputs), margins(access, outputs, target)
+
+
+def check_images(name: str, image_shape: tuple[int, int, int], images: Any) -> Array:
+    """Images as f32[b, H, W, C].
+
+    Raises:
+      ModelError: they have another shape or range.
+    """
+    images = jnp.asarray(images, jnp.float32)
+    if images.ndim != 4 or images.shape[1:] != image_shape:
+        raise ModelError(
+            f"{name} takes images of shape (b, {', '.join(map(str, image_shape))}), "
+            f"not {images.shape}."
+        )
+    if images.size and not bool((images.min() >= 0) & (images.max() <= 1)):
+        raise ModelError(
+            f"images must lie in [0, 1]; these lie in [{float(images.min()):g}, "
+            f"{float(images.max()):g}]."
+        )
+    return images

@@ -1,38 +1,33 @@
 """Recovers the trigger of one class, with nothing but the right to query the model."""
 
-from restore_jax.oracles import Inconclusive
-from restore_jax.recovery.choosing import NUM_CONFIRMATION
-from restore_jax.recovery.procedure import conclude, recover
-from restore_jax.recovery.question import ask, planted_in
+from restore_jax.errors import Inconclusive
+from restore_jax.recovery.aims import NUM_CONFIRMATION, planted_in
+from restore_jax.recovery.procedure import PROTOCOLS, conclude, recover
 from restore_jax.recovery.truth import attack_success_rate, compare
 from restore_jax.recovery.types import (
-    AUTO,
-    BUDGETS,
-    DEFAULTS,
     SCHEMA_VERSION,
+    Attempt,
+    Level,
     Progress,
     Recovery,
-    Settings,
-    TooSmallBudget,
-    settings_for,
+    Truth,
 )
+from restore_jax.spaces.settings import Settings
 
 __all__ = [
-    "AUTO",
-    "BUDGETS",
-    "DEFAULTS",
     "NUM_CONFIRMATION",
+    "PROTOCOLS",
     "SCHEMA_VERSION",
+    "Attempt",
     "Inconclusive",
+    "Level",
     "Progress",
     "Recovery",
     "Settings",
-    "TooSmallBudget",
-    "ask",
+    "Truth",
     "attack_success_rate",
     "compare",
     "conclude",
     "planted_in",
     "recover",
-    "settings_for",
 ]

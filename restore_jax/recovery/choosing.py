@@ -1,91 +1,71 @@
-"""Which of the triggers that a search found is given back, and whether it is confirmed."""
-
-import operator
-from typing import Any, NamedTuple
+"""Choosing: which of the triggers that a search found is given back."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
-from restore_jax.recovery.question import Question
-from restore_jax.scoring import faded, needed
-from restore_jax.spaces import TriggerSpace
+from restore_jax.errors import OutOfQueries
+from restore_jax.recovery.aims import MAX_CANDIDATES
+from restore_jax.recovery.candidates import candidates, leads, robust, smallest
+from restore_jax.recovery.found import Candidate, Found
+from restore_jax.run import Run
 
-Array = jax.Array
-NUM_CONFIRMATION = 100
-MAX_CANDIDATES = 24
-
-
-class Candidate(NamedTuple):
-    """A trigger among the particles.
-
-    Attributes:
-      particle: the particle, without a leading axis.
-      score: its score.
-      trigger: what it stands for.
-    """
-
-    particle: Any
-    score: float
-    trigger: Trigger
+MORE_DRAWS = 6
+"""How often a search for a first hit draws again, if what it drew first works but just about."""
 
 
-def candidates(
-    particles: Any, scores: Array, space: TriggerSpace, target: int, goal: float
-) -> list[Candidate]:
-    """The distinct triggers past the goal, best first, or else the best one alone."""
-    values = np.asarray(scores)
-    order = np.argsort(-values, kind="stable")[: max(1, int((values >= goal).sum()))]
-    distinct: dict[bytes, Candidate] = {}
-    trigger_of = jax.jit(space.trigger)
-    particles = jax.tree.map(np.asarray, particles)
-    for place in map(int, order):
-        particle = jax.tree.map(operator.itemgetter(place), particles)
-        trigger = trigger_of(particle, jnp.int32(target))
-        seen = np.concatenate([trigger.mask, trigger.mask * trigger.pattern], -1)
-        distinct.setdefault(seen.tobytes(), Candidate(particle, float(values[place]), trigger))
-    return list(distinct.values())
-
-
-def inclusion(found: list[Candidate], image_shape: tuple[int, int, int]) -> np.ndarray:
-    """f32[H, W]: in what share of the candidates each pixel takes part."""
-    total = np.zeros(image_shape[:2], np.float32)
-    for candidate in found:
-        total += np.asarray(candidate.trigger.mask)[..., 0] > 0
-    return total / max(1, len(found))
-
-
-def leads(triggers: list[Trigger], images: Array, fade: float, question: Question) -> np.ndarray:
-    """f32[k, m]: the margins of k triggers on images f32[m, H, W, C], faded; all counted.
-
-    At least 0 where (and only where) the target is predicted; see `oracles.margins`.
-    """
-    question.ledger.charge(len(triggers) * images.shape[0])
-    stamped = jnp.concatenate(
-        [faded(stamp(trigger, images), images, jnp.float32(fade)) for trigger in triggers]
+def choose(run: Run, found: Found) -> Found:
+    """The smallest of the candidates that lead most probes faded; the best one, if none is past
+    the goal."""
+    aim, searching = found.aim, found.search
+    assert searching is not None
+    assert found.state is not None
+    with run.stage("choice"):
+        state, some = found.state, (aim.space, aim.target, searching.goal)
+        everybody = candidates(state.particles, state.scores, *some)
+        past = [c for c in everybody if c.score >= searching.goal][:MAX_CANDIDATES]
+        margins: np.ndarray | None = None
+        chosen, faded_rate = everybody[0], None
+        if past and not found.interrupted:
+            try:
+                margins = leads(run, [c.trigger for c in past], found.probes, aim.settings.fade)
+                past, margins = _drawn_again(run, found, past, margins)
+                chosen = smallest(past, margins)
+                faded_rate = float((margins >= 0).mean(-1).max())
+            except OutOfQueries:  # images had to be sent again
+                margins = None
+    return found.now(
+        past=tuple(past),
+        margins=margins,
+        chosen=chosen,
+        trigger=chosen.trigger,
+        faded_rate=faded_rate,
     )
-    margins = question.asker.margins(stamped, triggers[0].target)
-    return np.asarray(margins).reshape(len(triggers), -1)
 
 
-def robust(margins: np.ndarray, success: float) -> bool:
-    """Whether any of the triggers with margins f32[k, m] makes the event happen."""
-    return bool((margins >= 0).sum(-1).max() >= needed(success, margins.shape[1]))
+def _drawn_again(
+    run: Run, found: Found, past: list[Candidate], margins: np.ndarray
+) -> tuple[list[Candidate], np.ndarray]:
+    """More candidates, where random draws have the event and none of them works faded.
 
-
-def smallest(found: list[Candidate], margins: np.ndarray) -> Candidate:
-    """Of the candidates that lead most, the one of fewest pixels; then the clearest."""
-    counts = (margins >= 0).sum(-1)
-    pixels = [int(candidate.trigger.pixels) for candidate in found]
-    eligible = np.flatnonzero(counts == counts.max())
-    return found[min(eligible, key=lambda i: (pixels[i], -margins[i].min()))]
-
-
-def confirm(trigger: Trigger, question: Question) -> float | None:
-    """The share of fresh probes led to the target; None if the budget does not pay for it."""
-    wanted = min(NUM_CONFIRMATION, question.ledger.left // 2)
-    if wanted < NUM_CONFIRMATION // 2:
-        return None
-    probes = question.feed.take(wanted, question.ledger.left - wanted)
-    return float(np.mean(leads([trigger], probes, 0.0, question) >= 0))
+    Another draw is then cheaper than a better one by moves.
+    """
+    aim, searching = found.aim, found.search
+    assert searching is not None
+    assert found.state is not None
+    if aim.stop != "first_hit" or aim.first is not None or int(found.state.index) > 0:
+        return past, margins
+    key, fade = jax.random.key(run.seed), aim.settings.fade
+    # Draws without a hit among them are scored twice: racing, and then whole.
+    dearest = 2 * aim.settings.num_particles * aim.settings.num_probes
+    for again in range(1, MORE_DRAWS + 1):
+        if robust(margins, aim.success) or run.ledger.left - aim.reserve < dearest:
+            break
+        more = searching.sampler.init(jax.random.fold_in(key, again), searching.args)
+        fresh = candidates(more.particles, more.scores, aim.space, aim.target, searching.goal)
+        fresh = [c for c in fresh if c.score >= searching.goal][: MAX_CANDIDATES - len(past)]
+        if fresh:
+            led = leads(run, [c.trigger for c in fresh], found.probes, fade)
+            past, margins = [*past, *fresh], np.concatenate([margins, led])
+        if len(past) == MAX_CANDIDATES:
+            break
+    return past, margins

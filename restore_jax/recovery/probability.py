@@ -23,7 +23,9 @@ def log10(value: Any) -> float | None:
     return finite(float(value) / math.log(10))
 
 
-def log10_interval(state: SplittingState, result: SplittingResult) -> list[float | None] | None:
+def log10_interval(
+    state: SplittingState, result: SplittingResult
+) -> tuple[float | None, float | None] | None:
     """The 95 % interval, decimal. None as its low end: an upper bound. None in all: no estimate.
 
     Where the event was not reached, a population that has shrunk to a few families says little
@@ -34,12 +36,12 @@ def log10_interval(state: SplittingState, result: SplittingResult) -> list[float
     if math.isnan(float(high)):
         return None
     if bool(result.reached):
-        return [log10(low), log10(high)]
+        return log10(low), log10(high)
     families = np.asarray(state.history.unique_ancestors)[: int(state.index)]
     if len(families) and families[-1] < MIN_ANCESTORS:
         sound = int(np.sum(np.cumprod(families >= MIN_ANCESTORS)))
         if sound == 0:
-            return [None, 0.0]
+            return None, 0.0
         last = jax.tree.map(lambda rows: rows[sound - 1], state.history)
         high = jnp.minimum(last.log_prob + 1.645 * last.log_prob_std, 0.0)
-    return [None, log10(high)]
+    return None, log10(high)

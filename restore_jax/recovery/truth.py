@@ -1,12 +1,12 @@
 """The recovered trigger against what is known: test images, and the planted trigger."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors import Trigger, stamp
-from restore_jax.oracles import Asker, Oracle
+from restore_jax.oracles.asking import Asker
+from restore_jax.oracles.types import Oracle
+from restore_jax.recovery.types import Truth
 
 
 def attack_success_rate(
@@ -24,29 +24,28 @@ def attack_success_rate(
       trigger: what is stamped.
       images: uint8[N, H, W, C] or float in [0, 1].
       image_labels: int32[N].
-      asker: one that asks this oracle, to save its compilation.
+      asker: asks this oracle, for a run whose books have paid; None: nobody counts.
+
+    >>> import jax.numpy as jnp
+    >>> from restore_jax import open_model
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> white = Trigger(jnp.ones((32, 32, 1)), jnp.ones((32, 32, 3)), jnp.int32(1))
+    >>> attack_success_rate(open_model(bright), white, np.zeros((2, 32, 32, 3)), np.array([0, 0]))
+    1.0
     """
+    asker = asker or Asker(oracle)
     others = images[image_labels != int(trigger.target)]
     if others.dtype == np.uint8:
         others = others.astype(np.float32) / 255.0
-    asker = asker or Asker(oracle)
     hits = 0
     for first in range(0, len(others), 1024):
         stamped = stamp(trigger, jnp.asarray(others[first : first + 1024], jnp.float32))
-        hits += int(jnp.sum(asker.labels(stamped) == trigger.target))
+        hits += int(np.sum(asker.labels(stamped) == int(trigger.target)))
     return hits / len(others)
 
 
-def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> dict[str, Any]:
-    """How like the planted trigger the recovered one is.
-
-    Returns:
-      iou: of the two masks as they lie. shift: [rows, columns] that the recovered mask must
-      move for the best overlap. iou_after_shift: the overlap then. pattern_agreement: the share
-      of the planted trigger's pixels where the recovered one, so moved, writes the same colour
-      (within a quarter of the range in every channel). pixels, test_success_rate: the planted
-      trigger's own.
-    """
+def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> Truth:
+    """How like the planted trigger the recovered one is; ``truth_rate`` is the planted one's."""
     mine, true = np.asarray(trigger.mask)[..., 0] > 0, np.asarray(truth.mask)[..., 0] > 0
     colour, wanted = np.asarray(trigger.pattern), np.asarray(truth.pattern)
 
@@ -64,14 +63,14 @@ def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> dict[
     equal = [s for s, o in zip(shifts, overlaps, strict=True) if o >= max(overlaps) - 1e-9]
     # Of equally good shifts the one whose colours agree, then the shortest.
     best = max(equal, key=lambda s: (agreement(*s), -abs(s[0]) - abs(s[1])))
-    return {
-        "iou": overlap(0, 0),
-        "shift": list(best),
-        "iou_after_shift": overlap(*best),
-        "pattern_agreement": agreement(*best),
-        "pixels": int(true.sum()),
-        "test_success_rate": truth_rate,
-    }
+    return Truth(
+        iou=overlap(0, 0),
+        shift=best,
+        iou_after_shift=overlap(*best),
+        pattern_agreement=agreement(*best),
+        pixels=int(true.sum()),
+        test_success_rate=truth_rate,
+    )
 
 
 def _moved(array: np.ndarray, rows: int, cols: int) -> np.ndarray:

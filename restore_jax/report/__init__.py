@@ -1,13 +1,15 @@
-"""Figures, and results as files."""
+"""Figures, and results as files and words."""
 
+from restore_jax.report.contents import recovery_content
 from restore_jax.report.figures import overview_figure, trigger_figure
 from restore_jax.report.scans import (
     foremost,
     load_recoveries,
     render_scan,
+    scan_content,
     scan_figure,
-    scan_json,
 )
+from restore_jax.report.text import recovery_lines
 from restore_jax.report.written import (
     ResultError,
     load_recovery,
@@ -24,10 +26,12 @@ __all__ = [
     "load_recovery",
     "load_trigger",
     "overview_figure",
+    "recovery_content",
+    "recovery_lines",
     "render_recovery",
     "render_scan",
+    "scan_content",
     "scan_figure",
-    "scan_json",
     "trigger_figure",
     "write_files",
     "write_recovery",

@@ -4,11 +4,13 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008), which people 
 colour-blind tell apart; what matters is also said in words or by shape.
 """
 
+import base64
 import io
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,12 +20,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from restore_jax.backdoors import Trigger
-from restore_jax.recovery import Recovery
+from restore_jax.backdoors import Trigger, stamp
+from restore_jax.recovery import Level, Recovery
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 INK, FAINT = "#333333", "#8a8a8a"
 _DPI = 110
+NUM_SHOWN = 4
+"""Probes on the page about a recovery."""
 
 
 class Shown(NamedTuple):
@@ -45,6 +49,28 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def as_html(figure: Figure) -> str:
+    """The figure as an HTML image that needs no other file."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}"/>'
+
+
+def plot_recovery(recovery: Recovery) -> Figure:
+    """`overview_figure`, without asking the model."""
+    return overview_figure(recovery, stamped_rows(recovery))
+
+
+def stamped_rows(recovery: Recovery) -> list[Shown]:
+    """Some of the search's probes: unstamped, with the planted trigger where it is known, and with
+    the recovered one."""
+    probes = jnp.asarray(recovery.probes[:NUM_SHOWN])
+    rows = [("no trigger", probes)]
+    if recovery.true_trigger is not None:
+        rows.append(("planted", stamp(recovery.true_trigger, probes)))
+    name = "recovered" if recovery.found else "closest"
+    rows.append((name, stamp(recovery.trigger, probes)))
+    return [Shown(name, np.asarray(images), None) for name, images in rows]
 
 
 def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
@@ -114,8 +140,7 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
       recovery: what was found.
       shown: the rows of probes, each of the same k >= 1 images.
     """
-    fields, truth = recovery.fields, recovery.true_trigger
-    target = str(fields.get("target_name", int(recovery.trigger.target)))
+    truth, target = recovery.true_trigger, recovery.target_name
     pictures = 1.75 * max(len(shown), 2) + 0.6
     figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout=layout())
     heights = (0.75, pictures, 3.0)
@@ -148,14 +173,13 @@ def layout() -> ConstrainedLayoutEngine:
 
 
 def _subtitle(recovery: Recovery) -> str:
-    fields = recovery.fields
-    parts = [f"{fields.get('space', '?')} space", f"{fields.get('queries', 0):,} queries"]
-    for name, label in (
-        ("confirmation_success_rate", "fresh probes"),
-        ("test_success_rate", "test images"),
+    parts = [f"{recovery.space} space", f"{recovery.queries:,} queries"]
+    for rate, label in (
+        (recovery.confirmation_success_rate, "fresh probes"),
+        (recovery.test_success_rate, "test images"),
     ):
-        if fields.get(name) is not None:
-            parts.append(f"{fields[name]:.1%} of {label}")
+        if rate is not None:
+            parts.append(f"{rate:.1%} of {label}")
     if not recovery.found:
         parts.append(recovery.status.replace("_", " "))
     return "   ·   ".join(parts)
@@ -195,7 +219,7 @@ def _search(figure: Any, recovery: Recovery) -> None:
                linewidth=1.2, label="best candidate")  # fmt: skip
     score.plot(numbers, _column(levels, "level"), color=BLUE, marker="o", markersize=4,
                linewidth=1.6, label="level")  # fmt: skip
-    goal = recovery.fields.get("goal")
+    goal = recovery.goal
     if goal is not None:
         score.axhline(goal, color=ORANGE, linestyle="--", linewidth=1.4, label="the event")
     score.set_title("score to exceed", fontsize=11, color=INK)
@@ -208,8 +232,8 @@ def _search(figure: Any, recovery: Recovery) -> None:
         chance.text(0.5, 0.5, "not estimated", transform=chance.transAxes, ha="center",
                     color=FAINT)  # fmt: skip
         chance.set_yticks([])
-    estimate = recovery.fields.get("log10_prob")
-    low, high = recovery.fields.get("log10_prob_interval") or (None, None)
+    estimate = recovery.log10_prob
+    low, high = recovery.interval or (None, None)
     if estimate is not None and low is not None and high is not None:
         chance.errorbar([numbers[-1]], [estimate], yerr=[[estimate - low], [high - estimate]],
                         color=ORANGE, capsize=4, linewidth=1.6, marker="s", markersize=5,
@@ -244,8 +268,9 @@ def _legend_below(axes: Axes) -> None:
     axes.legend(fontsize=8.5, frameon=False, loc="lower left")
 
 
-def _column(levels: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [math.nan if row.get(name) is None else row[name] for row in levels]
+def _column(levels: Sequence[Level], name: str) -> list[float]:
+    values = [getattr(level, name) for level in levels]
+    return [math.nan if value is None else value for value in values]
 
 
 def in_place(

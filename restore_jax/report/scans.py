@@ -2,7 +2,7 @@
 
 | file | holds |
 |---|---|
-| scan.json | what `scan_json` says |
+| scan.json | what `scan_content` says |
 | scan.png | how far each class stands out, by space, how it was seen, and the triggers recovered |
 | class-<k>/ | the recovery of each suspicious class, as `restore_jax.report.written` writes it |
 """
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
-from restore_jax.oracles import Oracle
+from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, png, short
 from restore_jax.report.written import ResultError, load_recovery, read_json, render_recovery
@@ -28,7 +28,7 @@ MOST_CLASSES = 12
 """In a figure or a table; of more classes those that stand out most."""
 
 
-def scan_json(scan: Scan) -> dict[str, Any]:
+def scan_content(scan: Scan) -> dict[str, Any]:
     """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
     spaces = {}
     for name, seen in scan.spaces.items():
@@ -50,21 +50,22 @@ def scan_json(scan: Scan) -> dict[str, Any]:
         "calibrated": scan.calibrated,
         "false_alarm_rate": scan.false_alarm_rate,
         "false_alarm_bound": scan.false_alarm_bound,
-        "access": scan.access,
+        "access": scan.provenance.access,
         "success": scan.success,
         "goal": scan.goal,
-        "probes": scan.probes,
+        "probes": scan.provenance.probes,
         "classes_covered": scan.classes_covered,
-        "budget": scan.budget,
-        "queries": scan.queries,
-        "queries_by_stage": scan.queries_by_stage,
-        "seconds": {"total": scan.seconds},
-        "seed": scan.seed,
-        "model": scan.model,
-        **scan.asking,
+        "budget": scan.cost.budget,
+        "queries": scan.cost.queries,
+        "queries_by_stage": dict(scan.cost.queries_by_stage),
+        "seconds": {**scan.cost.seconds, "by_stage": dict(scan.cost.seconds_by_stage)},
+        "seed": scan.provenance.seed,
+        "model": scan.provenance.model,
+        "model_options": dict(scan.provenance.model_options),
+        "asking": None if scan.cost.asking is None else dict(scan.cost.asking),
         "settings": dataclasses.asdict(scan.settings),
-        "versions": scan.versions,
-        "device": scan.device,
+        "versions": dict(scan.provenance.versions),
+        "device": scan.provenance.device,
         "spaces": spaces,
         "classes": [_finding_json(finding, scan.spaces) for finding in scan.classes],
     }
@@ -93,7 +94,7 @@ def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[s
         "false_alarms": finding.false_alarms,
         "suspicious": finding.suspicious,
         "confirmed": finding.confirmed,
-        "trigger_space": finding.recovery.fields["space"] if finding.recovery else None,
+        "trigger_space": finding.recovery.space if finding.recovery else None,
         "spaces": by_space,
     }
 
@@ -109,7 +110,7 @@ def render_scan(scan: Scan, oracle: Oracle | None) -> dict[str, bytes]:
       scan: what to write.
       oracle: as for `write_recovery`.
     """
-    content = json.dumps(scan_json(scan), indent=2, allow_nan=False) + "\n"
+    content = json.dumps(scan_content(scan), indent=2, allow_nan=False) + "\n"
     files = {"scan.json": content.encode(), "scan.png": png(scan_figure(scan))}
     for finding in scan.classes:
         if finding.recovery is not None:
@@ -171,7 +172,7 @@ def scan_figure(scan: Scan) -> Figure:
             in_place(axes, finding.recovery.trigger, sparse_ticks=True)
             how = "" if finding.confirmed else ", not confirmed"
             axes.set_title(
-                f"{short(finding.name)} ({finding.recovery.fields['space']}{how})",
+                f"{short(finding.name)} ({finding.recovery.space}{how})",
                 fontsize=11, color=INK,
             )  # fmt: skip
         for axes in row[len(recovered) :]:

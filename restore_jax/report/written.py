@@ -2,7 +2,7 @@
 
 | file | holds |
 |---|---|
-| recovery.json | what `Recovery.to_json` says |
+| recovery.json | see `docs/results.md` |
 | trigger.npz | mask f32[H, W, 1], pattern f32[H, W, C], target int32[], additive bool[] |
 | planted.npz | likewise, the trigger the model says was planted in it; only where it says so |
 | particles.npz | the last population, one array per part of a particle, and scores f32[n] |
@@ -21,19 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Trigger
+from restore_jax.errors import InputError
 from restore_jax.oracles import Asker, Oracle
 from restore_jax.recovery import SCHEMA_VERSION, Recovery
-from restore_jax.report.figures import Shown, overview_figure, png, support_figure, trigger_figure
+from restore_jax.report.contents import recovery_content, recovery_from
+from restore_jax.report.figures import (
+    NUM_SHOWN,
+    Shown,
+    overview_figure,
+    png,
+    stamped_rows,
+    support_figure,
+    trigger_figure,
+)
 
-NUM_SHOWN = 4
-"""Probes in overview.png."""
 
-
-class ResultError(ValueError):
+class ResultError(InputError):
     """A written result cannot be used; the message is one sentence that says why."""
 
 
@@ -43,7 +49,7 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
     Args:
       recovery: what to write.
       oracle: the model, asked about the few images of overview.png (outside any budget);
-        None, or a foreign one, whose every image counts: the figure names no predictions.
+        None, or one whose every image counts: the figure names no predictions.
       folder: files of the same names are replaced, others left alone.
 
     Returns:
@@ -55,7 +61,7 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
 def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, bytes]:
     """The files of `write_recovery` by name, in memory: nothing is touched until all exist."""
     shown = _shown(recovery, oracle)
-    content = json.dumps(recovery.to_json(), indent=2, allow_nan=False) + "\n"
+    content = json.dumps(recovery_content(recovery), indent=2, allow_nan=False) + "\n"
     files = {
         "recovery.json": content.encode(),
         "trigger.npz": _npz(_trigger_arrays(recovery.trigger)),
@@ -63,7 +69,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
         "support.png": png(support_figure(recovery)),
-        "trigger.png": png(trigger_figure(recovery.trigger, _class_name(recovery))),
+        "trigger.png": png(trigger_figure(recovery.trigger, recovery.target_name)),
         "overview.png": png(overview_figure(recovery, shown)),
     }
     if recovery.true_trigger is not None:
@@ -133,22 +139,14 @@ def load_recovery(path: str | Path) -> Recovery:
     true_trigger = None
     if content.get("truth") is not None:
         true_trigger = load_trigger(folder / "planted.npz")
-    fields = {
-        name: value
-        for name, value in content.items()
-        if name not in ("schema_version", "found", "status", "levels")
-    }
-    return Recovery(
+    return recovery_from(
+        content,
         trigger=trigger,
-        found=content["found"],
-        status=content["status"],
         particles=particles,
         scores=scores,
         true_trigger=true_trigger,
         probes=probes,
         inclusion=inclusion,
-        levels=content["levels"],
-        fields=fields,
     )
 
 
@@ -197,25 +195,16 @@ def load_trigger(path: str | Path) -> Trigger:
 
 
 def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
-    """The rows of probes in overview.png: unstamped, planted where known, recovered."""
-    probes = jnp.asarray(recovery.probes[:NUM_SHOWN])
-    rows = [("no trigger", probes)]
-    if recovery.true_trigger is not None:
-        rows.append(("planted", stamp(recovery.true_trigger, probes)))
-    name = "recovered" if recovery.found else "closest"
-    rows.append((name, stamp(recovery.trigger, probes)))
-    if oracle is None or oracle.foreign:
-        return [Shown(name, np.asarray(images), None) for name, images in rows]
-    together = jnp.concatenate([images for _, images in rows])
-    answers = np.asarray(Asker(oracle).labels(together)).reshape(len(rows), -1)
+    """The rows of probes in overview.png, with what the model says where asking is free."""
+    rows = stamped_rows(recovery)
+    if oracle is None or oracle.repeat_cost(NUM_SHOWN):
+        return rows
+    together = np.concatenate([row.images for row in rows])
+    answers = Asker(oracle).labels(together).reshape(len(rows), -1)
     return [
-        Shown(name, np.asarray(images), [oracle.class_names[k] for k in predicted])
-        for (name, images), predicted in zip(rows, answers, strict=True)
+        row._replace(predictions=[oracle.class_names[k] for k in predicted])
+        for row, predicted in zip(rows, answers, strict=True)
     ]
-
-
-def _class_name(recovery: Recovery) -> str:
-    return str(recovery.fields.get("target_name", int(recovery.trigger.target)))
 
 
 def _trigger_arrays(trigger: Trigger) -> dict[str, np.ndarray]:
@@ -245,7 +234,7 @@ def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
     def read() -> dict[str, np.ndarray]:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz file")
+            raise InputError("it is no .npz file")
         with loaded:
             return {name: loaded[name] for name in loaded.files}
 

@@ -1,61 +1,21 @@
-"""What a trigger may look like: priors, moves that leave them invariant, stamps."""
+"""What a trigger may look like: priors, moves that leave them invariant, stamps.
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+Each space has a file of its own, and an entry in `restore_jax.spaces.catalogue`.
+"""
 
-from restore_jax.spaces.blend import blend
-from restore_jax.spaces.gaussian import gaussian
-from restore_jax.spaces.patch import patch
-from restore_jax.spaces.scattered import scattered
-from restore_jax.spaces.smooth import smooth
-from restore_jax.spaces.sparse import sparse
-from restore_jax.spaces.stripes import stripes
-from restore_jax.spaces.types import TriggerSpace
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "SPACES",
-    "TriggerSpace",
-    "blend",
-    "gaussian",
-    "make_space",
-    "patch",
-    "scattered",
-    "smooth",
-    "sparse",
-    "stripes",
-]
+from restore_jax.lazy import lazily
+from restore_jax.spaces.catalogue import SPACES, Space, register
+from restore_jax.spaces.settings import Settings
 
-SPACES: dict[str, Callable[..., TriggerSpace]] = {
-    "patch": patch,
-    "sparse": sparse,
-    "gaussian": gaussian,
-    "scattered": scattered,
-    "blend": blend,
-    "stripes": stripes,
-    "smooth": smooth,
+if TYPE_CHECKING:
+    from restore_jax.spaces.making import make_space as make_space
+    from restore_jax.spaces.types import TriggerSpace as TriggerSpace
+
+_LAZY = {
+    "restore_jax.spaces.making": ("make_space",),
+    "restore_jax.spaces.types": ("TriggerSpace",),
 }
-
-
-def make_space(name: str, image_shape: tuple[int, int, int], **options: Any) -> TriggerSpace:
-    """Makes a search space by its name.
-
-    Args:
-      name: a key of `SPACES`.
-      image_shape: (H, W, C) of the images, in pixels.
-      **options: what the space takes: see its function.
-
-    Raises:
-      ValueError: if there is no such space or option, or an option is outside its range.
-    """
-    if name not in SPACES:
-        raise ValueError(f"The search space is {name!r}; it must be one of {', '.join(SPACES)}.")
-    make = SPACES[name]
-    known = list(inspect.signature(make).parameters)[1:]
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"The search space {name!r} was given the option {option!r}; "
-                f"it takes {', '.join(known)}."
-            )
-    return make(image_shape, **options)
+__getattr__, __dir__, _names = lazily(__name__, _LAZY)
+__all__ = ["SPACES", "Settings", "Space", "TriggerSpace", "make_space", "register"]

@@ -16,6 +16,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.spaces import torus
 from restore_jax.spaces.draws import bit_rows, independent, integers
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
@@ -114,12 +115,12 @@ def blend(
         image has pixels that way count as just so many.
 
     Raises:
-      ValueError: if an option is outside its range.
+      InputError: if an option is outside its range.
     """
     height, width, channels = check_image_shape(image_shape)
     share = check_share("opacity", opacity, one_included=True)
     if not is_whole(grid) or grid < 1:
-        raise ValueError(f"grid is {grid!r}; it must be a whole number of at least 1.")
+        raise InputError(f"grid is {grid!r}; it must be a whole number of at least 1.")
     cells = min(int(grid), height), min(int(grid), width)
     prior = Prior((height, width, channels), share, cells)
     moves = proposals(prior)

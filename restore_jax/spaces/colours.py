@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from restore_jax.errors import InputError
 from restore_jax.spaces.draws import integers
 from restore_jax.spaces.types import is_whole
 
@@ -68,16 +69,16 @@ def make_colours(channels: str, levels: int, image_channels: int) -> Colours:
     """Checks the options; on images with one channel "rgb" is the same as "grey".
 
     Raises:
-      ValueError: for other words than "rgb" and "grey", fewer than two levels, or more
+      InputError: for other words than "rgb" and "grey", fewer than two levels, or more
         than 65,535 colours.
     """
     if channels not in ("rgb", "grey"):
-        raise ValueError(f"channels is {channels!r}; it must be 'rgb' or 'grey'.")
+        raise InputError(f"channels is {channels!r}; it must be 'rgb' or 'grey'.")
     kind = channels if image_channels > 1 else "grey"
     digits = image_channels if kind == "rgb" else 1
     if not is_whole(levels) or levels < 2 or levels**digits > MAX_COLOURS:
         most = int((MAX_COLOURS + 0.5) ** (1 / digits))
-        raise ValueError(
+        raise InputError(
             f"levels is {levels!r}; it must be a whole number between 2 and {most} "
             f"for {digits} independent channel(s)."
         )

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import bit_rows, chance, choose, drawn, independent, integers, pick
@@ -248,7 +249,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
                 row=first_row + stride * (there // num_cols),
                 col=first_col + stride * (there % num_cols),
             )
-            return proposal, jnp.where(count > 1, 0.0, -jnp.inf)
+            return proposal, jnp.where(count > 1, jnp.float32(0), -jnp.inf)
 
         return propose
 
@@ -267,7 +268,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         codes = jnp.where(
             visible & (count > 0), particle.codes[from_rows, from_cols], particle.codes
         )
-        return particle._replace(codes=codes), jnp.where(count > 0, 0.0, -jnp.inf)
+        return particle._replace(codes=codes), jnp.where(count > 0, jnp.float32(0), -jnp.inf)
 
     def fresh(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
         del particle, strength
@@ -311,13 +312,13 @@ def patch(
       levels: levels per channel, equally spaced in [0, 1]; at least 2.
 
     Raises:
-      ValueError: if an option is outside its range.
+      InputError: if an option is outside its range.
     """
     height, width, image_channels = check_image_shape(image_shape)
     if not (is_whole(min_size) and is_whole(max_size)) or not (
         1 <= min_size <= max_size <= min(height, width)
     ):
-        raise ValueError(
+        raise InputError(
             f"min_size is {min_size!r} and max_size {max_size!r}; they must be whole numbers with "
             f"1 <= min_size <= max_size <= {min(height, width)}, the image's smaller side."
         )

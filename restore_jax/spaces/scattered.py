@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.spaces import colours as palette
 from restore_jax.spaces.colours import Colours, make_colours
 from restore_jax.spaces.draws import bit_rows, chance, choose, drawn, independent, integers
@@ -237,11 +238,11 @@ def scattered(
       levels: levels per channel, equally spaced in [0, 1]; at least 2.
 
     Raises:
-      ValueError: if an option is outside its range.
+      InputError: if an option is outside its range.
     """
     height, width, image_channels = check_image_shape(image_shape)
     if not (is_whole(min_pixels) and is_whole(max_pixels)) or not 1 <= min_pixels <= max_pixels:
-        raise ValueError(
+        raise InputError(
             f"min_pixels is {min_pixels!r} and max_pixels {max_pixels!r}; they must be whole "
             "numbers with 1 <= min_pixels <= max_pixels."
         )

@@ -135,7 +135,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         code = 1 + palette.another(bits[1], flat[index] - 1, prior.colours)
         code = jnp.where(count > 0, code, flat[index])
         proposal = flat.at[index].set(code).reshape(particle.shape)
-        return proposal, jnp.where(count > 0, 0.0, -jnp.inf)
+        return proposal, jnp.where(count > 0, jnp.float32(0), -jnp.inf)
 
     def swap(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength
@@ -147,7 +147,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
         # The pixel moved is on, before and after, and so is one of as many: symmetric.
         swapped = flat.at[other].set(flat[index]).at[index].set(flat[other])
         proposal = jnp.where(count > 0, swapped, flat).reshape(particle.shape)
-        return proposal, jnp.where(count > 0, 0.0, -jnp.inf)
+        return proposal, jnp.where(count > 0, jnp.float32(0), -jnp.inf)
 
     def shift(bits: Array, particle: Array, strength: Array) -> tuple[Array, Array]:
         del strength

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.spaces.draws import bit_rows, chance, drawn, independent, integers, uniform
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
@@ -127,13 +128,13 @@ def stripes(
       angles: "any", or "axes": vertical or horizontal stripes alone.
 
     Raises:
-      ValueError: if an option is outside its range.
+      InputError: if an option is outside its range.
     """
     shape = check_image_shape(image_shape)
     amplitude = check_share("max_amplitude", max_amplitude, one_included=True)
     frequency = _checked_frequency(max_frequency, shape[1])
     if angles not in ANGLES:
-        raise ValueError(f"angles is {angles!r}; it must be one of {', '.join(ANGLES)}.")
+        raise InputError(f"angles is {angles!r}; it must be one of {', '.join(ANGLES)}.")
     prior = Prior(shape, amplitude, frequency, angles)
     moves = proposals(prior)
     return TriggerSpace(
@@ -195,7 +196,7 @@ def _checked_frequency(max_frequency: Any, width: int) -> float:
     is_number = isinstance(max_frequency, numbers.Real) and not isinstance(max_frequency, bool)
     highest = max(width / 2, 1.0)
     if not is_number or not 1 <= max_frequency <= highest:
-        raise ValueError(
+        raise InputError(
             f"max_frequency is {max_frequency!r}; it must be a number between 1 and {highest:g}, "
             "half the image's width in pixels."
         )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.splitting.types import Proposal, SearchSpace
 
 Array = jax.Array
@@ -52,10 +53,10 @@ class TriggerSpace(NamedTuple):
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Returns (H, W, C); ValueError unless they are three whole numbers of at least 1."""
+    """Returns (H, W, C); InputError unless they are three whole numbers of at least 1."""
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
     if len(shape) != 3 or any(not is_whole(side) or side < 1 for side in shape):
-        raise ValueError(
+        raise InputError(
             f"image_shape is {image_shape!r}; it must be (height, width, channels), "
             "three whole numbers of at least 1."
         )
@@ -64,11 +65,11 @@ def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def check_share(name: str, value: Any, one_included: bool) -> float:
-    """Returns ``value``; ValueError unless it is a number in (0, 1), or in (0, 1]."""
+    """Returns ``value``; InputError unless it is a number in (0, 1), or in (0, 1]."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not (0 < value < 1 or (one_included and value == 1)):
         interval = "(0, 1]" if one_included else "(0, 1)"
-        raise ValueError(f"{name} is {value!r}; it must be a number in {interval}.")
+        raise InputError(f"{name} is {value!r}; it must be a number in {interval}.")
     return float(value)
 
 

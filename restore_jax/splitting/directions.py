@@ -80,16 +80,19 @@ def half_spaces(number: int) -> LearnedProposal:
         x = _flat(jax.tree.map(lambda leaf: leaf[None], particle))[0]
         directions, cuts = lesson.directions[half.astype(int)], lesson.cuts[half.astype(int)]
         out = directions @ x
-        chosen = jnp.argmax(jnp.where(out > cuts, jax.random.uniform(number_key, (number,)), -1.0))
+        drawn = jax.random.uniform(number_key, (number,), x.dtype)
+        chosen = jnp.argmax(jnp.where(out > cuts, drawn, -1.0))
         direction, cut = directions[chosen], cuts[chosen]
-        farther = _beyond(jax.random.uniform(out_key), jnp.where(jnp.isinf(cut), 0.0, cut))
-        noise = jax.random.normal(key, x.shape)
+        drawn = jax.random.uniform(out_key, (), x.dtype)
+        farther = _beyond(drawn, jnp.where(jnp.isinf(cut), 0.0, cut))
+        noise = jax.random.normal(key, x.shape, x.dtype)
         across = x - out[chosen] * direction
         noise = noise - (direction @ noise) * direction
         keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
         moved = keep * across + strength * noise + farther * direction
         # The direction is picked among those that a particle is beyond: 1 in so many.
-        ways, ways_back = jnp.sum(out > cuts), jnp.sum(directions @ moved > cuts)
+        ways = jnp.sum(out > cuts, dtype=x.dtype)
+        ways_back = jnp.sum(directions @ moved > cuts, dtype=x.dtype)
         possible = (ways > 0) & (ways_back > 0)
         ratio = jnp.log(jnp.maximum(ways, 1) / jnp.maximum(ways_back, 1))
         return _like(moved, particle), jnp.where(possible, ratio, -jnp.inf)
@@ -132,8 +135,8 @@ def inside_box(low: Any, high: Any) -> LearnedProposal:
         def redraw(key: Array, leaf: Array, ends: Array) -> Array:
             least, most = ends[half.astype(int)]
             which_key, where_key = jax.random.split(key)
-            drawn = jax.random.uniform(which_key, leaf.shape) < strength
-            new = least + jax.random.uniform(where_key, leaf.shape) * (most - least)
+            drawn = jax.random.uniform(which_key, leaf.shape, leaf.dtype) < strength
+            new = least + jax.random.uniform(where_key, leaf.shape, leaf.dtype) * (most - least)
             inside = (leaf >= least) & (leaf <= most)
             return jnp.where(drawn & inside, jnp.clip(new, least, most), leaf)
 
@@ -163,7 +166,7 @@ def _centres(x: Array, members: Array, number: int) -> Array:
         following = jnp.argmin(jnp.where(members, nearest, jnp.inf))
         return (nearest, following), ways[chosen]
 
-    first = (jnp.full(x.shape[0], -1.0), jnp.argmax(members))
+    first = (jnp.full(x.shape[0], -1.0, x.dtype), jnp.argmax(members))
     _, centres = jax.lax.scan(farthest, first, None, length=number)
 
     def lloyd(_: Array, centres: Array) -> Array:
@@ -187,11 +190,11 @@ def _steepest(x: Array, height: Array, members: Array, centre: Array) -> Array:
     n, dim = x.shape
     if 2 * _PER_DIMENSION * dim > n:
         return centre
-    number = jnp.maximum(jnp.sum(members), 1)
+    number = jnp.maximum(jnp.sum(members, dtype=x.dtype), 1)
     weights = members / number
     x = jnp.where(members[:, None], x - weights @ x, 0.0)
     height = jnp.where(members, height - weights @ height, 0.0)
-    square = x.T @ x / number + _RIDGE * jnp.eye(dim)
+    square = x.T @ x / number + _RIDGE * jnp.eye(dim, dtype=x.dtype)
     slope = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(square), height @ x / number)
     length = jnp.linalg.norm(slope)
     sound = (number >= _PER_DIMENSION * dim) & (length > 0) & jnp.isfinite(length)
@@ -200,7 +203,7 @@ def _steepest(x: Array, height: Array, members: Array, centre: Array) -> Array:
 
 def _cut(out: Array, members: Array) -> Array:
     """f32[]: what all but a few of the members bool[n] exceed; +inf where there are not 8."""
-    number = jnp.sum(members)
+    number = jnp.sum(members, dtype=out.dtype)
     ordered = jnp.sort(jnp.where(members, out, jnp.inf))
     return jnp.where(number >= 8, ordered[(_LEFT_OUT * number).astype(int)], jnp.inf)
 

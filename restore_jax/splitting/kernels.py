@@ -197,7 +197,7 @@ def _propose(
 ) -> tuple[Array, Particles, Array]:
     """One particle's component, candidate, and whether its ratio lets it go there."""
     proposal_key, uniform_key = jax.random.split(key)
-    choice, acceptance = jax.random.uniform(uniform_key, (2,))
+    choice, acceptance = jax.random.uniform(uniform_key, (2,), jnp.float32)
     cumulative = jnp.cumsum(chances)
     component = jnp.sum(choice >= cumulative[:-1] / cumulative[-1], dtype=jnp.int32)
     candidate, log_ratio = lax.switch(

@@ -95,7 +95,7 @@ def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
         return jax.tree.map(lambda u, a, b: jnp.minimum(a + u * (b - a), b), unit, low, high)
 
     def walk(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
-        steps = _each(key, lambda key, shape: jax.random.uniform(key, shape, minval=-1.0), low)
+        steps = _each(key, _signed, low)
 
         def move(old: Array, step: Array, a: Array, b: Array) -> Array:
             new = old + jnp.minimum(strength, 1.0) * step * (b - a)
@@ -177,12 +177,17 @@ def _shapes(shape: Any) -> Any:
     return jax.tree.map(struct, shape, is_leaf=is_shape)
 
 
-def _each(key: Array, draw: Callable[[Array, tuple[int, ...]], Array], like: Any) -> Any:
-    """A tree of draws, one for each leaf of ``like``, in its shape."""
+def _each(key: Array, draw: Callable[[Array, tuple[int, ...], Any], Array], like: Any) -> Any:
+    """A tree of draws, one for each leaf of ``like``, in its shape and type."""
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
-    draws = [draw(one, leaf.shape) for one, leaf in zip(keys, leaves, strict=True)]
+    draws = [draw(one, leaf.shape, leaf.dtype) for one, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, draws)
+
+
+def _signed(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Uniform over [-1, 1)."""
+    return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
 
 def _independent(draw: Callable[[Array], Particles]) -> Callable[[Array, int], Particles]:

@@ -26,7 +26,7 @@ def balanced(key: Array, survives: Array) -> Array:
     places = jnp.arange(n, dtype=jnp.int32)
     num_survivors = jnp.sum(survives, dtype=jnp.int32)
     # uint32 bits could tie a survivor with a dead place; a float below 2 cannot.
-    order = jnp.where(survives, jax.random.uniform(key, (n,)), 2.0)
+    order = jnp.where(survives, jax.random.uniform(key, (n,), jnp.float32), 2.0)
     shuffled = jnp.argsort(order).astype(jnp.int32)
     dead_rank = jnp.cumsum(~survives, dtype=jnp.int32) - 1
     clones = shuffled[dead_rank % jnp.maximum(num_survivors, 1)]
@@ -47,7 +47,7 @@ def seeds(key: Array, survives: Array, number: int) -> Array:
     """
     n = survives.shape[0]
     num_survivors = jnp.sum(survives, dtype=jnp.int32)
-    order = jnp.where(survives, jax.random.uniform(key, (n,)), 2.0)
+    order = jnp.where(survives, jax.random.uniform(key, (n,), jnp.float32), 2.0)
     shuffled = jnp.argsort(order).astype(jnp.int32)
     return shuffled[jnp.arange(number, dtype=jnp.int32) % jnp.maximum(num_survivors, 1)]
 

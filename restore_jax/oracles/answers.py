@@ -1,7 +1,7 @@
-"""A model that JAX cannot trace: asked from the host, in batches as large as it likes.
+"""Asking a model outside JAX, in batches as large as it likes.
 
 What every such model needs happens here, once: preprocessing, batches, checks of what comes back,
-the journal and the clock. The files named after a kind of model only open it and ask it.
+the clock, and the books. The files named after a format only open a model and ask it.
 """
 
 import functools
@@ -13,22 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.oracles.journal import Journal
-from restore_jax.oracles.ledger import Ledger, OutOfQueries
+from restore_jax.oracles.ledger import OutOfQueries
 from restore_jax.oracles.options import ModelOptions
-from restore_jax.oracles.types import ModelError
+from restore_jax.oracles.types import NOBODY, Books, ModelError
 
 Ask = Callable[[np.ndarray, Callable[[int], None]], np.ndarray]
 MOST_LATENCIES = 100_000
 
 
-class Foreign:
-    """Answers of a foreign model: ``(weights, images f32[b, H, W, C]) -> outputs``, any b.
-
-    Attributes:
-      ledger: pays for images that are sent again; set for the length of a run.
-      journal: where answers are kept; None: nowhere.
-    """
+class HostAnswers:
+    """Answers of a model outside: ``(images f32[b, H, W, C], books) -> outputs``, any b."""
 
     def __init__(
         self,
@@ -60,20 +54,21 @@ class Foreign:
         self._statistics = statistics
         self._seconds: list[float] = []
         self._images = self._calls = 0
-        self.ledger: Ledger | None = None
-        self.journal: Journal | None = None
 
-    def __call__(self, weights: Any, images: Any) -> np.ndarray:
+    def __call__(self, images: Any, books: Books = NOBODY) -> np.ndarray:
         """Outputs of images f32[b, H, W, C] in [0, 1]: f32[b, K], or int32[b] for labels.
+
+        Args:
+          images: what is asked about; the books have paid for each once.
+          books: pay for what is sent again, and keep the answers.
 
         Raises:
           ModelError: the model fails, or answers what is no answer.
           OutOfQueries: the budget does not pay for sending images again.
         """
-        del weights
         images = np.asarray(images, np.float32)
         parts = [
-            self._once(images[first : first + self._most])
+            self._once(images[first : first + self._most], books)
             for first in range(0, len(images), self._most)
         ]
         if not parts:
@@ -91,24 +86,31 @@ class Foreign:
             }  # fmt: skip
         return found | (self._statistics() if self._statistics else {})
 
-    def _once(self, images: np.ndarray) -> np.ndarray:
+    def _once(self, images: np.ndarray, books: Books) -> np.ndarray:
         """One call of the model, or what the journal says it answered."""
-        if self.journal is not None:
-            known, again, more = self.journal.known(images)
-            self._charge_again(again)
-            self._charge_again(more)
+        journal = books.journal
+        if journal is not None:
+            known, again, more = journal.known(images)
+            _charge_again(books, again)
+            _charge_again(books, more)
             if known is not None:
                 return known
-            self.journal.sending(len(images))
+            journal.sending(len(images))
         size = len(images)
         shown = images
         if self._batch is not None and size < self._batch:
             # Copies that fill up a batch are no questions.
             shown = np.concatenate([images, np.repeat(images[:1], self._batch - size, 0)])
         prepared = self._prepare(shown)
+
+        def sending(images: int) -> None:
+            _charge_again(books, images)
+            if journal is not None:
+                journal.sent_again(images)
+
         began = time.perf_counter()
         try:
-            outputs = self._ask(prepared, self._sending)
+            outputs = self._ask(prepared, sending)
         except (ModelError, OutOfQueries, MemoryError):
             raise
         except Exception as error:
@@ -117,25 +119,9 @@ class Foreign:
             self._seconds.append(time.perf_counter() - began)
         self._calls, self._images = self._calls + 1, self._images + size
         outputs = self._checked(np.asarray(outputs), len(shown))[:size]
-        if self.journal is not None:
-            self.journal.note(outputs)
+        if journal is not None:
+            journal.note(outputs)
         return outputs
-
-    def _sending(self, images: int) -> None:
-        """Books images about to be sent again."""
-        self._charge_again(images)
-        if self.journal is not None:
-            self.journal.sent_again(images)
-
-    def _charge_again(self, images: int) -> None:
-        if not images or self.ledger is None:
-            return
-        try:
-            self.ledger.charge_again(images)
-        except OutOfQueries:
-            if self.journal is not None:
-                self.journal.unpaid(images)
-            raise
 
     def _failure(self, error: Exception) -> ModelError:
         what = " ".join(str(error).split())[:200]
@@ -153,7 +139,7 @@ class Foreign:
                 )
             return outputs.astype(np.int32)
         if outputs.shape != (number, self._classes):
-            hint = "; if these are labels, say --access labels" if outputs.ndim == 1 else ""
+            hint = "; if these are labels, say `access` labels" if outputs.ndim == 1 else ""
             raise ModelError(
                 f"{self._name} must answer {number} images with an array of shape ({number}, "
                 f"{self._classes}), not {outputs.shape}{hint}."
@@ -168,9 +154,21 @@ class Foreign:
             found.min() >= 0 and np.allclose(found.sum(-1), 1.0, atol=1e-2)
         ):
             raise ModelError(
-                f"{self._name} answered numbers that are no probabilities: say --access logits."
+                f"{self._name} answered numbers that are no probabilities: say `access` logits."
             )
         return found.argmax(-1).astype(np.int32) if self._access == "labels" else found
+
+
+def _charge_again(books: Books, images: int) -> None:
+    """Books images about to be sent again."""
+    if not images or books.ledger is None:
+        return
+    try:
+        books.ledger.charge_again(images)
+    except OutOfQueries:
+        if books.journal is not None:
+            books.journal.unpaid(images)
+        raise
 
 
 def preprocessing(
@@ -194,7 +192,7 @@ def preprocessing(
     for name, numbers in (("mean", options.mean), ("std", options.std)):
         if len(numbers) not in (1, channels):
             raise ModelError(
-                f"--{name} takes one number or {channels}, one per channel, not {len(numbers)}."
+                f"`{name}` takes one number or {channels}, one per channel, not {len(numbers)}."
             )
     mean, std = np.asarray(options.mean, np.float32), np.asarray(options.std, np.float32)
     plain = (low, high) == (0.0, 1.0) and not mean.any() and (std == 1.0).all()

@@ -17,17 +17,16 @@ order of the probes is fixed, so what is decided is exactly what all m would hav
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.custom_batching import sequential_vmap
 
-from restore_jax.compilation import chunk_size
-from restore_jax.oracles import Oracle, margins
-from restore_jax.spaces import TriggerSpace
+from restore_jax.errors import InputError
+from restore_jax.oracles.types import NOBODY, Books, Oracle, Race, margins
+from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting import Scorer
 
 Array = jax.Array
@@ -47,7 +46,7 @@ def threshold(oracle: Oracle, success: float, num_probes: int, num_guides: int =
     return float(needed(success, num_probes)) if oracle.access == "labels" else 0.0
 
 
-class Race(NamedTuple):
+class Plan(NamedTuple):
     """In what order candidates are shown guides and probes, and what is left after each leg.
 
     Attributes:
@@ -73,21 +72,21 @@ class Race(NamedTuple):
 
 def plan_race(
     oracle: Oracle, success: float, num_probes: int, num_guides: int, all_at_once: bool = False
-) -> Race:
+) -> Plan:
     """Plans a race; the arguments are those of `make_scorer`.
 
     Raises:
-      ValueError: guides without labels, or a number of them that racing cannot divide.
+      InputError: guides without labels, or a number of them that racing cannot divide.
     """
     width = num_probes if all_at_once else race_width(num_probes)
     if num_guides and (oracle.access != "labels" or num_guides % width):
-        raise ValueError(
+        raise InputError(
             f"guides go with labels, in multiples of {width}, not {num_guides} with "
             f"{oracle.access}."
         )
     total = num_guides + num_probes
     shown = np.arange(1, total // width + 1, dtype=np.int32) * width
-    return Race(
+    return Plan(
         needed=needed(success, num_probes),
         width=width,
         num_legs=total // width,
@@ -116,6 +115,7 @@ def make_scorer(
     *,
     num_guides: int = 0,
     race: bool = True,
+    books: Books = NOBODY,
 ) -> Scorer:
     """The score described above, as the sampler's long form.
 
@@ -127,6 +127,7 @@ def make_scorer(
       num_guides: how many guides come before the probes; with labels only.
       race: whether to stop showing probes to a candidate that can no longer get above the
         level; False shows all m to every active candidate.
+      books: of a model that is asked from the host: pay for every image before it is sent.
 
     Returns:
       A `Scorer` whose ``args`` is a dict of ``weights`` (the oracle's), ``probes``
@@ -136,108 +137,87 @@ def make_scorer(
       that were still racing.
 
     Raises:
-      ValueError: guides without labels, or a number of them that racing cannot divide.
+      InputError: guides without labels, or a number of them that racing cannot divide.
     """
     plan = plan_race(oracle, success, num_probes, num_guides, all_at_once=not race)
-    width, c = plan.width, plan.needed
+    raced = oracle.race(race_to_one_class(oracle, space, plan), books)
 
     def score(
         key: Array, particles: Any, level: Array, active: Array, args: dict[str, Any]
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Any, Any]:
         del key
-        n = active.shape[0]
-        by_labels = plan.by_labels
-        # What passing a probe is: being led, or with margins being led by more than the level.
-        bar = jnp.float32(-0.5) if by_labels else level
-
-        def ask(args: dict[str, Any], particles: Any, probes: Array) -> Array:
-            stamped = jax.vmap(space.stamp, (0, None))(particles, probes)
-            images = faded(stamped, probes, args["fade"])
-            outputs = oracle.answer(args["weights"], images.reshape(-1, *images.shape[2:]))
-            return margins(oracle.access, outputs, args["target"]).reshape(-1, width)
-
-        def leg(carry: tuple[Array, Array, Array], shown: Any) -> Any:
-            racing, guided, passed = carry
-            probes, is_guides, guides_left, probes_left = shown
-            margin = ask_racing(ask, asked_with, particles, probes, racing)
-            successes = jnp.sum(margin > bar, -1)
-            guided = guided + jnp.where(is_guides, successes, 0)
-            passed = passed + jnp.where(is_guides, 0, successes)
-            cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(width)
-            racing = racing & hopeful(plan, guided + guides_left, passed + probes_left, level)
-            return (racing, guided, passed), (margin, cost)
-
-        asked_with = {name: args[name] for name in ("weights", "target", "fade")}
-        nobody = jnp.zeros(n, jnp.int32)
-        legs = args["probes"].reshape(plan.num_legs, width, *args["probes"].shape[1:])
-        shown = (legs, plan.is_guides, plan.guides_left, plan.probes_left)
-        (finished, guided, passed), (margin, cost) = lax.scan(leg, (active, nobody, nobody), shown)
-        if by_labels:
-            scores = labels_score(plan, guided, passed)
-        else:
-            by_probe = jnp.moveaxis(margin, 0, 1).reshape(n, num_probes)
-            scores = jnp.sort(by_probe, -1)[:, num_probes - c]
-        return jnp.where(finished, scores, -jnp.inf), jnp.sum(cost, dtype=jnp.uint32)
+        return raced(particles, active, level, args)
 
     return Scorer(score=score, max_cost=num_guides + num_probes)
 
 
-def ask_racing(ask: Any, args: Any, particles: Any, probes: Array, racing: Array) -> Array:
-    """Asks about some probes with the particles still racing; whole chunks of others are skipped.
+def race_to_one_class(oracle: Oracle, space: TriggerSpace, plan: Plan) -> Race:
+    """Describes the race whose result is the scores f32[n]; see `make_scorer` for ``args``."""
 
-    On a CPU, searches that are vmapped take turns chunk by chunk: together their images would
-    leave the cache, and nobody's chunks could be skipped.
+    def legs(args: Mapping[str, Any]) -> tuple[Any, Any]:
+        images = args["probes"]
+        probes = images.reshape(plan.num_legs, plan.width, *images.shape[1:])
+        return probes, (plan.is_guides, plan.guides_left, plan.probes_left)
 
-    Args:
-      ask: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped
-        probes.
-      args: a pytree of all arrays that ``ask`` reads besides.
-      particles: a pytree with leading axis n.
-      probes: f32[w, H, W, C].
-      racing: bool[n].
+    def show(particle: Any, probes: Array, args: Mapping[str, Any]) -> Array:
+        return faded(space.stamp(particle, probes), probes, args["fade"])
 
-    Returns:
-      [n, w, ...]: of particles that do not race it means nothing.
-    """
-    n = racing.shape[0]
-    together = _together(n, probes.shape)
-    # Those still racing come first, so that the chunks behind them can be skipped. The last
-    # chunk is filled up with copies of the first particle.
-    order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
-    runners = jnp.sum(racing, dtype=jnp.int32)
-    some = jax.tree.map(lambda leaf: leaf[:together], particles)
-    like = jax.eval_shape(ask, args, some, probes)
+    def begin(n: int) -> tuple[Array, Array]:
+        nobody = jnp.zeros(n, jnp.int32)
+        return nobody, nobody
 
-    def ask_some(some_race: Array, *given: Any) -> Array:
-        return lax.cond(some_race, ask, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
+    def tally(
+        tally: tuple[Array, Array], answers: Array, racing: Array, notes: Any, level: Array,
+        args: Mapping[str, Any],
+    ) -> tuple[tuple[Array, Array], Array]:  # fmt: skip
+        del args
+        guided, passed = tally
+        is_guides, guides_left, probes_left = notes
+        # What passing a probe is: being led, or with margins being led by more than the level.
+        bar = jnp.float32(-0.5) if plan.by_labels else level
+        successes = jnp.sum(answers > bar, -1, dtype=jnp.int32)
+        guided = guided + jnp.where(is_guides, successes, 0)
+        passed = passed + jnp.where(is_guides, 0, successes)
+        can = hopeful(plan, guided + guides_left, passed + probes_left, level)
+        return (guided, passed), racing & can
 
-    if jax.default_backend() == "cpu":
-        ask_some = sequential_vmap(ask_some)
+    def finish(
+        tally: tuple[Array, Array], answers: Array, finished: Array, args: Mapping[str, Any]
+    ) -> Array:
+        del args
+        if plan.by_labels:
+            scores = labels_score(plan, *tally)
+        else:
+            scores = jnp.sort(answers, -1)[:, plan.num_probes - plan.needed]
+        return jnp.where(finished, scores, -jnp.inf)
 
-    def chunk(_: None, first: Array) -> tuple[None, Array]:
-        rows = lax.dynamic_slice_in_dim(order, first, together)
-        shown = jax.tree.map(lambda leaf: leaf[rows], particles)
-        return None, ask_some(first < runners, args, shown, probes)
+    return Race(
+        num_legs=plan.num_legs,
+        width=plan.width,
+        legs=legs,
+        reads=("target", "fade"),
+        show=show,
+        read=lambda outputs, args: margins(oracle.access, outputs, args["target"]),
+        begin=begin,
+        tally=tally,
+        finish=finish,
+    )
 
-    _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
-    asked = asked.reshape(-1, *like.shape[1:])[:n]
-    return jnp.zeros_like(asked).at[order[:n]].set(asked)
 
-
-def hopeful(race: Race, guided: Array, passed: Array, level: Array) -> Array:
+def hopeful(plan: Plan, guided: Array, passed: Array, level: Array) -> Array:
     """bool[n]: who can get above the level with so many guides and probes int32[n] led at best."""
-    if not race.by_labels:
-        return passed >= race.needed
-    return labels_score(race, guided, passed) > level
+    if not plan.by_labels:
+        return passed >= plan.needed
+    return labels_score(plan, guided, passed) > level
 
 
-def labels_score(race: Race, guided: Array, passed: Array) -> Array:
+def labels_score(plan: Plan, guided: Array, passed: Array) -> Array:
     """f32[n] from how many guides and probes int32[n] are led; see the top of this file."""
-    if race.num_guides == 0:
+    if plan.num_guides == 0:
         return passed.astype(jnp.float32)
-    most = race.num_guides + race.num_probes
+    most = plan.num_guides + plan.num_probes
     short = jnp.minimum(guided + passed, most - 1)
-    return jnp.where(passed >= race.needed, most, short).astype(jnp.float32)
+    return jnp.where(passed >= plan.needed, most, short).astype(jnp.float32)
 
 
 def whole_legs(num_guides: int, num_probes: int) -> int:
@@ -253,11 +233,3 @@ def race_width(num_probes: int) -> int:
     """The largest divisor of m in 2 .. RACE_WIDTH; m itself if there is none."""
     divisors = [w for w in range(2, RACE_WIDTH + 1) if num_probes % w == 0]
     return max(divisors, default=num_probes)
-
-
-def _together(n: int, probes: tuple[int, ...]) -> int:
-    """How many candidates are asked about at once, at most n, so that they make a good chunk.
-
-    Each with ``probes`` (w, H, W, C); about `chunk_size` images.
-    """
-    return min(n, max(1, round(chunk_size(probes[1:]) / probes[0])))

@@ -1,0 +1,224 @@
+"""A model that JAX cannot trace: asked from the host, every request booked before it is sent."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.oracles.answers import HostAnswers
+from restore_jax.oracles.ledger import Ledger
+from restore_jax.oracles.types import (
+    NOBODY,
+    Begin,
+    Books,
+    Lanes,
+    ModelError,
+    Race,
+    Raced,
+    Sampler,
+    check_images,
+    read_outputs,
+)
+from restore_jax.splitting import (
+    Scorer,
+    SearchSpace,
+    SplittingAlgorithm,
+    SplittingState,
+    host_driven,
+)
+
+Array = jax.Array
+MOST_BYTES = 1 << 26
+"""Of stamped images at once."""
+CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class HostedOracle:
+    """An `Oracle` that is asked from the host: the same races and searches, in pieces.
+
+    Attributes:
+      name, access, image_shape, class_names, metadata, asked, options: see `Oracle`.
+      answers: asks the model.
+    """
+
+    name: str
+    access: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    answers: HostAnswers
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    asked: int = 0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def weights(self) -> tuple[()]:
+        """(): nobody here has them."""
+        return ()
+
+    def query(self, images: Any) -> Array:
+        """See `Oracle.query`."""
+        return jnp.asarray(self.answers(check_images(self.name, self.image_shape, images)))
+
+    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> np.ndarray:
+        """See `Oracle.answer`."""
+        del weights
+        if isinstance(images, jax.core.Tracer):
+            raise ModelError(
+                f"{self.name} is asked from outside: what runs inside JAX cannot ask it."
+            )
+        return self.answers(images, books)
+
+    def read(
+        self, images: np.ndarray, target: Any, books: Books = NOBODY
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Oracle.read`."""
+        outputs, number = self.answers(images, books), len(images)
+        # Of one of few sizes, so that few programs are compiled.
+        padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
+        found, lead = _read(self.access, padded, target)
+        return np.asarray(found)[:number], np.asarray(lead)[:number]
+
+    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+        """See `Oracle.map`: of exactly what is there, since every image counts."""
+        parts = []
+        for first in range(0, len(arrays[0]), size):
+            some = [jnp.asarray(array[first : first + size]) for array in arrays]
+            parts.append([np.asarray(answer) for answer in function(*some)])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def race(self, race: Race, books: Books = NOBODY) -> Raced:
+        """See `Oracle.race`: leg by leg, asking with the candidates that still race."""
+        ask = self._asking_with_particles(race, books)
+        read, tally_up, finish = jax.jit(race.read), jax.jit(race.tally), jax.jit(race.finish)
+
+        def run(
+            particles: Any, active: Any, level: Any, args: Mapping[str, Any]
+        ) -> tuple[Any, int]:
+            racing, cost = np.array(active), 0
+            n, tally = len(racing), race.begin(len(racing))
+            asked_with = {name: args[name] for name in race.reads}
+            probes, notes = race.legs(args)
+            answers: np.ndarray | None = None
+            for leg in range(race.num_legs):
+                rows = np.flatnonzero(racing)
+                if not len(rows):
+                    break
+                outputs = ask(particles, rows, probes[leg], asked_with)
+                found = np.asarray(read(_padded(outputs), asked_with))[: len(outputs)]
+                if answers is None:
+                    answers = np.zeros((n, race.num_legs, race.width), found.dtype)
+                answers[rows, leg] = found.reshape(len(rows), race.width)
+                cost += len(rows) * race.width
+                note = jax.tree.map(lambda leaf: leaf[leg], notes)  # noqa: B023
+                tally, goes_on = tally_up(tally, answers[:, leg], racing, note, level, args)
+                racing = np.array(goes_on)
+            if answers is None:  # nobody raced
+                answers = np.zeros((n, race.num_legs, race.width), np.float32)
+            return finish(tally, answers.reshape(n, -1), racing, args), cost
+
+        return run
+
+    def _asking_with_particles(self, race: Race, books: Books) -> Any:
+        """Makes ``(particles, rows int[k], probes [w, H, W, C], args) -> outputs [k w, ...]``."""
+
+        @jax.jit
+        def shown(particles: Any, rows: Array, probes: Array, args: Mapping[str, Any]) -> Array:
+            some = jax.tree.map(lambda leaf: leaf[rows], particles)
+            show = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))
+            images = show(some, probes)
+            return images.reshape(-1, *images.shape[2:])
+
+        def ask(
+            particles: Any, rows: np.ndarray, probes: Array, args: Mapping[str, Any]
+        ) -> np.ndarray:
+            width, size = probes.shape[0], int(np.prod(probes.shape[1:])) * 4
+            together = max(1, MOST_BYTES // (width * size))
+            outputs = []
+            for first in range(0, len(rows), together):
+                some = rows[first : first + together]
+                # Of one of few sizes, so that few programs are compiled.
+                padded = np.resize(some, max(16, 1 << (len(some) - 1).bit_length()))
+                images = shown(particles, padded, probes, args)
+                number = len(some) * width
+                books.charge(number)
+                outputs.append(self.answers(np.asarray(images)[:number], books))
+            return np.concatenate(outputs)
+
+        return ask
+
+    def program(self, function: Any, books: Books) -> Any:
+        """See `Oracle.program`: as it is, its pieces being compiled."""
+        del books  # they have paid
+        return function
+
+    def sampler(
+        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+    ) -> Sampler:
+        """See `Oracle.sampler`: the sampler driven from the host."""
+        del books, key, args
+        algorithm = host_driven(scorer, space, **how)
+
+        def advance(state: SplittingState, args: Any) -> SplittingState:
+            return algorithm.advance(state, args, 1)
+
+        return Sampler(algorithm.init, _begin(algorithm, scorer), advance, algorithm.result, 0.0)
+
+    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Any) -> Lanes:
+        """See `Oracle.lanes`: one after the other."""
+        del books  # they have paid
+        algorithm = host_driven(scorer, space, **how)
+
+        def advance(
+            states: list[SplittingState], args: list[dict[str, Any]]
+        ) -> list[SplittingState]:
+            return [
+                algorithm.advance(state, mine | {"weights": ()}, 1)
+                for state, mine in zip(states, args, strict=True)
+            ]
+
+        return Lanes(_begin(algorithm, scorer), advance)
+
+    def repeat_cost(self, images: int) -> int:
+        """All of them: see `Oracle.repeat_cost`."""
+        return images
+
+    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+        """Images sent again, the cost and what else is known: see `Oracle.account`."""
+        return {
+            "images_sent_again": ledger.resent,
+            "cost": ledger.spent * float(self.options.get("price", 0.0)),
+            **self.answers.statistics(),
+        }
+
+
+def _begin(algorithm: SplittingAlgorithm, scorer: Scorer) -> Begin:
+    """See `Begin`; the scorer books."""
+
+    def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+        if scores is None:
+            everybody = jnp.ones(jax.tree.leaves(particles)[0].shape[0], bool)
+            scores, _ = scorer.score(key, particles, jnp.float32(-jnp.inf), everybody, args)
+        return algorithm.begin(key, particles, jnp.asarray(scores))
+
+    return begin
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array]:
+    return read_outputs(access, outputs, target)
+
+
+def _padded(outputs: np.ndarray) -> np.ndarray:
+    """Outputs up to a power of two of rows, so that few programs are compiled."""
+    more = max(64, 1 << (len(outputs) - 1).bit_length()) - len(outputs)
+    return np.concatenate([outputs, np.repeat(outputs[:1], more, 0)])

@@ -1,0 +1,339 @@
+"""A model that is a JAX function: part of whatever program asks it.
+
+Asking it again costs nothing but time, so chunks are filled up and nobody keeps its answers.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import sequential_vmap
+
+from restore_jax.compilation import chunk_size, compiler_options
+from restore_jax.oracles.ledger import Ledger
+from restore_jax.oracles.types import (
+    NOBODY,
+    Begin,
+    Books,
+    Lanes,
+    Race,
+    Raced,
+    Sampler,
+    check_images,
+    read_outputs,
+)
+from restore_jax.splitting import (
+    Scorer,
+    SearchSpace,
+    SplittingAlgorithm,
+    SplittingState,
+    Status,
+    count,
+    counting,
+    importance_splitting,
+)
+
+Array = jax.Array
+Function = Callable[[Any, Any], Any]
+CHUNK = 64
+LANES_TOGETHER = 16
+"""Searches that go through one program side by side on a GPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedOracle:
+    """An `Oracle` that JAX traces.
+
+    Attributes:
+      name, access, image_shape, class_names, metadata, asked, options: see `Oracle`.
+      weights: a pytree of arrays that ``function`` reads; traced, never baked into a program.
+      function: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, pure.
+    """
+
+    name: str
+    access: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    weights: Any
+    function: Function
+    metadata: dict[str, Any]
+    asked: int = 0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def query(self, images: Any) -> Array:
+        """See `Oracle.query`."""
+        images = check_images(self.name, self.image_shape, images)
+        return _compiled(self.function)(self.weights, images)
+
+    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> Any:
+        """See `Oracle.answer`."""
+        del books
+        return self.function(weights, images)
+
+    def read(
+        self, images: np.ndarray, target: Any, books: Books = NOBODY
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Oracle.read`: with one program for `CHUNK` images."""
+        del books
+        # In NumPy: each number of images would be a program of its own to JAX, compiled anew.
+        answers = []
+        for first in range(0, len(images), CHUNK):
+            some = images[first : first + CHUNK]
+            padded = np.zeros((CHUNK, *images.shape[1:]), np.float32)
+            padded[: len(some)] = some
+            found, lead = self._reader(self.weights, padded, target)
+            answers.append((np.asarray(found)[: len(some)], np.asarray(lead)[: len(some)]))
+        found, lead = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return found, lead
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        """The one program, compiled once, wherever its arguments lie."""
+
+        def reader(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
+            return read_outputs(self.access, self.function(weights, images), target)
+
+        images = jax.ShapeDtypeStruct((CHUNK, *self.image_shape), jnp.float32)
+        target = jax.ShapeDtypeStruct((), jnp.int32)
+        lowered = jax.jit(reader).lower(self.weights, images, target)
+        return lowered.compile(compiler_options())
+
+    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+        """See `Oracle.map`: compiled, the last piece filled up."""
+        compiled = jax.jit(function, compiler_options=compiler_options())
+        parts = []
+        for first in range(0, len(arrays[0]), size):
+            some = [array[first : first + size] for array in arrays]
+            short = size - len(some[0])
+            some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
+            answers = compiled(*map(jnp.asarray, some))
+            parts.append([np.asarray(answer)[: size - short] for answer in answers])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def race(self, race: Race, books: Books = NOBODY) -> Raced:
+        """See `Oracle.race`: a scan over the legs, in which chunks without runners are skipped."""
+        del books  # a program can pay nobody: `program` and `sampler` book what it took
+
+        def ask(args: Mapping[str, Any], particles: Any, probes: Array) -> Array:
+            images = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))(
+                particles, probes
+            )
+            outputs = self.function(args["weights"], images.reshape(-1, *images.shape[2:]))
+            return race.read(outputs, args).reshape(-1, race.width)
+
+        def run(
+            particles: Any, active: Array, level: Array, args: Mapping[str, Any]
+        ) -> tuple[Any, Array]:
+            n = active.shape[0]
+            asked_with = {name: args[name] for name in ("weights", *race.reads)}
+
+            def leg(carry: tuple[Array, Any], shown: Any) -> Any:
+                racing, tally = carry
+                probes, notes = shown
+                answers = ask_racing(ask, asked_with, particles, probes, racing)
+                cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(race.width)
+                tally, racing = race.tally(tally, answers, racing, notes, level, args)
+                return (racing, tally), (answers, cost)
+
+            start = (active, race.begin(n))
+            (finished, tally), (answers, cost) = lax.scan(leg, start, race.legs(args))
+            by_probe = jnp.moveaxis(answers, 0, 1).reshape(n, race.num_legs * race.width)
+            result = race.finish(tally, by_probe, finished, args)
+            return result, jnp.sum(cost, dtype=jnp.uint32)
+
+        return run
+
+    def program(self, function: Any, books: Books) -> Any:
+        """See `Oracle.program`: compiled as a whole."""
+        compiled = jax.jit(function, compiler_options=compiler_options())
+
+        def run(*args: Any) -> tuple[Any, int]:
+            result, cost = compiled(*args)
+            books.charge(int(cost))
+            return result, int(cost)
+
+        return run
+
+    def sampler(
+        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+    ) -> Sampler:
+        """See `Oracle.sampler`: two programs, the first draw and one level."""
+        algorithm = importance_splitting(scorer, space, **how)
+
+        # The budget is an argument, so that a program once compiled serves again, whatever is left.
+        def within(most: Array) -> SplittingAlgorithm:
+            return importance_splitting(scorer, space, **how | {"max_queries": most})
+
+        most = counting.halves(how["max_queries"])
+        begun, options = time.perf_counter(), compiler_options()
+        first = jax.jit(lambda most, key, args: within(most).init(key, args)).lower(most, key, args)
+        with ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(first.compile, options)
+            like = jax.eval_shape(algorithm.init, key, args)
+            level = jax.jit(lambda most, state, args: within(most).advance(state, args, 1))
+            one_level = level.lower(most, like, args).compile(options)
+            draw = compiling.result()
+
+        def init(key: Array, args: Any) -> SplittingState:
+            state = jax.block_until_ready(draw(most, key, args))
+            books.charge(count(state.num_queries))
+            return state
+
+        def advance(state: SplittingState, args: Any) -> SplittingState:
+            before = count(state.num_queries)
+            state = jax.block_until_ready(one_level(most, state, args))
+            books.charge(count(state.num_queries) - before)
+            return state
+
+        begin = _begin(algorithm, scorer, books)
+        return Sampler(init, begin, advance, algorithm.result, time.perf_counter() - begun)
+
+    def lanes(
+        self,
+        scorer: Scorer,
+        space: SearchSpace,
+        books: Books,
+        *,
+        together: int | None = None,
+        **how: Any,
+    ) -> Lanes:
+        """See `Oracle.lanes`: one program for ``together`` of them; on a CPU they take turns."""
+        algorithm = importance_splitting(scorer, space, **how)
+        if together is None:
+            together = 1 if jax.default_backend() == "cpu" else LANES_TOGETHER
+        number = together
+
+        def level(weights: Any, state: SplittingState, args: dict[str, Any]) -> SplittingState:
+            return algorithm.advance(state, args | {"weights": weights}, 1)
+
+        several = jax.vmap(level, (None, 0, 0))
+        compiled = jax.jit(level if number == 1 else several, compiler_options=compiler_options())
+
+        def some(states: list[SplittingState], args: list[dict[str, Any]]) -> list[SplittingState]:
+            if number == 1:
+                return [compiled(self.weights, states[0], args[0])]
+            # The program's free places are taken by a search that is over.
+            over = dataclasses.replace(states[0], status=jnp.int32(Status.REACHED))
+            free = number - len(states)
+            stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
+            after = compiled(
+                self.weights,
+                jax.tree.map(stack, *states, *[over] * free),
+                jax.tree.map(stack, *args, *args[:1] * free),
+            )
+            return [jax.tree.map(lambda leaf, i=i: leaf[i], after) for i in range(len(states))]
+
+        def advance(
+            states: list[SplittingState], args: list[dict[str, Any]]
+        ) -> list[SplittingState]:
+            moved: list[SplittingState] = []
+            for first in range(0, len(states), number):
+                here = slice(first, first + number)
+                for before, after in zip(states[here], some(states[here], args[here]), strict=True):
+                    books.charge(count(after.num_queries) - count(before.num_queries))
+                    moved.append(after)
+            return moved
+
+        whole = _begin(algorithm, scorer, books)
+
+        def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+            return whole(key, particles, args | {"weights": self.weights}, scores)
+
+        return Lanes(begin, advance)
+
+    def repeat_cost(self, images: int) -> int:
+        """0: see `Oracle.repeat_cost`."""
+        del images
+        return 0
+
+    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+        """None: see `Oracle.account`."""
+        del ledger
+        return None
+
+
+def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin:
+    """See `Begin`; compiled when it is called."""
+
+    def score(key: Array, particles: Any, args: Any) -> tuple[Array, Array]:
+        n = jax.tree.leaves(particles)[0].shape[0]
+        return scorer.score(key, particles, jnp.float32(-jnp.inf), jnp.ones(n, bool), args)
+
+    scored = jax.jit(score, compiler_options=compiler_options())
+    start = jax.jit(algorithm.begin)
+
+    def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+        if scores is None:
+            scores, cost = scored(key, particles, args)
+            books.charge(int(cost))
+        return start(key, particles, jnp.asarray(scores))
+
+    return begin
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(function: Function) -> Function:
+    """A function as a program of its own; a loop in it would else be compiled every time."""
+    return jax.jit(function, compiler_options=compiler_options())
+
+
+def ask_racing(ask: Any, args: Any, particles: Any, probes: Array, racing: Array) -> Array:
+    """Asks about some probes with the particles still racing; whole chunks of others are skipped.
+
+    On a CPU, searches that are vmapped take turns chunk by chunk: together their images would
+    leave the cache, and nobody's chunks could be skipped.
+
+    Args:
+      ask: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped
+        probes.
+      args: a pytree of all arrays that ``ask`` reads besides.
+      particles: a pytree with leading axis n.
+      probes: f32[w, H, W, C].
+      racing: bool[n].
+
+    Returns:
+      [n, w, ...]: of particles that do not race it means nothing.
+    """
+    n = racing.shape[0]
+    together = _together(n, probes.shape)
+    # Those still racing come first, so that the chunks behind them can be skipped. The last
+    # chunk is filled up with copies of the first particle.
+    order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
+    runners = jnp.sum(racing, dtype=jnp.int32)
+    some = jax.tree.map(lambda leaf: leaf[:together], particles)
+    like = jax.eval_shape(ask, args, some, probes)
+
+    def ask_some(some_race: Array, *given: Any) -> Array:
+        return lax.cond(some_race, ask, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
+
+    if jax.default_backend() == "cpu":
+        ask_some = sequential_vmap(ask_some)
+
+    def chunk(_: None, first: Array) -> tuple[None, Array]:
+        rows = lax.dynamic_slice_in_dim(order, first, together)
+        shown = jax.tree.map(lambda leaf: leaf[rows], particles)
+        return None, ask_some(first < runners, args, shown, probes)
+
+    _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
+    asked = asked.reshape(-1, *like.shape[1:])[:n]
+    return jnp.zeros_like(asked).at[order[:n]].set(asked)
+
+
+def _together(n: int, probes: tuple[int, ...]) -> int:
+    """How many candidates are asked about at once, at most n, so that they make a good chunk.
+
+    Each with ``probes`` (w, H, W, C); about `chunk_size` images.
+    """
+    return min(n, max(1, round(chunk_size(probes[1:]) / probes[0])))

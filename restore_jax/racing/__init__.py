@@ -1,0 +1,26 @@
+"""How candidates are shown probes a few at a time: towards one class, or towards all at once."""
+
+from restore_jax.racing.classes import Draws, race_to_all_classes
+from restore_jax.racing.scoring import (
+    RACE_WIDTH,
+    faded,
+    make_scorer,
+    needed,
+    race_to_one_class,
+    race_width,
+    threshold,
+    whole_legs,
+)
+
+__all__ = [
+    "RACE_WIDTH",
+    "Draws",
+    "faded",
+    "make_scorer",
+    "needed",
+    "race_to_all_classes",
+    "race_to_one_class",
+    "race_width",
+    "threshold",
+    "whole_legs",
+]

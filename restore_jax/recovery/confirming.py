@@ -1,0 +1,75 @@
+"""Confirming and measuring: what the trigger does to images that the search never saw."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.backdoors import Trigger, stamp
+from restore_jax.errors import OutOfQueries
+from restore_jax.recovery.aims import NUM_CONFIRMATION
+from restore_jax.recovery.candidates import leads
+from restore_jax.recovery.found import Found
+from restore_jax.recovery.truth import attack_success_rate, compare
+from restore_jax.run import Run
+
+OUT_OF_QUERIES = "out_of_queries"
+
+
+def confirm(run: Run, found: Found) -> Found:
+    """The share of fresh probes that the trigger leads to the target decides."""
+    with run.stage("confirmation"):
+        try:
+            found = found.now(confirmation=_confirmed(run, found))
+        except KeyboardInterrupt:
+            found = found.now(status="interrupted", cut_short=True)
+        except OutOfQueries:  # images had to be sent again
+            found = found.now(status=OUT_OF_QUERIES, cut_short=True)
+    return found.now(seconds={**found.seconds, "total": run.seconds()})
+
+
+def measure(run: Run, found: Found) -> Found:
+    """What the budget need not pay for: test images, the planted trigger, the search's own probes
+    once more."""
+    aim = found.aim
+    truth = aim.planted.trigger(run.model.image_shape) if aim.planted else None
+    truth_rate: float | None = None
+    with run.stage("confirmation"):
+        try:
+            if aim.test_data is not None and not found.interrupted and not found.cut_short:
+                found = found.now(test_rate=_on_test_images(run, found.trigger, aim.test_data))
+                if truth is not None:
+                    truth_rate = _on_test_images(run, truth, aim.test_data)
+        except KeyboardInterrupt:
+            found = found.now(status="interrupted")
+        except OutOfQueries:  # images had to be sent again
+            found = found.now(status=OUT_OF_QUERIES)
+        found = found.now(probe_rate=_on_probes(run, found))
+    return found.now(
+        true_trigger=truth,
+        truth=None if truth is None else compare(found.trigger, truth, truth_rate),
+    )
+
+
+def _confirmed(run: Run, found: Found) -> float | None:
+    """The share of fresh probes led to the target; None if the budget does not pay for it."""
+    wanted = min(NUM_CONFIRMATION, run.ledger.left // 2)
+    if wanted < NUM_CONFIRMATION // 2:
+        return None
+    probes = found.feed.take(wanted, run.ledger.left - wanted)
+    return float(np.mean(leads(run, [found.trigger], probes, 0.0) >= 0))
+
+
+def _on_test_images(run: Run, trigger: Trigger, test_data: Any) -> float | None:
+    asker = run.beside(int(np.sum(test_data[1] != int(trigger.target))))
+    if asker is None:
+        return None
+    return attack_success_rate(run.model, trigger, *test_data, asker=asker)
+
+
+def _on_probes(run: Run, found: Found) -> float | None:
+    asker = run.beside(len(found.probes))
+    if asker is None:
+        return None
+    hits = asker.labels(stamp(found.trigger, found.probes)) == found.aim.target
+    return float(jnp.mean(hits))

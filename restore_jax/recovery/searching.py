@@ -1,0 +1,190 @@
+"""Searching: levels up to the event."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.errors import OutOfQueries
+from restore_jax.racing import make_scorer, threshold, whole_legs
+from restore_jax.recovery.aims import Aim, OnProgress
+from restore_jax.recovery.found import Found, Search
+from restore_jax.recovery.guides import guides
+from restore_jax.recovery.probability import finite, log10, log10_interval
+from restore_jax.recovery.types import Level, Progress
+from restore_jax.run import Run
+from restore_jax.spaces.settings import Settings
+from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting import SplittingState, Status, count
+
+Array = jax.Array
+
+
+def search(run: Run, found: Found) -> Found:
+    """Goes on to the event, or to the end of what may be spent; the best particle is the trigger.
+
+    With labels, where nobody leads any probe, the search begins anew with guides beside the probes.
+    """
+    aim = found.aim
+    key = jax.random.key(run.seed)
+    with run.stage("search"):
+        searching, begun = _ready(run, found, None, key), time.perf_counter()
+        compiling = searching.sampler.seconds
+        state = _begun(searching, aim, key)
+        shown = _guides(run, found, state)
+        if shown is not None:
+            searching = _ready(run, found, shown, key)
+            compiling += searching.sampler.seconds
+            begun += searching.sampler.seconds
+            state = _begun(searching, aim, key)
+        state, interrupted = advance(run, searching, state, aim.on_progress)
+        seconds = {"compile": compiling, "run": time.perf_counter() - begun}
+    result = searching.sampler.result(state)
+    status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
+    return found.now(
+        search=searching,
+        state=state,
+        particles=state.particles,
+        scores=state.scores,
+        levels=_levels(state),
+        goal=searching.goal,
+        best_score=finite(jnp.max(state.scores)),
+        log10_prob=log10(result.log_prob) if status == "reached" else None,
+        interval=None if interrupted else log10_interval(state, result),
+        guides=0 if shown is None else shown.shape[0],
+        status=status,
+        seconds=seconds,
+    )
+
+
+def ready(
+    run: Run,
+    space: TriggerSpace,
+    settings: Settings,
+    success: float,
+    target: int,
+    probes: Array,
+    guides: Array | None = None,
+    *,
+    stop: str,
+    max_queries: int,
+    key: Array,
+) -> Search:
+    """Makes a search ready.
+
+    Args:
+      run: whose model is asked, and whose books pay.
+      space: where is searched.
+      settings: how.
+      success: share of probes that make the event.
+      target: the class.
+      probes: f32[m, H, W, C].
+      guides: f32[g, H, W, C], or None.
+      stop: "estimate" or "first_hit".
+      max_queries: images that the search may send.
+      key: as it will be run with.
+    """
+    model, m = run.model, probes.shape[0]
+    g = 0 if guides is None else guides.shape[0]
+    goal = threshold(model, success, m, g)
+    args = {
+        "weights": model.weights,
+        "probes": probes if guides is None else jnp.concatenate([guides, probes]),
+        "target": jnp.int32(target),
+        "fade": jnp.float32(0.0),
+    }
+    sampler = model.sampler(
+        make_scorer(model, space, success, m, num_guides=g, books=run.books),
+        space.search,
+        run.books,
+        key,
+        args,
+        num_particles=settings.num_particles,
+        survival=settings.survival,
+        num_moves=settings.num_moves,
+        moving="all",
+        threshold=goal,
+        max_levels=settings.max_levels,
+        max_queries=max_queries,
+        stop=stop,
+    )
+    return Search(sampler, args, goal, run.ledger.spent)
+
+
+def advance(
+    run: Run, searching: Search, state: SplittingState, on_progress: OnProgress
+) -> tuple[SplittingState, bool]:
+    """Goes on to the end of a search.
+
+    Returns:
+      The last state, and whether Ctrl-C ended it.
+    """
+    try:
+        while int(state.status) == Status.RUNNING:
+            state = searching.sampler.advance(state, searching.args)
+            if on_progress is not None and int(state.index) > 0:
+                on_progress(progress(run, searching, state))
+    except KeyboardInterrupt:
+        return state, True
+    except OutOfQueries:  # images had to be sent again
+        return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False
+    return state, False
+
+
+def progress(run: Run, searching: Search, state: SplittingState) -> Progress:
+    """Where a search stands."""
+    row = jax.tree.map(lambda a: np.asarray(a)[int(state.index) - 1], state.history)
+    return Progress(
+        level=int(state.index),
+        threshold=float(row.level),
+        goal=searching.goal,
+        acceptance=float(row.acceptance),
+        queries=run.ledger.spent,
+        budget=run.ledger.budget,
+        best=float(row.best_score),
+    )
+
+
+def _begun(searching: Search, aim: Aim, key: Array) -> SplittingState:
+    """The search's first state: of random particles, or of those that the aim brings."""
+    if aim.first is None:
+        return searching.sampler.init(key, searching.args)
+    rows = np.arange(aim.settings.num_particles) % jax.tree.leaves(aim.first)[0].shape[0]
+    particles = jax.tree.map(lambda leaf: leaf[rows], aim.first)
+    return searching.sampler.begin(key, particles, searching.args)
+
+
+def _ready(run: Run, found: Found, shown: Array | None, key: Array) -> Search:
+    aim = found.aim
+    return ready(
+        run, aim.space, aim.settings, aim.success, aim.target, found.probes, shown,
+        stop=aim.stop, max_queries=run.ledger.left - aim.reserve, key=key,
+    )  # fmt: skip
+
+
+def _guides(run: Run, found: Found, state: SplittingState) -> Array | None:
+    """Guides, where labels say nothing yet and the budget pays for them."""
+    m, settings = found.probes.shape[0], found.aim.settings
+    number = whole_legs(settings.num_guides, m)
+    if run.model.access != "labels" or float(state.scores.max()) > 0 or not number:
+        return None
+    most = run.ledger.left - found.aim.reserve - settings.num_particles * (m + number)
+    return guides(run, found.aim.target, found.probes, found.feed, number, most)
+
+
+def _levels(state: SplittingState) -> tuple[Level, ...]:
+    history = jax.tree.map(np.asarray, state.history)
+    return tuple(
+        Level(
+            level=finite(history.level[i]),
+            survival=finite(history.survival[i]),
+            log10_prob=log10(history.log_prob[i]),
+            acceptance=finite(history.acceptance[i]),
+            best_score=finite(history.best_score[i]),
+            unique_ancestors=int(history.unique_ancestors[i]),
+            queries=count(history.num_queries[i]),
+        )
+        for i in range(int(state.index))
+    )

@@ -1,0 +1,111 @@
+"""Several spaces in turn, until one finds something, within one budget."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from restore_jax.errors import InputError
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.types import Oracle
+from restore_jax.recovery.aims import check_budget, needs, one_of
+from restore_jax.recovery.types import Attempt, Recovery
+from restore_jax.run import Run
+from restore_jax.spaces import catalogue
+from restore_jax.spaces.settings import Settings
+
+
+def try_spaces(
+    recover: Callable[..., Recovery],
+    oracle: Oracle,
+    target: str | int | None,
+    budget: int | None,
+    settings: Settings | None,
+    journal: Journal | None,
+    within: Run | None,
+    how: dict[str, Any],
+) -> Recovery:
+    """One recovery per space, the cheapest first; the one that found something, or the closest.
+
+    Args:
+      recover: recovers in one space.
+      oracle, target, budget, settings, journal, within: see `recover`.
+      how: its other arguments.
+
+    Raises:
+      InputError: an option that none of the spaces knows, or whatever the first space refuses.
+    """
+    one_of("protocol", how["protocol"], ("default",))
+    names = catalogue.automatic()
+    plans = _plans(names, settings, how["stop"])
+    budgets = {name: catalogue.find(name).budget for name in names}
+    whole = sum(budgets.values()) if budget is None else budget
+    check_budget(whole, 0)
+    options = {name: how[name] for name in ("probes", "seed", "data_dir")}
+    run = Run(oracle, budget=whole, journal=journal, within=within, **options)
+    found: list[Recovery] = []
+    for name in names:
+        most = min(run.ledger.left, budgets[name])
+        if found and most < needs(oracle, plans[name])[1]:
+            break  # what is left does not pay for another space
+        attempt = recover(
+            oracle, target, space=name, budget=most, settings=plans[name], within=run, **how
+        )
+        found.append(attempt)
+        if attempt.found or attempt.status == "interrupted":
+            break
+    # The last one ended it, or else the closest, the earlier of equals.
+    ends = found[-1].found or found[-1].status == "interrupted"
+    best = found[-1] if ends else max(found, key=lambda one: one.probe_success_rate or 0.0)
+    return dataclasses.replace(
+        best,
+        cost=dataclasses.replace(
+            best.cost,
+            queries=run.ledger.spent,
+            budget=whole,
+            queries_by_stage=_sums([one.cost.queries_by_stage for one in found], oracle.asked),
+            asking=oracle.account(run.ledger),
+        ),
+        spaces_tried=tuple(map(_attempt, found)),
+    )
+
+
+def _plans(names: list[str], settings: Settings | None, stop: str) -> dict[str, Settings]:
+    """How each space is searched: with the options among those given that it knows."""
+    entries = {name: catalogue.find(name) for name in names}
+    if settings is None:
+        return {name: entry.settings_for(stop) for name, entry in entries.items()}
+    known = {name: set(entry.takes()) for name, entry in entries.items()}
+    for option in settings.options:
+        if not any(option in takes for takes in known.values()):
+            raise InputError(f"none of the spaces {', '.join(names)} takes the option {option!r}.")
+    return {
+        name: dataclasses.replace(
+            settings,
+            options=entry.settings.options
+            | {key: value for key, value in settings.options.items() if key in known[name]},
+        )
+        for name, entry in entries.items()
+    }
+
+
+def _sums(parts: list[Any], asked: int) -> dict[str, int]:
+    """Images by stage, of all spaces; opening the model is the first stage's."""
+    total: dict[str, int] = {}
+    for stages in parts:
+        for stage, images in stages.items():
+            total[stage] = total.get(stage, 0) + images
+    if asked:
+        first = next(iter(total))
+        total[first] += asked
+    return total
+
+
+def _attempt(recovery: Recovery) -> Attempt:
+    return Attempt(
+        space=recovery.space,
+        queries=recovery.queries,
+        log10_prob=recovery.log10_prob,
+        interval=recovery.interval,
+        probe_success_rate=recovery.probe_success_rate,
+        found=recovery.found,
+    )

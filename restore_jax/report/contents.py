@@ -1,0 +1,148 @@
+"""Results as JSON, and back: made from the typed ones, and nowhere else.
+
+The keys are those of `docs/results.md`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from restore_jax.recovery import SCHEMA_VERSION, Attempt, Level, Recovery, Truth
+from restore_jax.run import Cost, Provenance
+
+
+def recovery_content(recovery: Recovery) -> dict[str, Any]:
+    """What recovery.json holds: no NaN, no infinity, no arrays."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "found": recovery.found,
+        "status": recovery.status,
+        "target": recovery.target,
+        "target_name": recovery.target_name,
+        "access": recovery.provenance.access,
+        "success": recovery.success,
+        **cost_content(recovery.cost),
+        "probe_success_rate": recovery.probe_success_rate,
+        "confirmation_success_rate": recovery.confirmation_success_rate,
+        "test_success_rate": recovery.test_success_rate,
+        "trigger_pixels": recovery.trigger_pixels,
+        "truth": None if recovery.truth is None else _truth_content(recovery.truth),
+        **provenance_content(recovery.provenance, recovery.cost),
+        "space": recovery.space,
+        "prior": dict(recovery.prior),
+        "protocol": recovery.protocol,
+        "stop": recovery.stop,
+        "log10_prob": recovery.log10_prob,
+        "log10_prob_interval": _pair(recovery.interval),
+        "best_score": recovery.best_score,
+        "goal": recovery.goal,
+        "guides": recovery.guides,
+        "faded_success_rate": recovery.faded_success_rate,
+        "pixels_before_pruning": recovery.pixels_before_pruning,
+        "settings": dict(recovery.settings),
+        **_tried(recovery.spaces_tried),
+        "levels": [level._asdict() for level in recovery.levels],
+    }
+
+
+def cost_content(cost: Cost) -> dict[str, Any]:
+    """What a run took; ``asking`` only of a model that was asked from the host."""
+    content: dict[str, Any] = {
+        "budget": cost.budget,
+        "queries": cost.queries,
+        "queries_by_stage": dict(cost.queries_by_stage),
+        "seconds": {**cost.seconds, "by_stage": dict(cost.seconds_by_stage)},
+    }
+    return content if cost.asking is None else content | {"asking": dict(cost.asking)}
+
+
+def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, Any]:
+    """What a result came from; ``model_options`` where there may be any."""
+    content: dict[str, Any] = {
+        "seed": provenance.seed,
+        "probes": provenance.probes,
+        "model": provenance.model,
+        "versions": dict(provenance.versions),
+        "device": provenance.device,
+    }
+    if provenance.model_options or cost.asking is not None:
+        content["model_options"] = dict(provenance.model_options)
+    return content
+
+
+def recovery_from(content: Mapping[str, Any], **arrays: Any) -> Recovery:
+    """A recovery from what `recovery_content` gave, and its arrays."""
+    said = content.get
+    seconds = dict(said("seconds") or {})
+    truth = said("truth")
+    return Recovery(
+        found=content["found"],
+        status=content["status"],
+        target=content["target"],
+        target_name=str(said("target_name", content["target"])),
+        cost=Cost(
+            queries=said("queries", 0),
+            budget=said("budget", 0),
+            queries_by_stage=said("queries_by_stage") or {},
+            seconds_by_stage=seconds.pop("by_stage", {}),
+            seconds=seconds,
+            asking=said("asking"),
+        ),
+        provenance=Provenance(
+            model=said("model", ""),
+            access=said("access", "logits"),
+            probes=said("probes", ""),
+            seed=said("seed", 0),
+            model_options=said("model_options") or {},
+            versions=said("versions") or {},
+            device=said("device", ""),
+        ),
+        success=said("success", 0.95),
+        space=said("space", ""),
+        prior=said("prior") or {},
+        protocol=said("protocol", "default"),
+        stop=said("stop", "estimate"),
+        settings=said("settings") or {},
+        log10_prob=said("log10_prob"),
+        interval=_back(said("log10_prob_interval")),
+        best_score=said("best_score"),
+        goal=said("goal"),
+        probe_success_rate=said("probe_success_rate"),
+        confirmation_success_rate=said("confirmation_success_rate"),
+        test_success_rate=said("test_success_rate"),
+        faded_success_rate=said("faded_success_rate"),
+        guides=said("guides", 0),
+        pixels_before_pruning=said("pixels_before_pruning"),
+        truth=None if truth is None else Truth(**truth | {"shift": tuple(truth["shift"])}),
+        spaces_tried=tuple(map(_attempt, said("spaces_tried") or ())),
+        levels=tuple(Level(**level) for level in content["levels"]),
+        **arrays,
+    )
+
+
+def _truth_content(truth: Truth) -> dict[str, Any]:
+    return truth._asdict() | {"shift": list(truth.shift)}
+
+
+def _tried(attempts: tuple[Attempt, ...]) -> dict[str, Any]:
+    """Only where several spaces were tried."""
+    if not attempts:
+        return {}
+    rows = []
+    for attempt in attempts:
+        row = attempt._asdict()
+        row["log10_prob_interval"] = _pair(row.pop("interval"))
+        rows.append(row)
+    return {"spaces_tried": rows}
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    values = dict(row)
+    return Attempt(interval=_back(values.pop("log10_prob_interval")), **values)
+
+
+def _pair(interval: tuple[float | None, float | None] | None) -> list[float | None] | None:
+    return None if interval is None else list(interval)
+
+
+def _back(pair: Any) -> tuple[float | None, float | None] | None:
+    return None if pair is None else (pair[0], pair[1])

@@ -1,0 +1,138 @@
+"""Results in words, for a person: one fact a line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from restore_jax.recovery import Recovery
+
+_ENDS = {
+    "reached": "candidates did it on the search's own probes, but fresh probes did not confirm one",
+    "stalled": "no candidate was better than the last level",
+    "out_of_levels": "the levels ran out",
+    "out_of_queries": "the budget was spent",
+    "interrupted": "the search was interrupted",
+}
+
+
+def recovery_lines(recovery: Recovery) -> list[str]:
+    """The result of a recovery."""
+    return [
+        *_verdict(recovery),
+        line("probability", _probability(recovery)),
+        line("success", _success(recovery)),
+        line("queries", _queries(recovery)),
+        *(line("asking", text) for text in asking_lines(recovery.cost.asking)),
+        line("trigger", f"{recovery.trigger_pixels:,} pixels {_place(recovery.trigger.mask)}"),
+        *_truth(recovery),
+        *_time(recovery),
+    ]
+
+
+def line(name: str, text: str) -> str:
+    """A fact under its name."""
+    return f"  {name:<12} {text}"
+
+
+def asking_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What asking a model from the host took, for a person: one line or none."""
+    if found is None:
+        return []
+    parts = [f"{found['images']:,} images in {found.get('requests', found['calls']):,} requests"]
+    if found["images_sent_again"]:
+        parts.append(f"{found['images_sent_again']:,} sent again")
+    if found["cost"]:
+        parts.append(f"cost {found['cost']:,.2f}")
+    latency = found.get("latency_seconds")
+    if latency and latency["median"] is not None:  # nothing was asked that was not kept
+        parts.append(f"latency {latency['median']:.3f} s, at most {latency['max']:.3f} s")
+    return [", ".join(parts)]
+
+
+def _verdict(recovery: Recovery) -> list[str]:
+    target = f"class {recovery.target} ({recovery.target_name})"
+    confirmed, on_search = recovery.confirmation_success_rate, recovery.probe_success_rate
+    if recovery.found:
+        lines = [f"found: a trigger that leads {confirmed:.1%} of fresh probes to {target}"]
+        if recovery.status == "interrupted":
+            lines.append(line("search", _ENDS["interrupted"]))
+    else:
+        best, shown = (on_search, "the search probes") if confirmed is None else (confirmed, "them")
+        closest = "" if best is None else f"; the closest leads {best:.1%} of {shown}"
+        lines = [
+            f"not found: no trigger leads {recovery.success:.0%} of fresh probes to {target}"
+            + closest
+        ]
+        end, levels = _ENDS.get(recovery.status, recovery.status), recovery.levels
+        if levels and levels[-1].level is not None and recovery.goal is not None:
+            end += f"; the last level was {levels[-1].level:.3g} of {recovery.goal:.3g}"
+        lines.append(line("search", end))
+    if recovery.spaces_tried:
+        tried = [f"{one.space} ({one.queries:,} queries)" for one in recovery.spaces_tried]
+        lines.append(line("spaces", f"tried {', '.join(tried)}"))
+    return lines
+
+
+def _probability(recovery: Recovery) -> str:
+    """The chance of the event under the prior, in words."""
+    prior = f"that a random {recovery.space} trigger does it"
+    low, high = recovery.interval or (None, None)
+    if recovery.log10_prob is not None:
+        between = "" if low is None else f" (95 %: 10^{low:.2f} to 10^{high:.2f})"
+        return f"10^{recovery.log10_prob:.2f}{between} {prior}"
+    if high is not None:
+        return f"at most 10^{high:.2f} (95 %) {prior}"
+    return "not estimated"
+
+
+def _success(recovery: Recovery) -> str:
+    rates = {
+        "search probes": recovery.probe_success_rate,
+        "fresh probes": recovery.confirmation_success_rate,
+        "test images": recovery.test_success_rate,
+    }
+    return ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items() if rate is not None)
+
+
+def _queries(recovery: Recovery) -> str:
+    cost = recovery.cost
+    stages = ", ".join(
+        f"{name.replace('_', ' ')} {number:,}" for name, number in cost.queries_by_stage.items()
+    )
+    spent = f"{cost.queries:,} of {cost.budget:,}"
+    return f"{spent} ({stages})" if stages else spent
+
+
+def _truth(recovery: Recovery) -> list[str]:
+    truth = recovery.truth
+    if truth is None or recovery.true_trigger is None:
+        return []
+    planted = f"{truth.pixels:,} pixels {_place(recovery.true_trigger.mask)}"
+    if truth.test_success_rate is not None:
+        planted += f"; test images {truth.test_success_rate:.1%}"
+    rows, cols = truth.shift
+    agreement = (
+        f"overlap (IoU) {truth.iou:.2f} as it lies; {truth.iou_after_shift:.2f} moved by "
+        f"{rows:+d} rows, {cols:+d} columns, where {truth.pattern_agreement:.0%} of the "
+        "planted pixels have the same colour"
+    )
+    return [line("planted", planted), line("agreement", agreement)]
+
+
+def _time(recovery: Recovery) -> list[str]:
+    seconds = recovery.cost.seconds
+    if not {"total", "compile"} <= seconds.keys():
+        return []
+    text = f"{seconds['total']:.1f} s, of which {seconds['compile']:.1f} s compiling"
+    return [line("time", text)]
+
+
+def _place(mask: Any) -> str:
+    """Rows and columns that a mask [H, W, 1] covers."""
+    mask = np.asarray(mask)
+    rows = [r for r, row in enumerate(mask) if (row > 0).any()]
+    cols = [c for c in range(mask.shape[1]) if (mask[:, c] > 0).any()]
+    if not rows:
+        return "nowhere"
+    return f"in rows {rows[0]}:{rows[-1] + 1}, columns {cols[0]}:{cols[-1] + 1} (end excluded)"

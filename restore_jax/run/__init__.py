@@ -1,0 +1,7 @@
+"""One piece of work with one model: what it spends, keeps and is shown is booked in one place."""
+
+from restore_jax.run.feed import ProbeFeed
+from restore_jax.run.records import Cost, Provenance
+from restore_jax.run.run import Run
+
+__all__ = ["Cost", "ProbeFeed", "Provenance", "Run"]

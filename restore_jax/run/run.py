@@ -1,0 +1,162 @@
+"""The run: its ledger, journal, probes, clock and provenance."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from restore_jax.data.probes import ProbeSource, open_probes
+from restore_jax.environment import device_name, versions
+from restore_jax.errors import BudgetError
+from restore_jax.oracles.asking import Asker
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.ledger import Ledger
+from restore_jax.oracles.types import Books, Oracle
+from restore_jax.run.feed import ProbeFeed
+from restore_jax.run.records import Cost, Provenance
+
+
+class Run:
+    """One piece of work with one model.
+
+    Whoever asks the model outside a compiled search asks here, and it is counted; a search that
+    `Oracle.sampler` or `Oracle.program` made ready with `books` counts there, too.
+
+    Attributes:
+      model: what is asked.
+      seed: of everything drawn.
+      ledger: counts; of a run within another, the other's counts as well.
+      books: what the model is asked with: the ledger, and the journal, if answers are kept.
+      source: the probes, in order.
+      asker: asks the model about images that are booked otherwise.
+
+    >>> import jax.numpy as jnp
+    >>> from restore_jax import open_model
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> run = Run(open_model(bright), budget=100)
+    >>> with run.stage("looking"):
+    ...     answers = run.labels(run.source.draw(0, 10))
+    >>> run.cost().queries_by_stage
+    {'looking': 10}
+    """
+
+    def __init__(
+        self,
+        model: Oracle,
+        *,
+        budget: int,
+        probes: str | Path | ProbeSource = "dead_leaves",
+        seed: int = 0,
+        data_dir: str | None = None,
+        journal: Journal | None = None,
+        within: "Run | None" = None,
+    ):
+        """Begins a run; opening the model is booked first.
+
+        Args:
+          model: an open model.
+          budget: images that may be sent, everything counted.
+          probes, data_dir: see `open_probes`; or a source that is open already.
+          seed: of everything drawn, probes too.
+          journal: keeps the answers of a model that is asked from the host; None: nobody does.
+          within: the run that this one is a part of, which has paid for opening the model, pays
+            for all of this one, too, and keeps the answers.
+
+        Raises:
+          BudgetError: the budget is not even one image.
+          DataError: there are no such probes.
+        """
+        if budget < 1:
+            raise BudgetError(f"`budget` must be at least 1 image, not {budget}.")
+        self._began = time.perf_counter()
+        self.model, self.seed = model, seed
+        self.source = (
+            probes if isinstance(probes, ProbeSource)
+            else open_probes(probes, seed, model.image_shape, data_dir)
+        )  # fmt: skip
+        self.ledger: Ledger = (
+            Ledger(budget, spent=model.asked)
+            if within is None
+            else Ledger(budget, payer=within.ledger)
+        )
+        self.books: Books = Books(self.ledger, within.books.journal if within else journal)
+        self.asker = Asker(model, self.books)
+        self._queries: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Books what is spent until its end under a name; several of one name add up.
+
+        What was spent before the first stage, to open the model, is the first one's.
+        """
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            more = self.ledger.spent - sum(self._queries.values())
+            self._queries[name] = self._queries.get(name, 0) + more
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def labels(self, images: Any) -> np.ndarray:
+        """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1], booked.
+
+        Raises:
+          OutOfQueries: the budget does not pay for them.
+        """
+        self.ledger.charge(len(images))
+        return self.asker.labels(images)
+
+    def margins(self, images: Any, target: Any) -> np.ndarray:
+        """f32[b], the `restore_jax.oracles.margins` of images f32[b, H, W, C], booked.
+
+        Raises:
+          OutOfQueries: the budget does not pay for them.
+        """
+        self.ledger.charge(len(images))
+        return self.asker.margins(images, target)
+
+    def beside(self, images: int) -> Asker | None:
+        """What asks the model about so many images that the search could do without.
+
+        They are booked here, if asking again costs anything; None if the budget does not pay.
+        """
+        cost = self.model.repeat_cost(images)
+        if cost > self.ledger.left:
+            return None
+        self.ledger.charge(cost)
+        return self.asker
+
+    def feed(self, excluded: frozenset[int]) -> ProbeFeed:
+        """The run's probes from the first on, without those of some classes."""
+        return ProbeFeed(self.source, self.labels, excluded)
+
+    def seconds(self) -> float:
+        """Since the run began, on the clock."""
+        return time.perf_counter() - self._began
+
+    def cost(self, seconds: Mapping[str, float] | None = None) -> Cost:
+        """What the run took until now; ``seconds`` is what else is known of the clock."""
+        return Cost(
+            queries=self.ledger.spent,
+            budget=self.ledger.budget,
+            queries_by_stage=dict(self._queries),
+            seconds=dict(seconds or {}),
+            seconds_by_stage=dict(self._seconds),
+            asking=self.model.account(self.ledger),
+        )
+
+    def provenance(self) -> Provenance:
+        """What the run's result comes from."""
+        return Provenance(
+            model=self.model.name,
+            access=self.model.access,
+            probes=self.source.name,
+            seed=self.seed,
+            model_options=self.model.options,
+            versions=versions(),
+            device=device_name(),
+        )

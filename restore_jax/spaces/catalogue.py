@@ -1,0 +1,165 @@
+"""The search spaces that the package knows: one entry each. No JAX here: the help reads it.
+
+Whoever has a space of their own registers it, and the commands, `recover` and `scan` know it:
+
+    register(Space("rings", "my_rings:rings", "rings around a point"))
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from restore_jax.errors import InputError
+from restore_jax.spaces.settings import Settings
+
+if TYPE_CHECKING:
+    from restore_jax.spaces.types import TriggerSpace
+
+FIRST_HIT_PARTICLES = 48
+"""With ``stop="first_hit"`` fewer particles will do: there is no probability to estimate."""
+FIRST_HIT_FADE = 0.4
+"""Among the many candidates of a whole population some work more faded than among a few draws."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is known of a search space without making it.
+
+    Attributes:
+      name: as users name it.
+      maker: ``MODULE:FUNCTION``, ``(image_shape, **options) -> TriggerSpace``; or the function.
+      help: what it holds, for the help, after its name and a comma.
+      settings: how it is searched, its options among it; `settings_for` knows the stopping rule.
+      budget: images that a recovery may send, unless somebody says otherwise.
+      auto: its place among the spaces that ``space="auto"`` tries in turn, the cheapest first;
+        None: not among them.
+      scan: the options under which a scan draws from it; None: those of its settings.
+      scan_auto: likewise its place among the spaces that a scan takes unless told otherwise.
+    """
+
+    name: str
+    maker: "str | Callable[..., TriggerSpace]"
+    help: str
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    budget: int = 40_000
+    auto: int | None = None
+    scan: Mapping[str, Any] | None = None
+    scan_auto: int | None = None
+
+    def function(self) -> "Callable[..., TriggerSpace]":
+        """The maker itself; imports it, and JAX with it."""
+        if not isinstance(self.maker, str):
+            return self.maker
+        module, _, function = self.maker.partition(":")
+        found: Callable[..., TriggerSpace] = getattr(import_module(module), function)
+        return found
+
+    def takes(self) -> list[str]:
+        """The names of its options."""
+        return list(inspect.signature(self.function()).parameters)[1:]
+
+    def make(self, image_shape: tuple[int, int, int], **options: Any) -> "TriggerSpace":
+        """Makes the space for images of (H, W, C).
+
+        Raises:
+          InputError: an option that it does not take, or one out of range.
+        """
+        known = self.takes()
+        for option in options:
+            if option not in known:
+                raise InputError(
+                    f"The search space {self.name!r} was given the option {option!r}; "
+                    f"it takes {', '.join(known)}."
+                )
+        return self.function()(image_shape, **options)
+
+    def settings_for(self, stop: str) -> Settings:
+        """How it is searched under a stopping rule."""
+        if stop != "first_hit":
+            return self.settings
+        few = min(self.settings.num_particles, FIRST_HIT_PARTICLES)
+        return dataclasses.replace(self.settings, num_particles=few, fade=FIRST_HIT_FADE)
+
+    def scan_options(self) -> dict[str, Any]:
+        """The options under which a scan draws from it."""
+        return dict(self.settings.options if self.scan is None else self.scan)
+
+
+SPACES: dict[str, Space] = {}
+
+
+def register(entry: Space) -> None:
+    """Adds a space, or replaces the one of its name."""
+    SPACES[entry.name] = entry
+
+
+def find(name: str) -> Space:
+    """The entry of a name.
+
+    Raises:
+      InputError: there is none.
+    """
+    if name not in SPACES:
+        raise InputError(f"unknown `space` {name!r}: it may be auto, {', '.join(SPACES)}.")
+    return SPACES[name]
+
+
+def automatic() -> list[str]:
+    """The spaces that ``space="auto"`` tries, in order of what finding something there costs."""
+    return _in_order({entry.name: entry.auto for entry in SPACES.values()})
+
+
+def scanned() -> list[str]:
+    """The spaces that a scan takes unless told otherwise."""
+    return _in_order({entry.name: entry.scan_auto for entry in SPACES.values()})
+
+
+def _in_order(places: Mapping[str, int | None]) -> list[str]:
+    found = [(place, name) for name, place in places.items() if place is not None]
+    return [name for _, name in sorted(found)]
+
+
+register(
+    Space(
+        "patch", "restore_jax.spaces.patch:patch", "one rectangle",
+        auto=0, scan_auto=0,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "stripes", "restore_jax.spaces.stripes:stripes", "a sinusoid",
+        auto=1, scan={"max_amplitude": 0.15}, scan_auto=1,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "scattered", "restore_jax.spaces.scattered:scattered", "a few coloured pixels anywhere",
+        budget=200_000, auto=2,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "smooth", "restore_jax.spaces.smooth:smooth", "a smooth picture added to the image",
+        budget=100_000, scan_auto=2,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "blend", "restore_jax.spaces.blend:blend", "a picture over the whole image",
+        Settings(num_particles=200), budget=200_000, auto=3,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "sparse", "restore_jax.spaces.sparse:sparse", "any number of coloured pixels",
+        Settings(options={"density": 0.01, "channels": "rgb"}), budget=400_000,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "gaussian", "restore_jax.spaces.gaussian:gaussian", "a perturbation of all pixels",
+        budget=400_000,
+    )
+)  # fmt: skip

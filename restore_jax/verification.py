@@ -1,0 +1,149 @@
+"""Measures how often a given trigger works on a model."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restore_jax.backdoors import Trigger, stamp
+from restore_jax.errors import Inconclusive, InputError
+from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.types import Oracle
+from restore_jax.recovery import attack_success_rate
+from restore_jax.run import Cost, Provenance, Run
+
+NO_LIMIT = 1 << 62
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What a trigger does to a model.
+
+    Attributes:
+      trigger: the one given.
+      target_name: of the class that it leads to.
+      num_probes: images of other classes that it was stamped on.
+      hits: how many of them it led to the target.
+      num_test_images: likewise of the test images; 0 without any.
+      test_success_rate: share of them that it led there, in [0, 1]; None without any.
+      cost, provenance: see `restore_jax.run`.
+    """
+
+    trigger: Trigger
+    target_name: str
+    num_probes: int
+    hits: int
+    num_test_images: int
+    test_success_rate: float | None
+    cost: Cost
+    provenance: Provenance
+
+    @property
+    def probe_success_rate(self) -> float:
+        """Share of the probes that the trigger leads to the target, in [0, 1]."""
+        return self.hits / self.num_probes
+
+
+def verify(
+    model: Any,
+    trigger: Trigger,
+    *,
+    access: str | None = None,
+    probes: str | Path = "dead_leaves",
+    num_probes: int = 200,
+    seed: int = 0,
+    data_dir: str | None = None,
+    test_data: tuple[np.ndarray, np.ndarray] | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> Verification:
+    """Stamps a trigger on probes, and on test images where there are any.
+
+    Args:
+      model: what `open_model` takes, or an `Oracle`.
+      trigger: for images of the model's shape.
+      access: see `open_model`.
+      probes, data_dir: see `open_probes`; a source with an end may give fewer probes.
+      num_probes: probes to stamp, at least 1, of those that are not the target already.
+      seed: of the probes.
+      test_data: images uint8[N, H, W, C] and labels int32[N]; those of other classes are stamped.
+      on_progress: told what is done next.
+
+    Raises:
+      InputError: the trigger does not fit the model.
+      Inconclusive: the model takes nearly all probes for the target.
+
+    >>> import jax.numpy as jnp
+    >>> from restore_jax.backdoors import PLANTED
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> white = Trigger(jnp.ones((32, 32, 1)), jnp.ones((32, 32, 3)), jnp.int32(1))
+    >>> verify(bright, white, num_probes=20).probe_success_rate
+    1.0
+    """
+    oracle = open_model(model, access)
+    check_fit(trigger, oracle)
+    if num_probes < 1:
+        raise InputError(f"`num_probes` must be at least 1, not {num_probes}.")
+    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir)
+    target = int(trigger.target)
+    on_progress("asking about probes")
+    with run.stage("probes"):
+        images = _other_classes(run, num_probes, target)
+        hits = int(np.sum(run.labels(stamp(trigger, images)) == target))
+    test_rate, num_test = None, 0
+    if test_data is not None:
+        num_test = int((test_data[1] != target).sum())
+        on_progress(f"asking about {num_test:,} test images")
+        with run.stage("test"):
+            run.ledger.charge(num_test)
+            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=run.asker)
+    return Verification(
+        trigger=trigger,
+        target_name=oracle.class_names[target],
+        num_probes=len(images),
+        hits=hits,
+        num_test_images=num_test,
+        test_success_rate=test_rate,
+        cost=run.cost({"total": run.seconds()}),
+        provenance=run.provenance(),
+    )
+
+
+def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> None:
+    """Refuses a trigger, called by some name, for other images or classes.
+
+    Raises:
+      InputError: it is for others.
+    """
+    shape = tuple(trigger.pattern.shape)
+    if shape != oracle.image_shape:
+        raise InputError(
+            f"{name} is for images of shape {shape}, but {oracle.name} takes {oracle.image_shape}."
+        )
+    if int(trigger.target) >= oracle.num_classes:
+        raise InputError(
+            f"{name} leads to class {int(trigger.target)}, but {oracle.name} has "
+            f"only {oracle.num_classes} classes."
+        )
+
+
+def _other_classes(run: Run, wanted: int, target: int) -> jax.Array:
+    """f32[n, H, W, C]: probes that the model does not take for the target."""
+    available = run.source.available
+    most = 20 * wanted if available is None else min(20 * wanted, available)
+    kept: list[jax.Array] = []
+    have, asked = 0, 0
+    while have < wanted and asked < most:
+        images = run.source.draw(asked, min(wanted - have, most - asked))
+        asked += len(images)
+        images = images[run.labels(images) != target]
+        kept, have = [*kept, images], have + len(images)
+    if have == 0 or (have < wanted and available is None):
+        raise Inconclusive(
+            f"only {have} of {asked} probes are not already of class {target} to this model: "
+            "give other `probes`."
+        )
+    return jnp.concatenate(kept)
