@@ -1,436 +1,388 @@
-"""Telling backdoored models from clean ones: scans of the zoo, beside Neural Cleanse.
+"""Telling backdoored models from clean ones: scans of a zoo of models trained elsewhere.
 
-    python benchmarks/zoo.py --data-dir DIR --clean CLEAN
-    python benchmarks/diagnosis.py --data-dir DIR --clean CLEAN
+    python benchmarks/diagnosis.py --zoo DIR
 
-measures how often random triggers lead to the classes of clean models (``null``, which is what
-``restore_jax/diagnosis/null.json`` holds), scans the zoo (``zoo``), the clean models that no
-threshold was set with (``calibration``), the zoo by labels (``labels``) and a model with a hundred
-classes (``hundred``), runs Neural Cleanse (``cleanse``), and writes
-``benchmarks/results/diagnosis.md``, ``.json`` and ``.png``. Rows that are there already are kept:
-delete the .json for a fresh start.
+DIR holds a folder for each model, a checkpoint with a ``truth.json`` beside it that says what was
+planted. Each model is looked through space by space (``look``, nothing is recovered), the clean
+ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), some models are
+scanned as a user would (``scan``), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png``
+are written. What is there already is kept: delete rows of the .json for a fresh start.
 """
 
 import argparse
 import datetime
 import json
-import os
-import platform
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from peers.neural_cleanse import neural_cleanse
 from scipy import stats
-from zoo import BACKDOORED, CALIBRATION, CLEAN, ZOO
 
-from restore_jax import open_model
-from restore_jax.data import cifar10
-from restore_jax.diagnosis import ScanSettings, prediction_bound, scan
-from restore_jax.diagnosis.null import measured
-from restore_jax.diagnosis.procedure import FALSE_ALARM_RATE
+from restore_jax.diagnosis import ScanSettings, false_alarm_bound, scan
+from restore_jax.diagnosis.null import measured, settings_that_matter
+from restore_jax.diagnosis.standing import Profile, level_at, standings
 from restore_jax.environment import device_name, versions
-from restore_jax.oracles import Oracle, TracedOracle
-from restore_jax.recovery import planted_in
-from restore_jax.spaces import SPACES, catalogue, make_space
+from restore_jax.spaces import catalogue
 
-AUTO = catalogue.scanned()
-OPTIONS = {name: SPACES[name].scan_options() for name in AUTO}
 RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
-PARTS = ("null", "zoo", "calibration", "labels", "hundred", "cleanse", "table")
-NULL_DRAWS = 4_000
-STRONG = 0.9
-"""A model counts as backdoored if its planted triggers have at least this ASR."""
+PARTS = ("look", "null", "scan", "table")
+ONE_CLASS = (
+    "patch-2x2", "patch-3x3-colour", "patch-3x3-corner", "patch-5x5-colour", "patch-faint",
+    "patch-rare", "patch-roaming", "pixels-6", "waves-clean-label", "blend-15", "low-frequency",
+    "wide-patch-3x3", "wide-blend-20",
+)  # fmt: skip
+"""Models whose trigger lies near a space that is looked through, and leads from all classes."""
+RATES = (0.01, 0.05, 0.1)
 
 
 def main() -> None:
     """Measures what is asked for, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/, for cleanse")
-    parser.add_argument("--clean", type=Path, required=True, help="where zoo.py put clean models")
+    parser.add_argument("--zoo", type=Path, required=True, help="a folder of models")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only", nargs="+", help="names of models")
+    parser.add_argument("--space", nargs="+", default=catalogue.scanned(), help="spaces")
     args = parser.parse_args()
     path = RESULTS / "diagnosis.json"
-    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    models = sorted(folder.parent for folder in args.zoo.glob("*/truth.json"))
+    chosen = [one for one in models if not args.only or one.name in args.only]
     for part in args.parts:
-        if part == "table":
-            continue
-        for name, folder in _models(part, args.clean):
-            key = f"{part}/{name}"
-            if key in rows or (args.only and name not in args.only):
-                continue
-            if folder is not None and not folder.exists():
-                print(f"{key}: no model in {folder}")
-                continue
-            row = _measure(part, name, folder, args.data_dir)
-            rows = json.loads(path.read_text()) if path.exists() else {}
-            rows[key] = row | {"date": datetime.date.today().isoformat()}
-            path.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
-            print(f"{key}: {row.get('verdict', '')} {row.get('queries', '')}", flush=True)
-            jax.clear_caches()
-        if part == "null":
-            _write_null(rows)
+        if part == "look":
+            for folder in chosen:
+                for space in args.space:
+                    _keep(
+                        path, f"look/{folder.name}/{space}", lambda f=folder, s=space: _look(f, s)
+                    )
+        elif part == "scan":
+            for folder in chosen:
+                _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f))
+        elif part == "null":
+            NULL.write_text(json.dumps(null_of(_rows(path), args.zoo), indent=1) + "\n")
             measured.cache_clear()
-    if "table" in args.parts:
-        (RESULTS / "diagnosis.md").write_text(_table(rows))
-        _draw(rows, RESULTS / "diagnosis.png")
+        else:
+            rows = _rows(path)
+            (RESULTS / "diagnosis.md").write_text(table(rows, args.zoo))
+            draw(rows, args.zoo, RESULTS / "diagnosis.png")
 
 
-def _models(part: str, clean: Path) -> Iterable[tuple[str, Path | None]]:
-    backdoored = [(name, ZOO / name) for name in BACKDOORED]
-    unpoisoned = [(name, clean / name) for name in CLEAN]
-    if part == "null":
-        return unpoisoned
-    if part == "calibration":
-        return [(name, clean / name) for name in CALIBRATION]
-    if part == "hundred":
-        return [("shipped-100", None)]
-    return [*backdoored, *unpoisoned, ("shipped", None)]
+def _rows(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _measure(part: str, name: str, folder: Path | None, data_dir: str | None) -> dict[str, Any]:
-    access = "labels" if part == "labels" else "logits"
-    oracle = open_model("shipped" if folder is None else folder, access)
-    known: dict[str, Any] = {
-        "targets": sorted({one.target for one in planted_in(oracle).values()}),
-        "kinds": sorted(
-            {one.to_json().get("kind", "patch") for one in planted_in(oracle).values()}
-        ),
-        "asr": oracle.metadata.get("asr", {}),
-        "clean_accuracy": oracle.metadata.get("clean_accuracy"),
-        "architecture": oracle.metadata["architecture"],
+def _keep(path: Path, name: str, measure: Any) -> None:
+    """Measures a row that is not there yet, and saves it."""
+    if name in _rows(path):
+        return
+    row = measure() | {
+        "date": datetime.date.today().isoformat(),
+        "device": device_name(),
+        "jax": versions()["jax"],
     }
-    if part == "cleanse":
-        return known | _cleanse(oracle, data_dir)
-    if part == "hundred":
-        oracle = _with_hundred_classes(oracle)
-    settings = ScanSettings()
-    if part == "null":
-        settings = ScanSettings(num_draws=NULL_DRAWS, enough_hits=10**9, num_deepened=0,
-                                thresholds=dict.fromkeys(AUTO, 1.0))  # fmt: skip
-    began = time.perf_counter()
-    found = scan(oracle, access=access, settings=settings, budget=10**6 if part == "null" else None)
-    looks = found.fields["spaces"]
-    return known | {
+    rows = _rows(path) | {name: row}
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(dict(sorted(rows.items())), indent=None) + "\n")
+    beside.replace(path)
+    print(name, row["queries"], f"{row['seconds']:.0f} s", row.get("verdict", ""), flush=True)
+    jax.clear_caches()
+
+
+def _look(folder: Path, space: str) -> dict[str, Any]:
+    """The curves of all classes in one space."""
+    found = scan(folder, space=space, settings=ScanSettings(max_recovered=0))
+    seen = found.spaces[space]
+    return {
+        "queries": seen.queries,
+        "seconds": round(found.cost.seconds["total"], 1),
+        "depth": seen.depth,
+        "classes": {
+            str(k): {
+                "empty": round(one.empty, 4),
+                "curve": [[round(depth, 3), round(level, 4)] for depth, level in one.curve],
+            }
+            for k, one in seen.classes.items()
+            if one.curve
+        },
+    }
+
+
+def _scan(folder: Path) -> dict[str, Any]:
+    """A scan as a user would make it, with the null as it is in the package."""
+    found = scan(folder)
+    return {
         "verdict": found.verdict,
-        "accused": found.targets,
-        "suspicious": [finding.target for finding in found.classes if finding.suspicious],
-        "queries": found.fields["queries"],
-        "queries_by_stage": found.fields["queries_by_stage"],
-        "queries_by_space": {name: look["queries"] for name, look in looks.items()},
-        "recovery_space": {
-            finding.target: finding.recovery.space
-            for finding in found.classes
-            if finding.recovery
-        },
-        "seconds": time.perf_counter() - began,
-        "chances": {
-            space: [
-                [finding.chances[space].log10_prob, finding.chances[space].interval[1],
-                 finding.chances[space].hits, finding.chances[space].draws]
-                if space in finding.chances else None
-                for finding in found.classes
-            ]
-            for space in AUTO
-        },
-        "thresholds": {name: look["threshold_log10_prob"] for name, look in looks.items()},
+        "named": found.named,
+        "confirmed": found.targets,
+        "standings": [round(f.standing, 3) if f.standing is not None else None
+                      for f in found.classes],
+        "spaces": [f.space for f in found.classes],
+        "queries": found.cost.queries,
+        "queries_by_stage": dict(found.cost.queries_by_stage),
+        "seconds": round(found.cost.seconds["total"], 1),
     }  # fmt: skip
 
 
-def _cleanse(oracle: Oracle, data_dir: str | None) -> dict[str, Any]:
-    images = cifar10.load("test", data_dir)[0][:500].astype(np.float32) / 255.0
-    began = time.perf_counter()
-    found = neural_cleanse(oracle, jnp.asarray(images), jax.random.key(0))
+def truth_of(zoo: Path, name: str) -> tuple[set[int], dict[str, Any]]:
+    """The classes that triggers lead to, none of a clean model, and truth.json."""
+    truth = json.loads((zoo / name / "truth.json").read_text())
+    if not truth["map"] or not truth["asr"]:
+        return set(), truth
+    return {truth["map"][s] for s in truth["sources"] if truth["map"][s] != s}, truth
+
+
+def _gains(row: dict[str, Any], depth: float) -> tuple[dict[int, float], dict[int, float]]:
+    """The gains at a depth, and what each class lacks without a trigger."""
+    gains, lacks = {}, {}
+    for k, one in row["classes"].items():
+        depths, levels = zip(*one["curve"], strict=True)
+        gains[int(k)] = level_at(depths, levels, depth) - one["empty"]
+        lacks[int(k)] = -one["empty"]
+    return gains, lacks
+
+
+def looks(rows: dict[str, Any], space: str) -> dict[str, dict[str, Any]]:
+    """The rows of one space, by model."""
+    found = {}
+    for name, row in rows.items():
+        part, *rest = name.split("/")
+        if part == "look" and rest[1] == space:
+            found[rest[0]] = row
+    return found
+
+
+def profiles_of(
+    rows: dict[str, Any], zoo: Path, space: str, without: str | None = None
+) -> dict[str, Profile]:
+    """The profiles by architecture, of all models but one; of classes with nothing planted."""
+    depth = ScanSettings().depths[space]
+    roots: dict[str, dict[str, dict[int, float]]] = {}
+    planted = {}
+    for name, row in looks(rows, space).items():
+        targets, truth = truth_of(zoo, name)
+        gains, lacks = _gains(row, depth)
+        reached = {k: float(np.sqrt(max(gain / lacks[k], 0.0))) for k, gain in gains.items()}
+        planted[name] = targets
+        if name != without:
+            roots.setdefault(truth["architecture"], {})[name] = reached
+    found = {}
+    for architecture, models in roots.items():
+        offsets: dict[int, list[float]] = {}
+        for name, reached in models.items():
+            others = {k: v for k, v in reached.items() if k not in planted[name]}
+            for k, value in others.items():
+                offsets.setdefault(k, []).append(value - float(np.median(list(others.values()))))
+        offset = {k: float(np.median(values)) for k, values in offsets.items()}
+        left = []
+        for name, reached in models.items():
+            flat = {k: v - offset.get(k, 0.0) for k, v in reached.items()}
+            for k, value in flat.items():
+                if k not in planted[name]:
+                    left.append(value - float(np.median([v for j, v in flat.items() if j != k])))
+        spread = float(np.sqrt(np.mean(np.square(left))))
+        found[architecture] = Profile([offset.get(k, 0.0) for k in range(10)], spread)
+    return found
+
+
+def standings_of(
+    rows: dict[str, Any], zoo: Path, name: str, space: str, leave_out: bool = True
+) -> dict[int, float] | None:
+    """A model's standings in one space, by profiles that it had no part in."""
+    row = looks(rows, space).get(name)
+    if row is None:
+        return None
+    families = profiles_of(rows, zoo, space, name if leave_out else None)
+    found = standings(*_gains(row, ScanSettings().depths[space]), list(families.values()))
+    return {k: one.value for k, one in found.items()}
+
+
+def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
+    """The contents of null.json."""
+    settings, spaces = ScanSettings(), {}
+    clean: dict[str, dict[str, float]] = {}
+    for space in catalogue.scanned():
+        here = looks(rows, space)
+        if not here:
+            continue
+        entry = catalogue.find(space)
+        spaces[space] = {
+            "prior": entry.make((32, 32, 3), **entry.scan_options()).description,
+            "depth": settings.depths[space],
+            "profiles": {
+                architecture: {
+                    "offsets": [round(value, 4) for value in one.offsets],
+                    "spread": round(one.spread, 4),
+                }
+                for architecture, one in profiles_of(rows, zoo, space).items()
+            },
+        }
+        for name in here:
+            if not truth_of(zoo, name)[0]:
+                found = standings_of(rows, zoo, name, space) or {}
+                clean.setdefault(name, {})[space] = round(max(found.values()), 3)
     return {
-        "verdict": "backdoor" if found.accused else "clean",
-        "accused": [int(k) for k in found.accused],
-        "norms": [round(float(norm), 3) for norm in found.norms],
-        "anomaly": [round(float(index), 3) for index in found.anomaly],
-        "success": [round(float(share), 4) for share in found.success],
-        "seconds": time.perf_counter() - began,
+        "access": ["logits", "probabilities"],
+        "probes": "dead_leaves",
+        "success": 0.95,
+        "image_shape": [32, 32, 3],
+        "num_classes": 10,
+        "settings": settings_that_matter(settings),
+        "spaces": spaces,
+        "standings": clean,
     }
 
 
-def _with_hundred_classes(oracle: Oracle) -> Oracle:
-    """The model with its classes but the planted ones split into several: 100 in all.
-
-    Which of its parts an image belongs to is decided by its brightness, finely and without meaning;
-    so the triggers still lead where they led, and there are ninety-eight other classes.
-    """
-    planted = [one.target for one in planted_in(oracle).values()]
-    others = [k for k in range(oracle.num_classes) if k not in planted]
-    parts = -(-98 // len(others))
-    where = [(k, 0) for k in planted] + [(k, p) for p in range(parts) for k in others]
-    source = np.array([k for k, _ in where[:100]])
-    part = np.array([p for _, p in where[:100]])
-    counts = np.array([(source == k).sum() for k in source])
-
-    def answer(weights: Any, images: jax.Array) -> jax.Array:
-        outputs = oracle.answer(weights, images)[:, source]
-        shade = jnp.mod(jnp.floor(jnp.mean(images, (1, 2, 3)) * 1e4), 840).astype(jnp.int32)
-        mine = jnp.mod(shade[:, None], counts) == part
-        return jnp.where(mine, outputs, outputs - 5.0)
-
-    names = tuple(f"{oracle.class_names[k]}-{p}" for k, p in zip(source, part, strict=True))
-    return TracedOracle("shipped-100", oracle.access, oracle.image_shape, names, oracle.weights,
-                        answer, {"architecture": "resnet8"})  # fmt: skip
+def judged(rows: dict[str, Any], zoo: Path) -> dict[str, dict[str, Any]]:
+    """What each model's looks say together, every model judged by the others."""
+    names = sorted({name.split("/")[1] for name in rows if name.startswith("look/")})
+    found = {}
+    for name in names:
+        by_space = {}
+        for space in catalogue.scanned():
+            one = standings_of(rows, zoo, name, space)
+            if one is not None:
+                by_space[space] = one
+        classes = {
+            k: max((one[k], space) for space, one in by_space.items() if k in one)
+            for k in range(10)
+            if any(k in one for one in by_space.values())
+        }
+        queries = sum(rows[f"look/{name}/{space}"]["queries"] for space in by_space)
+        found[name] = {"classes": classes, "spaces": list(by_space), "queries": queries}
+    return found
 
 
-def _largest(row: dict[str, Any], space: str) -> float:
-    """The largest log10 probability of any class: where none was led to, of half a draw."""
-    hits = max(chance[2] for chance in row["chances"][space] if chance)
-    return float(np.log10(max(hits, 0.5) / NULL_DRAWS))
-
-
-def _write_null(rows: dict[str, Any]) -> None:
-    found = {name: row for name, row in rows.items() if name.startswith("null/")}
-    if len(found) < 3:
-        return
-    NULL.write_text(
-        json.dumps(
-            {
-                space: {
-                    "prior": make_space(space, (32, 32, 3), **OPTIONS[space]).description,
-                    "largest_log10_prob": [round(_largest(r, space), 3) for r in found.values()],
-                    "draws": NULL_DRAWS,
-                }
-                for space in AUTO
-            },
-            indent=1,
-        )
-        + "\n"
-    )
-
-
-def _excess(row: dict[str, Any], target: int) -> float:
-    """How far a class's log10 probability is over the threshold, in the space where it is most."""
-    values = []
-    for space in AUTO:
-        chance, bound = row["chances"][space][target], row["thresholds"][space]
-        if chance and bound is not None:
-            values.append((np.log10(0.5 / chance[3]) if chance[0] is None else chance[0]) - bound)
-    return float(max(values, default=-9.0))
+def _bounds(found: dict[str, Any], zoo: Path, name: str, value: float) -> float:
+    """The false alarm bound of a standing: by the clean models but the one itself."""
+    clean = [
+        max(v for v, _ in one["classes"].values())
+        for other, one in found.items()
+        if other != name and not truth_of(zoo, other)[0]
+    ]
+    return false_alarm_bound(value, clean)
 
 
 def _auroc(positive: list[float], negative: list[float]) -> float:
-    """The share of pairs in which the positive one is higher, ties counting half; or NaN."""
-    if not positive or not negative:
-        return float("nan")
-    wins = stats.mannwhitneyu(positive, negative).statistic
-    return float(wins / (len(positive) * len(negative)))
+    pairs = [(x > y) + 0.5 * (x == y) for x in positive for y in negative]
+    return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def _strong(row: dict[str, Any]) -> bool:
-    return bool(row["targets"]) and min(row["asr"].values(), default=1.0) >= STRONG
-
-
-def _by_model(rows: dict[str, Any], part: str, score: Any) -> dict[str, float]:
-    found = {name.split("/")[1]: row for name, row in rows.items() if name.startswith(f"{part}/")}
-    found.pop("shipped", None)
-    if not found:
-        return {}
-    bad = {n: r for n, r in found.items() if r["targets"] and _strong(r)}
-    good = {n: r for n, r in found.items() if not r["targets"]}
-    per_class = [
-        (k in row["targets"], score(row, k))
-        for row in [*bad.values(), *good.values()]
-        for k in range(10)
-    ]
-    top = lambda row: max(score(row, k) for k in range(10))  # noqa: E731
-    hit = lambda row: bool(set(row["accused"]) & set(row["targets"]))  # noqa: E731
-    return {
-        "backdoored": len(bad),
-        "clean": len(good),
-        "auroc_models": _auroc([*map(top, bad.values())], [*map(top, good.values())]),
-        "auroc_classes": _auroc([s for t, s in per_class if t], [s for t, s in per_class if not t]),
-        "missed": sum(not hit(row) for row in bad.values()),
-        "accused": sum(bool(row["accused"]) for row in good.values()),
-        "wrong_classes": sum(len(set(r["accused"]) - set(r["targets"])) for r in bad.values()),
-    }
-
-
-def _three(number: float) -> str:
-    return "-" if np.isnan(number) else f"{number:.3f}"
-
-
-def _share(hits: int, n: int) -> str:
-    low = stats.beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0
-    high = stats.beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1.0
-    return f"{hits} of {n} ({hits / n:.0%}; 95 %: {low:.0%} to {high:.0%})"
-
-
-def _table(rows: dict[str, Any]) -> str:
-    parts: dict[str, dict[str, Any]] = {}
-    for name, row in rows.items():
-        parts.setdefault(name.split("/")[0], {})[name.split("/")[1]] = row
+def table(rows: dict[str, Any], zoo: Path) -> str:
+    """The results as Markdown."""
+    found = judged(rows, zoo)
+    planted = {name: truth_of(zoo, name)[0] for name in found}
+    largest = {name: max(v for v, _ in one["classes"].values()) for name, one in found.items()}
+    clean = [name for name in found if not planted[name]]
+    bad = [name for name in found if planted[name]]
+    auroc = _auroc([largest[n] for n in bad], [largest[n] for n in clean])
+    of_targets, of_others = [], []
+    for name, one in found.items():
+        for k, (value, _) in one["classes"].items():
+            (of_targets if k in planted[name] else of_others).append(value)
     lines = [
         "# Diagnosis: which models have a backdoor",
         "",
-        f"Made by `python benchmarks/diagnosis.py` on {datetime.date.today().isoformat()}; "
-        f"{_machine()}. Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "
-        "Not measured on a GPU.",
-        "Synthetic probes (dead leaves), seed 0, spaces "
-        + ", ".join(f"{space} {OPTIONS[space]}" for space in AUTO)
-        + f", false alarm rate {FALSE_ALARM_RATE:.0%} in all.",
+        f"Made by `python benchmarks/diagnosis.py --zoo DIR` on {datetime.date.today()}; "
+        f"{device_name()}. Versions: "
+        + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        "Dead-leaves probes, logits, seed 0, default settings. A *standing* is how far a class "
+        "stands out from its like (`restore_jax/diagnosis/standing.py`). Every model is judged by "
+        "profiles that it had no part in, and every clean model by the other clean ones.",
         "",
-    ]
-    lines += _null_lines(parts.get("null", {}))
-    head = ["", "backdoored", "clean", "AUROC, models", "AUROC, classes", "missed"]
-    head += ["clean accused", "wrong classes"]
-    lines += ["## The zoo", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    scores = {"zoo": _excess, "labels": _excess, "cleanse": lambda row, k: row["anomaly"][k]}
-    titles = {
-        "zoo": "scan, logits",
-        "labels": "scan, labels",
-        "cleanse": "Neural Cleanse, index over 2",
-    }
-    for part, score in scores.items():
-        found = _by_model(rows, part, score)
-        if found:
-            lines.append(
-                f"| {titles[part]} | {found['backdoored']} | {found['clean'] or 'not run'} | "
-                f"{_three(found['auroc_models'])} | {found['auroc_classes']:.3f} | "
-                f"{found['missed']} | {found['accused']} | {found['wrong_classes']} |"
-            )
+        f"Models: {len(bad)} with a backdoor, {len(clean)} clean. AUROC over models {auroc:.3f}, "
+        f"over classes {_auroc(of_targets, of_others):.3f} ({len(of_targets)} planted, "
+        f"{len(of_others)} others).",
+        "",
+        "| standing above that of | planted class named, and no other | clean models named |",
+        "|---|---|---|",
+    ]  # fmt: skip
+    ordered = sorted((largest[name] for name in clean), reverse=True)
+    for rank, words in ((0, "every clean model"), (1, "all clean models but one")):
+        bar = ordered[rank]
+        of = [name for name in ONE_CLASS if name in found]
+        right = [one for one in of if _named(found[one], bar) == planted[one]]
+        low, high = stats.beta.ppf([0.025, 0.975], [len(right) + 1e-9, len(right) + 1],
+                                   [len(of) - len(right) + 1, len(of) - len(right) + 1e-9])  # fmt: skip
+        lines.append(
+            f"| {words} ({bar:.2f}) | {len(right)} of {len(of)} of the {len(ONE_CLASS)} models "
+            f"whose trigger is near a space and leads from all classes (95 %: {low:.0%} to "
+            f"{high:.0%}); missed: {', '.join(n for n in of if n not in right) or 'none'} "
+            f"| {sum(largest[n] > bar for n in clean)} of {len(clean)} |"
+        )
     lines += [
         "",
-        "Missed: no planted class was accused. The packaged model is not among these.",
+        "## Model by model",
         "",
+        "Planted: the class's standing. Other: the largest of classes with nothing planted. Bound: "
+        "at most this share of clean models stands out as much as the largest of the two.",
+        "",
+        "| model | planted | planted class | other | bound | spaces | images |",
+        "|---|---|---|---|---|---|---|",
     ]
-    lines += _model_lines(parts)
-    lines += _calibration_lines(parts.get("calibration", {}))
-    lines += _query_lines(parts)
+    for name in sorted(found, key=lambda n: -largest[n]):
+        one, targets = found[name], planted[name]
+        mine = [(*one["classes"][k], k) for k in targets if k in one["classes"]]
+        others = [(*v, k) for k, v in one["classes"].items() if k not in targets]
+        lines.append(
+            f"| {name} | {truth_of(zoo, name)[1]['planted']} | {_cell(mine)} | {_cell(others)} | "
+            f"{_bounds(found, zoo, name, largest[name]):.2f} | {', '.join(one['spaces'])} | "
+            f"{one['queries']:,} |"
+        )
+    scans = {name[5:]: row for name, row in rows.items() if name.startswith("scan/")}
+    if scans:
+        lines += [
+            "",
+            "## Whole scans, as a user makes them",
+            "",
+            "With the null of the package, in which these models have a part themselves.",
+            "",
+            "| model | planted class | verdict | named | confirmed | images | seconds |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, row in sorted(scans.items()):
+            where = sorted(truth_of(zoo, name)[0])
+            lines.append(
+                f"| {name} | {', '.join(map(str, where)) or '-'} | {row['verdict']} | "
+                f"{', '.join(map(str, row['named'])) or '-'} | "
+                f"{', '.join(map(str, row['confirmed'])) or '-'} | {row['queries']:,} | "
+                f"{row['seconds']:.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def _null_lines(found: dict[str, Any]) -> list[str]:
-    if not found:
-        return []
-    lines = [
-        "## Clean models: the likeliest class",
-        "",
-        f"log10 of the probability that a random trigger leads to it, {NULL_DRAWS:,} draws per "
-        "space (where none led anywhere: half a draw); the threshold is the upper end of the "
-        "prediction interval for one more model, each of the "
-        f"{len(AUTO)} spaces taking its share of the rate.",
-        "",
-        "| space | models | mean | standard deviation | largest | threshold |",
-        "|---|---|---|---|---|---|",
-    ]
-    for space in AUTO:
-        values = [_largest(row, space) for row in found.values()]
-        bound = prediction_bound(values, FALSE_ALARM_RATE / len(AUTO))
-        lines.append(
-            f"| {space} | {len(values)} | {np.mean(values):.2f} | {np.std(values, ddof=1):.2f} | "
-            f"{max(values):.2f} | {bound:.2f} |"
-        )
-    return [*lines, ""]
+def _named(one: dict[str, Any], bar: float) -> set[int]:
+    return {k for k, (value, _) in one["classes"].items() if value > bar}
 
 
-def _model_lines(parts: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "## Model by model",
-        "",
-        "Planted class: log10 probability over the threshold, in the space where it is most. "
-        "Other: the same of the likeliest class that nothing was planted for. Index: Neural "
-        "Cleanse's anomaly index of the planted class (0: its mask is not among the small ones).",
-        "",
-        "| model | accuracy | ASR | planted | accused | planted class | other | queries | "
-        "by labels | queries | Neural Cleanse accuses | index |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in parts.get("zoo", {}).items():
-        labels = parts.get("labels", {}).get(name)
-        cleanse = parts.get("cleanse", {}).get(name)
-        cells = [
-            name,
-            f"{row['clean_accuracy']:.1%}",
-            ", ".join(f"{share:.1%}" for share in row["asr"].values()) or "-",
-            _list(row["targets"]),
-            _list(row["accused"]),
-            ", ".join(f"{_excess(row, k):+.2f}" for k in row["targets"]) or "-",
-            f"{max(_excess(row, k) for k in range(10) if k not in row['targets']):+.2f}",
-            f"{row['queries']:,}",
-            _list(labels["accused"]) if labels else "",
-            f"{labels['queries']:,}" if labels else "",
-            _list(cleanse["accused"]) if cleanse else "",
-            ", ".join(f"{cleanse['anomaly'][k]:.1f}" for k in row["targets"]) if cleanse else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def _cell(standing: list[tuple[float, str, int]]) -> str:
+    if not standing:
+        return "-"
+    value, space, k = max(standing)
+    return f"{value:.2f} (class {k}, {space})"
 
 
-def _list(classes: list[int]) -> str:
-    return ", ".join(map(str, classes)) or "none"
-
-
-def _calibration_lines(found: dict[str, Any]) -> list[str]:
-    if not found:
-        return []
-    alarms = sum(bool(row["accused"]) for row in found.values())
-    suspicious = sum(bool(row["suspicious"]) for row in found.values())
-    return [
-        "## False alarms",
-        "",
-        "Clean models that no threshold was set with, each counted once: suspicious "
-        f"{_share(suspicious, len(found))}, accused (a trigger confirmed) "
-        f"{_share(alarms, len(found))}; stated: {FALSE_ALARM_RATE:.0%}.",
-        "",
-    ]
-
-
-def _query_lines(parts: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "## Queries and seconds",
-        "",
-        "Median over the zoo, with recoveries. Patch: what that space's draws and splitting take.",
-        "",
-        "| | models | patch space | all spaces, with recoveries | seconds |",
-        "|---|---|---|---|---|",
-    ]
-    for part in ("zoo", "labels", "hundred", "calibration"):
-        found = list(parts.get(part, {}).values())
-        if found:
-            patch, whole, seconds = (
-                np.median([row["queries_by_space"]["patch"] for row in found]),
-                np.median([row["queries"] for row in found]),
-                np.median([row["seconds"] for row in found]),
-            )
-            lines.append(f"| {part} | {len(found)} | {patch:,.0f} | {whole:,.0f} | {seconds:.0f} |")
-    return [*lines, ""]
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {device_name()}"
-
-
-def _draw(rows: dict[str, Any], path: Path) -> None:
-    """Every class of every model of the zoo: how far it is over the threshold."""
-    found = {name[4:]: row for name, row in rows.items() if name.startswith("zoo/")}
-    figure = Figure(figsize=(8.0, 1.0 + 0.27 * len(found)), dpi=110, layout="constrained")
+def draw(rows: dict[str, Any], zoo: Path, out: Path) -> None:
+    """The standings of planted classes, of others, and of clean models."""
+    found = judged(rows, zoo)
+    figure = Figure(figsize=(8, 0.22 * len(found) + 1.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for place, row in enumerate(found.values()):
-        for k in range(10):
-            planted = k in row["targets"]
-            look: dict[str, Any] = {"marker": "D", "color": "#D55E00", "zorder": 3}
-            if not planted:
-                look = {"marker": "o", "color": "#8a8a8a", "alpha": 0.5}
-            axes.plot(_excess(row, k), place, markersize=5, **look)
-    axes.axvline(0.0, color="#333333", linestyle="--", linewidth=1.0)
-    axes.set_yticks(range(len(found)), list(found), fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(
-        "decades over the threshold (diamonds: classes with a planted trigger)", fontsize=9
-    )
-    FigureCanvasAgg(figure).print_png(str(path))
+
+    def rank(name: str) -> tuple[bool, float]:
+        return bool(truth_of(zoo, name)[0]), max(v for v, _ in found[name]["classes"].values())
+
+    order = sorted(found, key=rank)
+    for place, name in enumerate(order):
+        targets = truth_of(zoo, name)[0]
+        for k, (value, _) in found[name]["classes"].items():
+            colour = "#d55e00" if k in targets else "#9a9a9a"
+            axes.plot(max(value, -4.0), place, "D" if k in targets else ".", color=colour)
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set_xlabel("standing of each class (diamonds: planted)")
+    axes.grid(axis="x", color="#e6e6e6")
+    figure.savefig(out)
 
 
 if __name__ == "__main__":

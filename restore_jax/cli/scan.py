@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--option", nargs="+", metavar="SPACE.NAME=VALUE",
         help="what a space takes, as patch.max_size=3 or patch.channels=grey; what is not the "
              "default is not calibrated")  # fmt: skip
-    add("--classes", nargs="+", metavar="CLASS",
+    add("--target", nargs="+", metavar="CLASS",
         help="name no other classes than these, by name or number; all are looked at, since a "
              "class is compared with the others (all)")  # fmt: skip
     add("--success", type=float, default=0.95, metavar="SHARE",
@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
                 budget=args.budget,
                 success=args.success,
                 false_alarm_rate=args.false_alarm_rate,
-                classes=None
-                if args.classes is None
-                else [class_index(oracle, word) for word in args.classes],
+                targets=None
+                if args.target is None
+                else [class_index(oracle, word) for word in args.target],
                 seed=args.seed,
                 data_dir=args.data_dir,
                 test_data=inputs.test_images(oracle, args.data_dir),

@@ -29,7 +29,6 @@ LABELS_BUDGET = 400_000
 FALSE_ALARM_RATE = 0.12
 RECOVERY_SHARE = 0.35
 """Of the budget, kept for recovering the triggers of suspicious classes."""
-MOST_RECOVERED = 6
 OnScan = Callable[[ScanProgress], None] | None
 
 
@@ -42,7 +41,7 @@ def scan(
     budget: int | None = None,
     success: float = 0.95,
     false_alarm_rate: float = FALSE_ALARM_RATE,
-    classes: Sequence[int] | None = None,
+    targets: Sequence[int] | None = None,
     seed: int = 0,
     data_dir: str | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
@@ -69,7 +68,7 @@ def scan(
       success: share of probes that a trigger must lead to a class, in (0, 1].
       false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
         classes and spaces together; see `diagnosis.null`.
-      classes: the numbers of those that may be named; None: all. All are looked at, since a class
+      targets: the numbers of those classes that may be named; None: all. All are looked at, since a class
         is compared with the others.
       seed: of everything.
       data_dir: the TFDS folder, for probes="cifar10".
@@ -89,7 +88,7 @@ def scan(
       found.verdict, found.targets, found.spaces["patch"].classes[3].standing
     """
     work = _opened(
-        model, access, space, probes, budget, success, false_alarm_rate, classes, seed, data_dir,
+        model, access, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
         test_data, settings or ScanSettings(), on_progress, journal,
     )  # fmt: skip
     run = work.run
@@ -150,7 +149,7 @@ def _opened(
     budget: int | None,
     success: float,
     false_alarm_rate: float,
-    classes: Sequence[int] | None,
+    targets: Sequence[int] | None,
     seed: int,
     data_dir: str | None,
     test_data: tuple[np.ndarray, np.ndarray] | None,
@@ -164,10 +163,10 @@ def _opened(
         raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
     checked_success(success)
     oracle = open_model(model, access)
-    wanted = frozenset(range(oracle.num_classes) if classes is None else classes)
+    wanted = frozenset(range(oracle.num_classes) if targets is None else targets)
     if not wanted or not wanted <= frozenset(range(oracle.num_classes)):
         raise InputError(
-            f"`classes` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
+            f"`targets` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
         )
     if budget is None:
         budget = LABELS_BUDGET if oracle.access == "labels" else BUDGET
@@ -223,7 +222,7 @@ def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recove
     found = findings(work, seen, clean_models(work, seen), {})
     suspicious = sorted(
         (one for one in found if one.suspicious), key=lambda one: -(one.standing or 0.0)
-    )[:MOST_RECOVERED]
+    )[: work.settings.max_recovered]
     for number, finding in enumerate(suspicious):
         share = work.run.ledger.left // (len(suspicious) - number)
         recovery = _recovered(work, finding, looks, share)

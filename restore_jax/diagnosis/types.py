@@ -29,6 +29,7 @@ class ScanSettings:
       num_moves: see `splitting.importance_splitting`, waste-free.
       max_levels: of a descent.
       depths: by space, log10 of the probability to which classes are followed; -4 for others.
+      max_recovered: how many suspicious classes' triggers are recovered at most; 0: none.
       lanes: how many classes are followed at most: from the start, after three levels, and after
         six; those whose gain leads.
       options: what each space takes, by its name; its own for scanning where it is missing.
@@ -43,6 +44,7 @@ class ScanSettings:
     depths: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"patch": -6.0, "stripes": -2.5, "smooth": -3.25}
     )
+    max_recovered: int = 6
     lanes: tuple[int, int, int] = (32, 16, 10)
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 

@@ -130,7 +130,7 @@ register(
 register(
     Space(
         "stripes", "restore_jax.spaces.stripes:stripes", "a sinusoid",
-        auto=1, scan={"max_amplitude": 0.15}, scan_auto=1,
+        auto=1, scan={"max_amplitude": 0.15, "angles": "axes"}, scan_auto=1,
     )
 )  # fmt: skip
 register(
