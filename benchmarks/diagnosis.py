@@ -303,10 +303,11 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         bar = ordered[rank]
         of = [name for name in ONE_CLASS if name in found]
         right = [one for one in of if _named(found[one], bar) == planted[one]]
-        low, high = stats.beta.ppf([0.025, 0.975], [len(right) + 1e-9, len(right) + 1],
-                                   [len(of) - len(right) + 1, len(of) - len(right) + 1e-9])  # fmt: skip
+        missed = len(of) - len(right)
+        low = stats.beta.ppf(0.025, len(right), missed + 1) if right else 0.0
+        high = stats.beta.ppf(0.975, len(right) + 1, missed) if missed else 1.0
         lines.append(
-            f"| {words} ({bar:.2f}) | {len(right)} of {len(of)} of the {len(ONE_CLASS)} models "
+            f"| {words} ({bar:.2f}) | {len(right)} of the {len(of)} models "
             f"whose trigger is near a space and leads from all classes (95 %: {low:.0%} to "
             f"{high:.0%}); missed: {', '.join(n for n in of if n not in right) or 'none'} "
             f"| {sum(largest[n] > bar for n in clean)} of {len(clean)} |"

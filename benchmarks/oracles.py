@@ -261,10 +261,9 @@ def scanned(oracle: Oracle, first: dict[Any, Any]) -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "targets": list(found.targets),
-        "queries": found.fields["queries"],
+        "queries": found.queries,
         "seconds": seconds,
-        "same_chances": [one.chances for one in found.classes]
-        == [one.chances for one in own.classes],
+        "same_curves": found.spaces == own.spaces,
         "same_triggers": triggers[0].keys() == triggers[1].keys()
         and all(np.array_equal(triggers[0][target], triggers[1][target]) for target in triggers[0]),
     }
@@ -544,7 +543,7 @@ def doors_table(doors: dict[str, Any]) -> list[str]:
     scans = [
         [
             row["door"], row["verdict"], ", ".join(map(str, row["targets"])),
-            f"{row['queries']:,}", yes(row["same_chances"]), yes(row["same_triggers"]),
+            f"{row['queries']:,}", yes(row["same_curves"]), yes(row["same_triggers"]),
         ]
         for row in doors["scans"]
     ]  # fmt: skip
@@ -561,10 +560,10 @@ def doors_table(doors: dict[str, Any]) -> list[str]:
         "",
         *table(columns, rows),
         "",
-        '`restore_jax.scan(..., space="patch", seed=0)`; the chances are every class\'s hits, '
+        '`restore_jax.scan(..., space="patch", seed=0)`; the curves are every class\'s levels, '
         "draws and intervals:",
         "",
-        *table(["", "verdict", "classes", "queries", "the checkpoint's chances",
+        *table(["", "verdict", "classes", "queries", "the checkpoint's curves",
                 "the checkpoint's triggers"], scans),
     ]  # fmt: skip
 

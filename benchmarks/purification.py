@@ -45,7 +45,7 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
         spent = sum(recovery.queries for recovery in recoveries)
     else:
         found = scan(oracle, space=sorted(spaces), seed=seed)
-        recoveries, spent = found.recoveries, found.fields["queries"]
+        recoveries, spent = found.recoveries, found.queries
     targets = {int(recovery.trigger.target) for recovery in recoveries}
     if not targets >= {one.target for one in planted}:
         print(f"{name}, seed {seed}: not every trigger was found")

@@ -1,5 +1,6 @@
-"""A scan counts what it says it counts, for all classes at once, and its verdict is what it saw."""
+"""A scan sees what is there, in every class at once, and its verdict is what it saw."""
 
+import dataclasses
 import json
 import math
 
@@ -7,41 +8,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import thousand_by_hand
 from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored, clean
 
 from restore_jax.cli import main
 from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.diagnosis import (
     BACKDOOR,
-    CLEAN,
     INCONCLUSIVE,
+    NOTHING,
+    SUSPICIOUS,
     ScanSettings,
-    prediction_bound,
+    false_alarm_bound,
+    null,
+    procedure,
     scan,
-    threshold,
 )
-from restore_jax.diagnosis.pooling import compile_draws, make_pool
-from restore_jax.oracles import Inconclusive, labels, open_model
+from restore_jax.diagnosis.descent import make_descent
+from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
+from restore_jax.diagnosis.probing import make_pool
+from restore_jax.diagnosis.standing import Profile, level_at, standings, standings_by_events
+from restore_jax.errors import InputError
+from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
-from restore_jax.racing import needed
 from restore_jax.report import load_recoveries, render_scan, write_files
 from restore_jax.run import Run
-from restore_jax.spaces import make_space
+from restore_jax.spaces import SPACES, make_space
 
 NAMES = tuple("abcd")
 SUCCESS = 0.75
 # Grey patches of 1 to 3 pixels a side: black ones of at least 2 by 2 lead to the target.
 OPTIONS = {"max_size": 3, "channels": "grey"}
 SETTINGS = ScanSettings(
-    num_probes=8, num_draws=500, num_particles=16, options={"patch": OPTIONS},
-    thresholds={"patch": -1.5},
+    num_probes=8, num_draws=128, num_particles=24, num_moves=3, depths={"patch": -2.5},
+    options={"patch": OPTIONS},
 )  # fmt: skip
 
 
 def opened(model, access="logits"):
     def answer(images):
         logits = model(images)
-        return jnp.argmax(logits, -1) if access == "labels" else logits
+        if access == "labels":
+            return jnp.argmax(logits, -1)
+        return jax.nn.softmax(logits) if access == "probabilities" else logits
 
     return open_model(answer, access, image_shape=IMAGE_SHAPE, class_names=NAMES)
 
@@ -58,6 +67,10 @@ def bright(seed=0, available=None):
     return ProbeSource("bright", IMAGE_SHAPE, available, read)
 
 
+def the_run(model, access="logits", budget=100_000, source=None):
+    return Run(opened(model, access), budget=budget, probes=source or bright())
+
+
 @pytest.fixture(scope="module")
 def bright_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("probes") / "bright.npz"
@@ -65,62 +78,215 @@ def bright_file(tmp_path_factory):
     return str(path)
 
 
-def the_pool(oracle, m=8, source=None):
-    return make_pool(Run(oracle, budget=1000, probes=source or bright()), m)
-
-
-def test_every_class_gets_as_many_probes_none_of_which_is_its_own():
-    oracle = opened(backdoored)
-    pool = the_pool(oracle)
-    own = np.asarray(labels("logits", oracle.query(pool.probes)))
-    assert pool.probes.shape[0] < 3 * 8
-    np.testing.assert_array_equal(pool.valid.sum(1), [8] * NUM_CLASSES)
-    for k in range(NUM_CLASSES):
-        assert not (own[pool.valid[k]] == k).any()
-        assert pool.of_class(k).shape == (8, *IMAGE_SHAPE)
-
-
-def test_a_class_that_takes_all_probes_is_not_judged_and_the_others_are():
-    oracle = opened(lambda images: clean(images) + jnp.array([9.0, 0, 0, 0]))
-    pool = the_pool(oracle, source=bright(available=40))
-    np.testing.assert_array_equal(pool.valid.sum(1), [0, 8, 8, 8])
-    with pytest.raises(Inconclusive, match="fewer than 50"):
-        the_pool(oracle, m=50, source=bright(available=40))
-
-
-@pytest.mark.parametrize("access", ["logits", "labels"])
-def test_shared_draws_decide_each_class_as_all_its_probes_would(access):
-    oracle = opened(backdoored, access)
-    pool, space = the_pool(oracle), make_space("patch", IMAGE_SHAPE, **OPTIONS)
-    key, n = jax.random.key(3), 200
-    run = Run(oracle, budget=100_000)
-    found = compile_draws(run, space, pool, SUCCESS, n)(key, np.ones(NUM_CLASSES, bool))
-    particles = space.search.sample(key, n)
-    images = jax.vmap(space.stamp, (0, None))(particles, pool.probes)
-    said = labels(access, oracle.query(images.reshape(-1, *IMAGE_SHAPE))).reshape(n, -1)
-    there = np.asarray(said)[..., None] == np.arange(NUM_CLASSES)
-    event = (there & pool.valid.T).sum(1) >= needed(SUCCESS, 8)
-    assert event[:, TARGET].any()
-    np.testing.assert_array_equal(found.hits, event)
-    assert int(found.cost) < n * pool.probes.shape[0]
-
-
-def test_a_settled_class_is_neither_counted_nor_paid_for():
-    oracle = opened(backdoored)
-    pool, space = the_pool(oracle), make_space("patch", IMAGE_SHAPE, **OPTIONS)
-    run = Run(oracle, budget=100_000)
-    draws, key = compile_draws(run, space, pool, SUCCESS, 200), jax.random.key(3)
-    everything = draws(key, np.ones(NUM_CLASSES, bool))
-    watched = np.arange(NUM_CLASSES) != TARGET
-    rest = draws(key, watched)
-    np.testing.assert_array_equal(rest.hits, np.asarray(everything.hits) & watched)
-    assert int(rest.cost) < int(everything.cost)
-
-
 @pytest.fixture(scope="module")
 def looked_at(bright_file):
     """A scan of the backdoored model by hand."""
-    return scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
+    found = scan(
+        opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, success=SUCCESS
+    )
+    return found
+
+
+# Probes.
+
+
+def test_probes_are_as_even_over_the_classes_as_the_model_allows():
+    run = the_run(backdoored)
+    pool = make_pool(run, [bright()], 8)
+    own = np.asarray(jnp.argmax(backdoored(pool.probes), -1))
+    np.testing.assert_array_equal(pool.predicted, own)
+    np.testing.assert_array_equal(pool.valid.sum(1), [8] * NUM_CLASSES)
+    for k in range(NUM_CLASSES):
+        assert not (own[pool.valid[k]] == k).any()
+    counts = np.bincount(own, minlength=NUM_CLASSES)[[0, 1, 3]]
+    assert counts.max() - counts.min() <= 1
+    assert pool.covered == 3
+    assert run.ledger.spent == len(pool.looked_at[1]) == 96
+
+
+def test_another_kind_of_image_is_looked_at_where_the_first_shows_few_classes():
+    # Bright images are of class 0, dark ones of the three others.
+    def by_light(images):
+        light = images.mean((1, 2, 3))
+        third = jnp.floor(images[:, 0, 0, 0] * 30).astype(int) % 3 + 1
+        return 9.0 * jax.nn.one_hot(jnp.where(light > 0.5, 0, third), NUM_CLASSES)
+
+    def half(low, seed):
+        source = bright(seed)
+        return dataclasses.replace(
+            source, read=lambda start, count: low + 0.3 * (source.read(start, count) - 0.4)
+        )
+
+    run = the_run(by_light)
+    pool = make_pool(run, [half(0.7, 0), half(0.0, 1)], 8)
+    assert pool.covered == NUM_CLASSES
+    assert len(np.unique(pool.predicted)) == NUM_CLASSES
+
+
+def test_a_model_that_gives_every_probe_one_class_is_not_called_clean():
+    constant = lambda images: jnp.zeros((images.shape[0], 4)).at[:, 1].set(1.0)  # noqa: E731
+    with pytest.raises(Inconclusive, match=r"same class, 1.*`value_range`.*`mean`.*`layout`"):
+        make_pool(the_run(constant), [bright()], 8)
+
+
+# Scores.
+
+
+def test_margins_of_all_classes_are_those_of_each():
+    values = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    values[7, 1] = values[7, 3] = values[7].max() + 1  # a tie at the top
+    for access in ("logits", "probabilities"):
+        outputs = values if access == "logits" else np.asarray(jax.nn.softmax(30 * values))
+        found = all_margins(access, outputs)
+        for k in range(5):
+            np.testing.assert_allclose(
+                found[:, k], margins(access, outputs, k), rtol=1e-5, atol=1e-5
+            )
+            np.testing.assert_array_equal(found[:, k] >= 0, outputs.argmax(-1) == k)
+
+
+@pytest.mark.parametrize("access", ["logits", "labels"])
+def test_one_answer_speaks_for_every_class(access):
+    run = the_run(backdoored, access)
+    pool = make_pool(run, [bright()], 8)
+    space, n, before = make_space("patch", IMAGE_SHAPE, **OPTIONS), 40, run.ledger.spent
+    particles, outputs, alone = draw(run, space, pool, n, jax.random.key(3))
+    assert run.ledger.spent - before == (n + 1) * len(pool.probes)
+    scores = scores_of(access, outputs, pool, SUCCESS, NUM_CLASSES)
+    images = jax.vmap(space.stamp, (0, None))(particles, pool.probes)
+    for k in range(NUM_CLASSES):
+        for i in range(n):
+            lead = margins("logits", backdoored(images[i][pool.valid[k]]), k)
+            by_hand = (lead >= 0).sum() if access == "labels" else jnp.sort(lead)[8 - 6]
+            assert scores[k, i] == pytest.approx(float(by_hand), abs=1e-5)
+    assert (scores[TARGET] >= (6 if access == "labels" else 0)).any()
+    empty = scores_of(access, alone[None], pool, SUCCESS, NUM_CLASSES)
+    assert (empty < (6 if access == "labels" else 0)).all()
+
+
+# The descent.
+
+
+def lanes_of(run, together, levels=2):
+    pool = make_pool(run, [bright()], 8)
+    space = make_space("patch", IMAGE_SHAPE, **OPTIONS)
+    particles, outputs, alone = draw(run, space, pool, 128, jax.random.key(3))
+    here = (pool, SUCCESS, NUM_CLASSES)
+    draws = Draws(
+        particles, scores_of("logits", outputs, *here),
+        scores_of("logits", alone[None], *here)[:, 0], alone,
+    )  # fmt: skip
+    probes = {k: pool.probes[np.flatnonzero(pool.valid[k])] for k in range(NUM_CLASSES)}
+    how = {} if together is None else {"together": together}
+    descent = make_descent(run, space, SETTINGS, SUCCESS, probes, **how)
+    lanes = [descent.begin(jax.random.key(5), k, draws) for k in range(NUM_CLASSES)]
+    for _ in range(levels):
+        lanes = descent.advance(lanes)
+    return lanes
+
+
+def test_classes_side_by_side_are_what_they_are_alone():
+    # Three lanes in one program, the second round of which has places to fill.
+    runs = the_run(backdoored), the_run(backdoored)
+    alone, together = lanes_of(runs[0], 1), lanes_of(runs[1], 3)
+    for one, other in zip(alone, together, strict=True):
+        assert one.levels == other.levels
+        assert one.depths == other.depths
+        for mine, yours in zip(
+            jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True
+        ):
+            np.testing.assert_array_equal(mine, yours)
+    assert runs[0].ledger.spent == runs[1].ledger.spent
+
+
+def test_levels_rise_as_probabilities_fall_and_the_best_draws_come_first():
+    lane = lanes_of(the_run(backdoored), None)[TARGET]
+    assert lane.depths[0] == pytest.approx(math.log10(24 / 128))
+    assert all(
+        later < earlier for earlier, later in zip(lane.depths, lane.depths[1:], strict=False)
+    )
+    assert all(
+        later > earlier for earlier, later in zip(lane.levels, lane.levels[1:], strict=False)
+    )
+
+
+# Standings.
+
+
+def test_a_level_between_two_is_on_their_line_and_beyond_the_last_it_is_the_last():
+    assert level_at((-1.0, -2.0, -4.0), (0.0, 1.0, 5.0), -3.0) == pytest.approx(3.0)
+    assert level_at((-1.0, -2.0), (0.0, 1.0), -9.0) == 1.0
+
+
+def test_a_standing_has_no_unit_and_knows_what_is_usual():
+    gains, lacks = {0: 3.0, 1: 1.0, 2: 1.2, 3: 0.8}, dict.fromkeys(range(4), 4.0)
+    flat = Profile([0.0] * 4, 0.1)
+    plain = standings(gains, lacks, [flat])
+    louder = standings({k: 7 * g for k, g in gains.items()}, dict.fromkeys(range(4), 28.0), [flat])
+    for k in range(4):
+        assert louder[k].value == pytest.approx(plain[k].value)
+    assert plain[0].value == max(one.value for one in plain.values())
+    # The square root of 3 / 4, less that of the median of the others, 1 / 4: in units of 0.1.
+    assert plain[0].value == pytest.approx((math.sqrt(0.75) - 0.5) / 0.1)
+    # Where class 0 is easy by nature, in one family of networks, that is not so far.
+    easy = Profile([0.3, 0.0, 0.0, 0.0], 0.1)
+    both = standings(gains, lacks, [flat, easy])
+    assert both[0].value == pytest.approx(plain[0].value - 3.0)
+
+
+def test_without_profiles_the_classes_own_spread_is_the_unit():
+    wide = dict(enumerate([4.0, 0.2, 1.0, 2.0, 3.0]))
+    narrow = dict(enumerate([4.0, 1.0, 1.0, 1.0, 1.0]))
+    lacks = dict.fromkeys(range(5), 4.0)
+    assert standings(wide, lacks, [])[0].value < standings(narrow, lacks, [])[0].value
+
+
+def test_with_labels_the_events_probability_stands_for_itself():
+    found = standings_by_events({0: -1.5, 1: -4.0, 2: -4.0, 3: -3.5})
+    assert found[0].value == pytest.approx(2.5 / 0.5)
+    assert found[0].reach == 1.0
+    assert found[1].reach == 0.0
+
+
+# The null.
+
+
+def test_the_false_alarm_bound_holds_for_any_law_and_number():
+    random, alpha = np.random.default_rng(0), 0.12
+    for n in (9, 18):
+        values = random.standard_cauchy(size=(20_000, n + 1))
+        named = [false_alarm_bound(row[-1], row[:-1]) <= alpha for row in values]
+        assert np.mean(named) <= alpha + 0.01
+        assert np.mean(named) >= math.floor(alpha * (n + 1)) / (n + 1) - 0.01
+
+
+def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
+    settings = ScanSettings()
+    usual = null.Conditions("logits", "dead_leaves", 0.95, (32, 32, 3), 10)
+    priors = {
+        name: make_space(name, (32, 32, 3), **SPACES[name].scan_options()).description
+        for name in settings.depths
+    }
+    for name, prior in priors.items():
+        assert null.profiles(usual, settings, prior), name
+        others = [
+            usual._replace(access="labels"), usual._replace(probes="photographs"),
+            usual._replace(num_classes=100), usual._replace(image_shape=(64, 64, 3)),
+            usual._replace(success=0.9),
+        ]  # fmt: skip
+        for other in others:
+            assert null.profiles(other, settings, prior) == []
+        deeper = dataclasses.replace(settings, depths=settings.depths | {name: -9.0})
+        assert null.profiles(usual, deeper, prior) == []
+    assert len(null.clean_standings(list(priors))) >= 8
+
+
+# Whole scans.
+
+
+def scanned(model, **how):
+    run_how = {"space": "patch", "settings": SETTINGS, "success": SUCCESS}
+    return scan(opened(model), **run_how | how)
 
 
 def test_the_probability_of_a_class_is_the_exact_one(looked_at):
@@ -132,47 +298,51 @@ def test_the_probability_of_a_class_is_the_exact_one(looked_at):
     black = canvas == 0
     block = black[:, 1:, 1:] & black[:, 1:, :-1] & black[:, :-1, 1:] & black[:, :-1, :-1]
     share = float(block.any((1, 2)).mean())
-    low, high = looked_at.classes[TARGET].chances["patch"].interval
-    assert low - 0.05 < math.log10(share) < high + 0.05
+    one = looked_at.spaces["patch"].classes[TARGET]
+    assert abs(one.log10_prob - math.log10(share)) < 0.35
+    assert one.log10_prob < one.log10_bound
+    others = [seen for k, seen in looked_at.spaces["patch"].classes.items() if k != TARGET]
+    assert all(other.log10_prob is None for other in others)
+    assert looked_at.spaces["patch"].log10_certificate == one.log10_bound
 
 
-def test_a_backdoor_is_named_recovered_and_confirmed_and_nothing_else(looked_at, bright_file):
-    by_labels = scan(
-        opened(backdoored, "labels"), access="labels", space="patch", probes=bright_file,
-        settings=SETTINGS,
-    )  # fmt: skip
-    for found in (looked_at, by_labels):
-        assert found.verdict == BACKDOOR
-        assert found.targets == [TARGET]
-        assert [f.target for f in found.classes if f.suspicious] == [TARGET]
-        assert found.recoveries[0].confirmation_success_rate >= 0.95
-        assert found.fields["queries"] == sum(found.fields["queries_by_stage"].values())
-        assert found.fields["calibrated"] is False
-    # Whatever is asked for, the same draws decide the same event.
-    assert [f.chances for f in by_labels.classes] == [f.chances for f in looked_at.classes]
+def test_what_nobody_measured_is_suspicious_at_most(looked_at):
+    assert looked_at.verdict == SUSPICIOUS
+    assert "no clean model was measured" in looked_at.reason
+    assert looked_at.named == looked_at.targets == [TARGET]
+    assert not looked_at.calibrated
+    assert looked_at.classes[TARGET].false_alarms is None
+    assert looked_at.recoveries[0].confirmation_success_rate >= SUCCESS
+    assert looked_at.queries == sum(looked_at.cost.queries_by_stage.values())
 
 
-def test_a_clean_model_is_left_alone_and_the_undecided_are_searched(bright_file):
-    settings = ScanSettings(
-        num_probes=8, num_draws=250, num_particles=16, max_levels=3,
-        options={"patch": OPTIONS}, thresholds={"patch": -4.0},
-    )  # fmt: skip
-    found = scan(opened(clean), space="patch", probes=bright_file, settings=settings)
-    assert found.verdict == CLEAN
-    assert found.targets == []
-    assert found.fields["queries_by_stage"]["splitting"] > 0
-    assert all(f.chances["patch"].log10_prob is None for f in found.classes if f.target == TARGET)
+def test_the_verdict_is_what_clean_models_allow(looked_at, monkeypatch, bright_file):
+    monkeypatch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 3)
+    found = scanned(backdoored, probes=bright_file)
+    assert found.verdict == BACKDOOR
+    assert found.reason == ""
+    assert found.classes[TARGET].false_alarms == pytest.approx(1 / 10)
+    # Fewer classes may be named; one is still compared with all the others.
+    elsewhere = scanned(backdoored, probes=bright_file, targets=[0, 1])
+    assert elsewhere.verdict == NOTHING
+    assert elsewhere.classes[TARGET].standing == found.classes[TARGET].standing
+    # Nine clean models cannot vouch for one in a hundred.
+    strict = scanned(backdoored, probes=bright_file, false_alarm_rate=0.01)
+    assert strict.verdict == INCONCLUSIVE
+    assert "9 clean models cannot vouch" in strict.reason
+    none_found = scanned(clean, probes=bright_file)
+    assert none_found.verdict == NOTHING
+    assert none_found.log10_certificate < -1.5
 
 
-def test_a_scan_never_asks_more_than_it_may(bright_file):
-    for budget in (2_100, 3_500):
-        found = scan(
-            opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, budget=budget
-        )
-        assert found.fields["queries"] <= budget
-    assert found.verdict in (BACKDOOR, INCONCLUSIVE)
-    with pytest.raises(ValueError, match="too small"):
-        scan(opened(backdoored), space="patch", probes=bright_file, budget=100)
+def test_a_scan_never_asks_more_than_it_may_and_says_when_that_was_too_little(bright_file):
+    for budget in (2_300, 2_900):
+        found = scanned(clean, probes=bright_file, budget=budget)
+        assert found.queries <= budget
+        assert found.verdict == INCONCLUSIVE
+        assert "larger `budget`" in found.reason
+    with pytest.raises(InputError, match="too small"):
+        scanned(backdoored, probes=bright_file, budget=100)
 
 
 def test_an_interrupted_scan_says_what_it_has(bright_file):
@@ -180,54 +350,43 @@ def test_an_interrupted_scan_says_what_it_has(bright_file):
         if "classes led to" in step.text:
             raise KeyboardInterrupt
 
-    found = scan(
-        opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS, on_progress=stop
-    )
+    found = scanned(backdoored, probes=bright_file, on_progress=stop)
     assert found.interrupted
     assert found.verdict == INCONCLUSIVE
     assert found.targets == []
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["interrupted"] is True
-    assert render_scan(found, None)["scan.png"].startswith(b"\x89PNG")  # of no space at all
+    files = render_scan(found, None)
+    assert json.loads(files["scan.json"])["interrupted"] is True
+    assert files["scan.png"].startswith(b"\x89PNG")  # of no space at all
 
 
 def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):
-    again = scan(opened(backdoored), space="patch", probes=bright_file, settings=SETTINGS)
-    first, second = looked_at.to_json(), again.to_json()
-    first.pop("seconds"), second.pop("seconds")
-    assert first == second
+    again = scanned(backdoored, probes=bright_file)
+    assert again.spaces == looked_at.spaces
+    assert [f.standing for f in again.classes] == [f.standing for f in looked_at.classes]
+    assert again.queries == looked_at.queries
     masks = [found.recoveries[0].trigger.mask for found in (looked_at, again)]
     np.testing.assert_array_equal(*masks)
 
 
-def test_the_bound_is_exceeded_as_often_as_it_says():
-    # By hand: of 1, 2, 3 the mean is 2, the spread 1, and Student's law with 2 degrees of freedom
-    # has its upper 5 % at 2.920.
-    assert prediction_bound([1.0, 2.0, 3.0], 0.05) == pytest.approx(
-        2 + 2.920 * math.sqrt(4 / 3), abs=0.01
-    )
-    random = np.random.default_rng(0)
-    over = [
-        values[-1] > prediction_bound(values[:-1], 0.1) for values in random.normal(size=(4000, 13))
-    ]
-    assert 0.085 < np.mean(over) < 0.115
-
-
-def test_thresholds_belong_to_a_prior_and_grow_with_what_is_asked():
-    prior = make_space("patch", (32, 32, 3), max_size=3).description
-    some = threshold(prior, 0.05, 1, 10)
-    assert some is not None
-    assert threshold(prior, 0.05, 3, 10) > some
-    assert threshold(prior, 0.05, 1, 100) > some
-    assert threshold(prior, 0.01, 1, 10) > some
-    assert threshold(make_space("patch", (32, 32, 3)).description, 0.05, 1, 10) is None
-
-
-@pytest.mark.slow
-def test_without_a_threshold_classes_are_compared_with_each_other(bright_file):
-    settings = ScanSettings(num_probes=8, num_draws=2000, options={"patch": {"channels": "grey"}})
-    found = scan(opened(backdoored), space="patch", probes=bright_file, settings=settings)
+def test_with_labels_guides_lead_the_way(bright_file):
+    found = scan(
+        opened(backdoored, "labels"), space="patch", probes=bright_file, settings=SETTINGS,
+        success=SUCCESS,
+    )  # fmt: skip
+    assert found.verdict == SUSPICIOUS
+    assert found.named == [TARGET]
     assert found.targets == [TARGET]
-    assert found.classes[TARGET].chances["patch"].excess is None
+
+
+def test_answers_that_say_nothing_are_refused(bright_file):
+    def lost(images):
+        return backdoored(images) + jnp.where(images.min() == 0.0, jnp.nan, 0.0)
+
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        scanned(lost, probes=bright_file)
+    saturated = opened(lambda images: 1e4 * backdoored(images), "probabilities")
+    with pytest.raises(Inconclusive, match="saturated"):
+        scan(saturated, space="patch", probes=bright_file, settings=SETTINGS, success=SUCCESS)
 
 
 def test_a_scan_purifies(looked_at):
@@ -241,16 +400,19 @@ def test_a_scan_purifies(looked_at):
 
 
 def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
-    found = looked_at
-    write_files(tmp_path / "scan", render_scan(found, None))
+    write_files(tmp_path / "scan", render_scan(looked_at, None))
     content = json.loads((tmp_path / "scan" / "scan.json").read_text())
-    assert content["verdict"] == "backdoor"
-    assert content["targets"] == [TARGET]
+    assert content["verdict"] == "suspicious"
+    assert content["targets"] == content["named"] == [TARGET]
     assert len(content["classes"]) == NUM_CLASSES
+    assert content["classes"][TARGET]["spaces"]["patch"]["standing"]["value"] > 3
     assert (tmp_path / "scan" / "scan.png").read_bytes().startswith(b"\x89PNG")
     back = load_recoveries([tmp_path / "scan"])
     assert [int(recovery.trigger.target) for recovery in back] == [TARGET]
-    np.testing.assert_array_equal(back[0].trigger.mask, found.recoveries[0].trigger.mask)
+    np.testing.assert_array_equal(back[0].trigger.mask, looked_at.recoveries[0].trigger.mask)
+
+
+# The command.
 
 
 @pytest.mark.parametrize(
@@ -263,6 +425,12 @@ def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
         ["--budget", "50"],
         ["--space", "auto", "patch"],
         ["--space", "patch", "patch"],
+        ["--depth", "patch"],
+        ["--depth", "patch=3"],
+        ["--depth", "nowhere=-3"],
+        ["--option", "patch.max_size"],
+        ["--option", "patch.nothing=3"],
+        ["--target", "unicorn"],
     ],
 )
 def test_bad_flags_are_refused_in_a_sentence(words, tmp_path, monkeypatch, capsys):
@@ -273,15 +441,58 @@ def test_bad_flags_are_refused_in_a_sentence(words, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "runs").exists()
 
 
+MODULE = """
+import numpy as np
+
+def constant(images):
+    return np.tile(np.float32([0, 5, 0]), (len(images), 1))
+
+def range_forgotten(images):
+    # Made for 0 to 255: everything between 0 and 1 is dark to it.
+    light = images.mean((1, 2, 3))
+    return np.stack([200 - light, light, images[..., 0].mean((1, 2))], -1).astype(np.float32)
+"""
+
+
+@pytest.mark.parametrize("function", ["constant", "range_forgotten"])
+def test_one_class_for_everything_is_inconclusive_and_names_the_flags(
+    function, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "undecided_by_hand.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--model", f"python:undecided_by_hand:{function}", "--image-shape", "12x12x3"]
+    assert main(["scan", *words]) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "same class" in said
+    assert "--range" in said
+    assert "--layout" in said
+
+
 @pytest.mark.slow
 def test_the_packaged_model_is_seen_through_and_then_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["scan", "--json"]) == 3
     content = json.loads(capsys.readouterr().out)
-    assert content["targets"] == [3, 6]
-    assert [one["class"] for one in content["classes"] if one["suspicious"]] == [3, 6]
+    assert content["targets"] == content["named"] == [3, 6]
     assert content["calibrated"] is True
     np.savez(tmp_path / "images.npz", images=open_probes("dead_leaves", 7, (32, 32, 3)).draw(0, 50))
     words = ["purify", "--recovery", content["out"], "--images", "images.npz", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["targets"] == [3, 6]
+
+
+@pytest.mark.slow
+def test_of_a_thousand_classes_the_planted_one_is_named_and_few_are_shown(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "python:thousand_by_hand:scores", "--image-shape", "64x64x3"]
+    code = main(["scan", *words, "--space", "patch", "--out", "looked"])
+    said = capsys.readouterr().out
+    content = json.loads((tmp_path / "looked" / "scan.json").read_text())
+    assert code == 4  # nothing was measured on images of that size
+    assert content["named"] == content["targets"] == [thousand_by_hand.TARGET]
+    assert len(content["classes"]) == thousand_by_hand.NUM_CLASSES
+    assert len(said.splitlines()) < 40
+    assert "more classes" in said

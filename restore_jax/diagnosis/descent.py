@@ -37,6 +37,7 @@ class Lane(NamedTuple):
       levels: the scores that they stand at.
       stds: standard errors of the depths, in decades.
       event: log10 of the estimated probability of the event itself, NaN before it was met.
+      event_std: its standard error, in decades.
     """
 
     target: int
@@ -46,6 +47,7 @@ class Lane(NamedTuple):
     levels: tuple[float, ...]
     stds: tuple[float, ...]
     event: float
+    event_std: float
 
     @property
     def running(self) -> bool:
@@ -127,6 +129,7 @@ def make_descent(
             levels=(float(np.min(np.asarray(state.scores))),),
             stds=(math.sqrt((1 - share) / n) / math.log(10),),
             event=math.nan,
+            event_std=math.nan,
         )
         return _with_event(lane, goal)
 
@@ -167,5 +170,12 @@ def _with_event(lane: Lane, goal: float) -> Lane:
     """The lane with the event's probability, as long as a level can still better it."""
     if not math.isnan(lane.event) and lane.levels[-1] >= goal:
         return lane
-    share = float(np.mean(np.asarray(lane.state.scores) >= goal))
-    return lane._replace(event=lane.depths[-1] + math.log10(share) if share else math.nan)
+    scores = np.asarray(lane.state.scores)
+    share = float(np.mean(scores >= goal))
+    if not share:
+        return lane
+    # Of the share here, as of independent draws; of the levels before, the sampler's.
+    here = math.sqrt((1.0 - share) / share / len(scores)) / math.log(10)
+    return lane._replace(
+        event=lane.depths[-1] + math.log10(share), event_std=math.hypot(lane.stds[-1], here)
+    )

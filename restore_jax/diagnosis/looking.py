@@ -231,10 +231,12 @@ def _seen(
             continue
         lane = lanes[k]
         event = None if math.isnan(lane.event) else lane.event
-        at = lane.depths[-1] if event is None else event
+        at, std = lane.depths[-1], lane.stds[-1]
+        if event is not None:
+            at, std = event, lane.event_std
         classes[k] = ClassLook(
             log10_prob=event,
-            log10_bound=min(0.0, at + DOUBT * lane.stds[-1]),
+            log10_bound=min(0.0, at + DOUBT * std),
             draws_led=by_draws[k],
             curve=tuple(zip(lane.depths, lane.levels, strict=True)),
             empty=float(draws.empty[k]),

@@ -68,8 +68,8 @@ def scan(
       success: share of probes that a trigger must lead to a class, in (0, 1].
       false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
         classes and spaces together; see `diagnosis.null`.
-      targets: the numbers of those classes that may be named; None: all. All are looked at, since a class
-        is compared with the others.
+      targets: the numbers of those classes that may be named; None: all. All are looked at, since
+        a class is compared with the others.
       seed: of everything.
       data_dir: the TFDS folder, for probes="cifar10".
       test_data: as `recover`.

@@ -1,6 +1,5 @@
-"""How candidates are shown probes a few at a time: towards one class, or towards all at once."""
+"""How candidates are shown probes a few at a time: towards one class."""
 
-from restore_jax.racing.classes import Draws, race_to_all_classes
 from restore_jax.racing.scoring import (
     RACE_WIDTH,
     faded,
@@ -14,11 +13,9 @@ from restore_jax.racing.scoring import (
 
 __all__ = [
     "RACE_WIDTH",
-    "Draws",
     "faded",
     "make_scorer",
     "needed",
-    "race_to_all_classes",
     "race_to_one_class",
     "race_width",
     "threshold",
