@@ -49,9 +49,10 @@ def test_recover_searches_a_space_that_is_registered(squares, oracle):
 
 @pytest.mark.slow
 def test_scan_looks_through_a_space_that_is_registered(squares, oracle):
-    settings = ScanSettings(num_probes=4, num_draws=200, block=50, num_deepened=0)
+    settings = ScanSettings(num_probes=4, num_draws=64, num_particles=16, num_moves=3, max_levels=1)
     found = scan(oracle, space="squares", settings=settings, budget=8_000)
-    assert "squares" in found.classes[TARGET].chances
+    assert found.spaces["squares"].prior["space"] == "squares"
+    assert found.spaces["squares"].classes[TARGET].curve
 
 
 def test_recover_takes_a_space_that_nobody_registered(oracle):

@@ -96,9 +96,9 @@ def test_a_call_that_names_another_access_than_the_model_s_is_refused():
 
 @pytest.mark.slow
 def test_a_scan_of_labels_says_so():
-    settings = ScanSettings(num_probes=8, num_draws=100, block=50, num_deepened=0)
-    found = scan(in_process("labels"), space="patch", settings=settings, budget=4_000)
-    assert found.fields["access"] == "labels"
+    settings = ScanSettings(num_probes=8, num_draws=64, num_particles=16, num_moves=3, max_levels=1)
+    found = scan(in_process("labels"), space="patch", settings=settings, budget=8_000)
+    assert found.provenance.access == "labels"
 
 
 def test_auto_gives_each_space_the_options_that_it_knows():
