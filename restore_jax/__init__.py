@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from restore_jax.splitting import metropolis as metropolis
     from restore_jax.splitting import standard_normal as standard_normal
     from restore_jax.splitting import uniform_box as uniform_box
+    from restore_jax.training import Recipe as Recipe
+    from restore_jax.training import train as train
     from restore_jax.verification import Verification as Verification
     from restore_jax.verification import verify as verify
 
@@ -93,6 +95,7 @@ _ROOMS = {
         "standard_normal",
         "uniform_box",
     ),
+    "restore_jax.training": ("Recipe", "train"),
     "restore_jax.verification": ("Verification", "verify"),
 }
 __getattr__, __dir__, _names = lazily(__name__, _ROOMS)

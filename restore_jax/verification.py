@@ -77,7 +77,6 @@ def verify(
       Inconclusive: the model takes nearly all probes for the target.
 
     >>> import jax.numpy as jnp
-    >>> from restore_jax.backdoors import PLANTED
     >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
     >>> white = Trigger(jnp.ones((32, 32, 1)), jnp.ones((32, 32, 3)), jnp.int32(1))
     >>> verify(bright, white, num_probes=20).probe_success_rate

@@ -145,7 +145,7 @@ def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys)
 
 def meddle(monkeypatch, with_item):
     """Passes every item of an epoch through ``with_item(epoch, item)``."""
-    make_trainer = training.make_trainer
+    make_trainer = training.trainer.make_trainer
 
     def meddled(*args):
         trainer = make_trainer(*args)
@@ -156,7 +156,7 @@ def meddle(monkeypatch, with_item):
 
         return trainer._replace(epoch=one_epoch)
 
-    monkeypatch.setattr(training, "make_trainer", meddled)
+    monkeypatch.setattr(training.trainer, "make_trainer", meddled)
 
 
 def interrupt_in_epoch(monkeypatch, chosen):

@@ -248,7 +248,7 @@ def corner_network(num_classes):
 
 @pytest.mark.parametrize("chunk", [3, 4, 100])
 def test_evaluation_counts(monkeypatch, chunk):
-    monkeypatch.setattr(training, "EVALUATION_CHUNK", chunk)
+    monkeypatch.setattr(training.trainer, "EVALUATION_CHUNK", chunk)
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], np.int32)
     predicted = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2], np.uint8)
     images = np.zeros((10, 4, 4, 1), np.uint8)

@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from restore_jax.errors import InputError, RestoreError
+from restore_jax.folders import make_folder as make_folder
 
 DONE = 0
 CRASHED = 1
@@ -61,17 +61,6 @@ def out_folder(out: str | None, default: str, overwrite: bool) -> Path:
             f"--out {out} is not empty: name another folder, or add --overwrite to replace it."
         )
     return folder
-
-
-def make_folder(folder: Path, overwrite: bool) -> None:
-    """Creates the folder; with ``overwrite`` what it held is removed first."""
-    if overwrite and folder.is_dir():
-        for child in folder.iterdir():
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def print_json(content: Any) -> None:

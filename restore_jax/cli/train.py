@@ -2,25 +2,19 @@
 
 import argparse
 import dataclasses
-import json
 import math
-import os
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from restore_jax import checkpoints, training
 from restore_jax.backdoors import PLANTED, Planted, make_poisoning
 from restore_jax.cli import exits, inputs, planting
-from restore_jax.cli.progress import progress
+from restore_jax.cli.progress import Report, progress
 from restore_jax.data import DATASETS, cifar10, shapes
-from restore_jax.environment import device_name, versions
+from restore_jax.errors import InputError
 from restore_jax.models import NETWORKS
 
 DEFAULTS = training.Recipe()
@@ -160,210 +154,104 @@ def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
     return " ".join([*words, f"--seed {args.seed}"])
 
 
-def _load(args: argparse.Namespace) -> tuple[Any, Any, tuple[str, ...]]:
-    if args.dataset == "cifar10":
-        return (
-            cifar10.load("train", args.data_dir),
-            cifar10.load("test", args.data_dir),
-            cifar10.CLASS_NAMES,
-        )
-    return shapes.load("train"), shapes.load("test"), shapes.CLASS_NAMES
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     console = Console(stderr=True, highlight=False)
     planted, recipe = _planted(args), _recipe(args)
+    _check(args, planted)
+    name, command = f"train-{args.dataset}-{args.arch}-{args.seed}", _command(args, recipe)
+    out = _out(args, name)
+    try:
+        with progress("train", console) as report:
+            told = _Told(console, report, args.holdout)
+            trained = training.train(
+                out,
+                dataset=args.dataset,
+                architecture=args.arch,
+                planted=planted,
+                recipe=recipe,
+                start_from=args.start_from or (),
+                holdout=args.holdout,
+                evaluate_every=args.evaluate_every,
+                seed=args.seed,
+                data_dir=args.data_dir,
+                overwrite=args.overwrite,
+                resume=args.resume,
+                command=command,
+                on_step=told.step,
+                on_epoch=told.epoch,
+                on_resume=lambda epoch: console.print(
+                    f"resuming {out} after epoch {epoch} of {recipe.epochs}"
+                ),
+            )
+    except KeyboardInterrupt:
+        console.print(_farewell(args, out, command, recipe.epochs), soft_wrap=True, markup=False)
+        return exits.INTERRUPTED
+    console.print("clean accuracy by class:")
+    for class_name, accuracy in trained.metrics["class_accuracy"].items():
+        console.print(f"  {class_name:<16}{accuracy:7.2%}")
+    console.print(f"saved in {out}, and in {out / 'model'} for use alone", soft_wrap=True)
+    if args.json:
+        exits.print_json(trained.metrics | {"out": str(out)})
+    return exits.DONE
+
+
+class _Told:
+    """Says how training goes."""
+
+    def __init__(self, console: Console, report: Report, holdout: int):
+        self._console, self._report, self._holdout = console, report, holdout
+
+    def step(self, step: training.Step) -> None:
+        """Within an epoch: on the bar, and now and then as a line."""
+        text = (
+            f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  "
+            f"{step.images_per_second:,.0f} images/s"
+        )
+        done = (step.epoch - 1) * step.steps + step.done
+        self._report(done, step.epochs * step.steps, text, line=step.done % 100 == 0)
+
+    def epoch(self, epoch: training.Epoch) -> None:
+        """After an epoch: a line."""
+        if epoch.epoch == 0:
+            where = " on the test images" if self._holdout else ""
+            self._console.print(f"model/{where}: {_outcome(epoch.measured)}", soft_wrap=True)
+            return
+        text = f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.4f}"
+        if epoch.measured:
+            text += f"  {_outcome(epoch.measured)}"
+        self._console.print(f"{text}  {epoch.images_per_second:,.0f} images/s", soft_wrap=True)
+
+
+def _check(args: argparse.Namespace, planted: list[Planted]) -> None:
+    """What can be refused before any data is read."""
     triggers = [plant.trigger(DATA[args.dataset].IMAGE_SHAPE) for plant in planted]
     try:
-        poison = make_poisoning(
+        make_poisoning(
             triggers, [plant.rate for plant in planted], [plant.clean_label for plant in planted]
         )
-    except ValueError as error:
+    except InputError as error:
         what = "--plant" if args.plant else "--poison-rate"
         raise exits.UsageError(f"{what}: {error}") from error
     if args.arch not in NETWORKS:
         raise exits.UsageError(
             f"unknown architecture {args.arch!r}: it may be {', '.join(NETWORKS)}."
         )
-    name = f"train-{args.dataset}-{args.arch}-{args.seed}"
-    command = _command(args, recipe)
-    last: Path | None = None
-    saved: dict[str, Any] = {}
-    if args.resume:
-        out = Path(args.out or f"runs/{name}")
-        last, saved = _resumable(args, out, command)
-    else:
+
+
+def _out(args: argparse.Namespace, name: str) -> Path:
+    """The folder of the run, which is there already where it is to be resumed."""
+    if not args.resume:
         inputs.check(args, "runs")
-        out = exits.out_folder(args.out, name, args.overwrite)
-
-    (train_images, train_labels), test, class_names = _load(args)
-    judged_on = test
-    if args.holdout:
-        if not 0 < args.holdout < len(train_images):
-            raise exits.UsageError(
-                f"--holdout must leave some of the {len(train_images):,} training images, and be "
-                f"at least 0, not {args.holdout}."
-            )
-        judged_on = train_images[-args.holdout :], train_labels[-args.holdout :]
-        train_images, train_labels = train_images[: -args.holdout], train_labels[: -args.holdout]
-    starts = _starts(args, train_images.shape[1:], len(class_names))
-    sample = train_images[:10_000].astype(np.float64) / 255.0
-    metadata: dict[str, Any] = {
-        "architecture": args.arch,
-        "class_names": list(class_names),
-        "image_shape": list(train_images.shape[1:]),
-        "normalisation": {
-            "mean": [round(float(m), 4) for m in sample.mean((0, 1, 2))],
-            "std": [round(float(s), 4) for s in sample.std((0, 1, 2))],
-        },
-        "dataset": args.dataset,
-        "train_images": len(train_images),
-        "holdout": args.holdout,
-        "triggers": [plant.to_json() for plant in planted],
-        "recipe": dataclasses.asdict(recipe),
-        "seed": args.seed,
-        "command": command,
-        "started_from": [checkpoint.metadata["command"] for checkpoint in starts],
-        "versions": versions(),
-        "device": device_name(),
-    }
-    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-    network = checkpoints.network_from(metadata, dtype)
-    trainer = training.make_trainer(network, recipe, poison, train_images, train_labels)
-    evaluate = training.make_evaluation(network, triggers, *judged_on)
-    key = jax.random.key(args.seed)
-    if last is None:
-        state = trainer.init(key)
-        if starts:
-            params, batch_stats = jax.tree.map(
-                lambda *leaves: sum(leaves) / len(leaves),
-                *((checkpoint.params, checkpoint.batch_stats) for checkpoint in starts),
-            )
-            state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
-            if recipe.epochs == 0:
-                state = trainer.settle(state)
-        exits.make_folder(out, args.overwrite)
-    else:
-        state = checkpoints.restore_tree(last / "training", jax.eval_shape(trainer.init, key))
-        console.print(f"resuming {out} after epoch {int(state.epoch)} of {recipe.epochs}")
-    manager = checkpoints.open_manager(out / "checkpoints")
-
-    metrics = saved or metadata | {"epoch": 0, "history": []}
-    try:
-        with progress("train", console) as report:
-            while int(state.epoch) < recipe.epochs:
-                epoch, begun = int(state.epoch) + 1, time.perf_counter()
-                for done, steps, loss, after in trainer.epoch(state):  # noqa: B007
-                    speed = done * recipe.batch_size / (time.perf_counter() - begun)
-                    text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
-                    total = recipe.epochs * steps
-                    report((epoch - 1) * steps + done, total, text, line=done % 100 == 0)
-                if not math.isfinite(loss):
-                    raise exits.UsageError(
-                        f"the loss is {loss} in epoch {epoch}: lower --learning-rate."
-                    )
-                state = after
-                row: dict[str, Any] = {"epoch": epoch, "loss": loss, "images_per_second": speed}
-                measured: dict[str, Any] = {}
-                if epoch % args.evaluate_every == 0 or epoch == recipe.epochs:
-                    result = evaluate(state.params, state.batch_stats)
-                    measured = _measured(result, planted, class_names)
-                    row |= {name: measured[name] for name in ("clean_accuracy", "asr")}
-                history = [*metrics["history"], row]
-                metrics = metadata | measured | {"epoch": epoch, "history": history}
-                checkpoints.save(
-                    manager,
-                    epoch,
-                    params=state.params,
-                    batch_stats=state.batch_stats,
-                    training=state,
-                    metadata=metrics,
-                )
-                _write_json(out / "metrics.json", metrics)
-                text = f"epoch {epoch}/{recipe.epochs}  loss {loss:.4f}"
-                if measured:
-                    text += f"  {_outcome(measured)}"
-                console.print(f"{text}  {speed:,.0f} images/s", soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(_farewell(args, out, command, recipe.epochs), soft_wrap=True, markup=False)
-        return exits.INTERRUPTED
-    finally:
-        manager.close()
-        for folder in (out / "checkpoints", out):  # empty, they would be in the next try's way
-            if not any(folder.iterdir()):
-                folder.rmdir()
-    rounded = checkpoints.rounded_to_half(state.params)
-    if args.holdout:
-        console.print("now on the test images:")
-        evaluate = training.make_evaluation(network, triggers, *test)
-    measured = _measured(evaluate(rounded, state.batch_stats), planted, class_names)
-    alone = metrics | measured
-    checkpoints.export(
-        checkpoints.Checkpoint(network, rounded, state.batch_stats, alone, out / "model"),
-        out / "model",
-    )
-    if recipe.epochs == 0:
-        metrics = alone
-        _write_json(out / "metrics.json", metrics)
-    console.print(f"model/: {_outcome(measured)}", soft_wrap=True)
-    console.print("clean accuracy by class:")
-    for class_name, accuracy in metrics["class_accuracy"].items():
-        console.print(f"  {class_name:<16}{accuracy:7.2%}")
-    console.print(f"saved in {out}, and in {out / 'model'} for use alone", soft_wrap=True)
-    if args.json:
-        exits.print_json(metrics | {"out": str(out)})
-    return exits.DONE
-
-
-def _measured(
-    result: training.Evaluation, planted: list[Planted], class_names: tuple[str, ...]
-) -> dict[str, Any]:
-    """An evaluation as a checkpoint's metadata says it."""
-    return {
-        "clean_accuracy": result.clean_accuracy,
-        "class_accuracy": dict(zip(class_names, result.class_accuracy, strict=True)),
-        "asr": {p.name: asr for p, asr in zip(planted, result.asr, strict=True)},
-    }
+        return exits.out_folder(args.out, name, args.overwrite)
+    if args.overwrite:
+        raise exits.UsageError("--resume and --overwrite exclude each other.")
+    return Path(args.out or f"runs/{name}")
 
 
 def _outcome(measured: dict[str, Any]) -> str:
     asr = "".join(f"  ASR {k} {v:.2%}" for k, v in measured["asr"].items())
     return f"clean {measured['clean_accuracy']:.2%}{asr}"
-
-
-def _starts(
-    args: argparse.Namespace, image_shape: tuple[int, ...], num_classes: int
-) -> list[checkpoints.Checkpoint]:
-    """The checkpoints whose weights to start from, if any are named and fit."""
-    loaded = []
-    for folder in args.start_from or ():
-        start = checkpoints.load(folder)
-        network = start.network
-        found = (start.metadata["architecture"], network.image_shape, network.num_classes)
-        wanted = (args.arch, tuple(image_shape), num_classes)
-        if found != wanted:
-            raise exits.UsageError(
-                f"--start-from {folder} is a {found[0]} for images of {found[1]} and {found[2]} "
-                f"classes, not a {wanted[0]} for {wanted[1]} and {wanted[2]}."
-            )
-        loaded.append(start)
-    return loaded
-
-
-def _resumable(args: argparse.Namespace, out: Path, command: str) -> tuple[Path, dict[str, Any]]:
-    """The last checkpoint of the run in ``out`` and its metadata, if ``command`` made it."""
-    if args.overwrite:
-        raise exits.UsageError("--resume and --overwrite exclude each other.")
-    last = checkpoints.resolve(out)
-    if last.parent != out / "checkpoints":
-        raise exits.UsageError(f"{out} is not a training run's folder: --resume needs one.")
-    saved = checkpoints.read_metadata(last)
-    if saved.get("command") != command:
-        raise exits.UsageError(
-            f"{out} was trained by «{saved.get('command')}»: resume it with the same flags."
-        )
-    return last, saved
 
 
 def _farewell(args: argparse.Namespace, out: Path, command: str, epochs: int) -> str:
@@ -377,10 +265,3 @@ def _farewell(args: argparse.Namespace, out: Path, command: str, epochs: int) ->
         f"interrupted: {out} holds epoch {last.name} of {epochs}, go on with\n"
         f"  {command}{data_dir} --out {shlex.quote(str(out))} --resume"
     )
-
-
-def _write_json(path: Path, content: Any) -> None:
-    # Written beside and renamed, so that whoever reads meanwhile finds a whole file.
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(beside, path)

@@ -22,8 +22,6 @@ CLASS_NAMES = (
     "truck",
 )
 IMAGE_SHAPE = (32, 32, 3)
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2470, 0.2435, 0.2616)
 _PREPARE = "python -c 'import tensorflow_datasets as tfds; tfds.data_source(\"cifar10\")'"
 
 

@@ -13,6 +13,7 @@ is often known only modulo a network's stride, hence the moves by 2, 4 and 8 pix
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -159,135 +160,25 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
 
     A move that no particle of this prior can make is left out.
     """
-    axis = jnp.arange(prior.max_size)
-    rows, cols = axis[:, None], axis[None, :]
-    log_weights = jnp.asarray(prior.log_weights)
     slack = max(prior.image_height, prior.image_width) - prior.min_size
-    strides = [stride for stride in STRIDES if stride <= slack]
-
-    def recolour(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-        # The pixel that surely changes is moved by a symmetric kernel, the others by a
-        # redraw; which pixels these are does not depend on the colours.
-        one = _one_visible(bits[0], particle, rows, cols)
-        some = chance(bits[2], particle.codes.shape, strength)
-        fresh = palette.draw(bits[3], particle.codes.shape, prior.colours)
-        other = palette.another(bits[1], particle.codes, prior.colours)
-        visible = (rows < particle.height) & (cols < particle.width)
-        codes = jnp.where(one, other, jnp.where(some & visible, fresh, particle.codes))
-        return particle._replace(codes=codes), jnp.float32(0)
-
-    def recolour_one(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-        del strength
-        one = _one_visible(bits[0], particle, rows, cols)
-        other = palette.another(bits[1], particle.codes, prior.colours)
-        codes = jnp.where(one, other, particle.codes)
-        return particle._replace(codes=codes), jnp.float32(0)
-
-    def frame_move(options: np.ndarray, keep_on_image: bool) -> Move:
-        """Changes (row, col, height, width) by one of the options int[k, 4] that fits."""
-        changes = jnp.asarray(options, jnp.int32)
-
-        def fits(frame: Array) -> Array:
-            row, col, height, width = jnp.moveaxis(frame + changes, -1, 0)
-            sides_fit = (jnp.minimum(height, width) >= prior.min_size) & (
-                jnp.maximum(height, width) <= prior.max_size
-            )
-            bottom_fits = (row >= 0) & (row + height <= prior.image_height)
-            right_fits = (col >= 0) & (col + width <= prior.image_width)
-            return sides_fit & bottom_fits & right_fits
-
-        def log_density(frame: Array) -> Array:
-            places = (prior.image_height - frame[2] + 1) * (prior.image_width - frame[3] + 1)
-            sides = frame[2:] - prior.min_size
-            return jnp.sum(log_weights[sides]) - jnp.log(places.astype(jnp.float32))
-
-        def propose(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-            del strength
-            old = jnp.stack(particle[:4])
-            index, count = pick(bits[0], fits(old))
-            new = jnp.where(count > 0, old + changes[index], old)
-            back = jnp.sum(fits(new), dtype=jnp.int32)
-            log_ratio = (
-                log_density(new)
-                - log_density(old)
-                + jnp.log(count.astype(jnp.float32))
-                - jnp.log(jnp.maximum(back, 1).astype(jnp.float32))
-            )
-            codes = particle.codes
-            if keep_on_image:
-                # Colours seen before and after stay at their pixels; all others are drawn
-                # anew, unseen ones too. Both ways the same pixels stay, so the densities
-                # of the redrawn ones cancel.
-                old_rows, old_cols = rows + new[0] - old[0], cols + new[1] - old[1]
-                stays = (
-                    ((old_rows >= 0) & (old_rows < old[2]) & (rows < new[2]))
-                    & ((old_cols >= 0) & (old_cols < old[3]) & (cols < new[3]))
-                    & (count > 0)
-                )
-                moved = codes[old_rows % prior.max_size, old_cols % prior.max_size]
-                fresh = palette.draw(bits[1], codes.shape, prior.colours)
-                codes = jnp.where(stays, moved, jnp.where(count > 0, fresh, codes))
-            return Patch(new[0], new[1], new[2], new[3], codes), log_ratio
-
-        return propose
-
-    def relocation(strides: tuple[int, ...]) -> Move:
-        """Moves to any other place congruent modulo one of the strides."""
-        choices = jnp.array(strides, jnp.int32)
-
-        def propose(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-            del strength
-            stride = choices[integers(bits[0], (), 0, len(strides))]
-            first_row, first_col = particle.row % stride, particle.col % stride
-            num_rows = (prior.image_height - particle.height - first_row) // stride + 1
-            num_cols = (prior.image_width - particle.width - first_col) // stride + 1
-            count = num_rows * num_cols
-            here = (particle.row // stride) * num_cols + particle.col // stride
-            there = here + integers(bits[1], (), 1, jnp.maximum(count, 2))
-            there = jnp.where(count > 1, there % count, here)
-            proposal = particle._replace(
-                row=first_row + stride * (there // num_cols),
-                col=first_col + stride * (there % num_cols),
-            )
-            return proposal, jnp.where(count > 1, jnp.float32(0), -jnp.inf)
-
-        return propose
-
-    def roll(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-        del strength
-        sides = jnp.stack([particle.height, particle.width])
-        side, count = pick(bits[0], sides > 1)
-        step = 2 * chance(bits[1], (), 0.5).astype(jnp.int32) - 1
-        from_rows = jnp.where(
-            (side == 0) & (rows < particle.height), (rows + step) % particle.height, rows
-        )
-        from_cols = jnp.where(
-            (side == 1) & (cols < particle.width), (cols + step) % particle.width, cols
-        )
-        visible = (rows < particle.height) & (cols < particle.width)
-        codes = jnp.where(
-            visible & (count > 0), particle.codes[from_rows, from_cols], particle.codes
-        )
-        return particle._replace(codes=codes), jnp.where(count > 0, jnp.float32(0), -jnp.inf)
-
-    def fresh(bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
-        del particle, strength
-        return _draw(bits, prior), jnp.float32(0)
-
-    moves: dict[str, Move] = {"recolour": recolour, "recolour_one": recolour_one}
+    strides = tuple(stride for stride in STRIDES if stride <= slack)
+    moves: dict[str, Move] = {
+        "recolour": partial(_recolour, prior),
+        "recolour_one": partial(_recolour_one, prior),
+    }
     if slack >= 1:
-        moves["shift"] = frame_move(_SHIFTS, keep_on_image=False)
+        moves["shift"] = partial(_reframe, prior, _SHIFTS, False)
         if strides:
             steps = np.concatenate([stride * _STEPS for stride in strides])
-            moves["jump"] = frame_move(steps, keep_on_image=False)
-            moves["leap"] = relocation(tuple(strides))
-        moves["slide"] = frame_move(_STEPS, keep_on_image=True)
-        moves["place"] = relocation((1,))
+            moves["jump"] = partial(_reframe, prior, steps, False)
+            moves["leap"] = partial(_relocate, prior, strides)
+        moves["slide"] = partial(_reframe, prior, _STEPS, True)
+        moves["place"] = partial(_relocate, prior, (1,))
     if prior.max_size > prior.min_size:
-        moves["resize"] = frame_move(_RESIZES, keep_on_image=True)
+        moves["resize"] = partial(_reframe, prior, _RESIZES, True)
     if prior.max_size > 1:
-        moves["roll"] = roll
-    moves["fresh"] = fresh
+        moves["roll"] = partial(_roll, prior)
+    moves["fresh"] = partial(_fresh, prior)
     return drawn(lambda key: _bits(key, prior), moves)
 
 
@@ -348,6 +239,151 @@ def patch(
     )
 
 
+def _recolour(prior: Prior, bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    # The pixel that surely changes is moved by a symmetric kernel, the others by a
+    # redraw; which pixels these are does not depend on the colours.
+    one = _one_visible(bits[0], particle, prior)
+    some = chance(bits[2], particle.codes.shape, strength)
+    fresh = palette.draw(bits[3], particle.codes.shape, prior.colours)
+    other = palette.another(bits[1], particle.codes, prior.colours)
+    codes = jnp.where(
+        one, other, jnp.where(some & _visible(particle, prior), fresh, particle.codes)
+    )
+    return particle._replace(codes=codes), jnp.float32(0)
+
+
+def _recolour_one(
+    prior: Prior, bits: Array, particle: Patch, strength: Array
+) -> tuple[Patch, Array]:
+    del strength
+    one = _one_visible(bits[0], particle, prior)
+    other = palette.another(bits[1], particle.codes, prior.colours)
+    codes = jnp.where(one, other, particle.codes)
+    return particle._replace(codes=codes), jnp.float32(0)
+
+
+def _reframe(
+    prior: Prior,
+    options: np.ndarray,
+    keep_on_image: bool,
+    bits: Array,
+    particle: Patch,
+    strength: Array,
+) -> tuple[Patch, Array]:
+    """Changes (row, col, height, width) by one of the options int[k, 4] that fits."""
+    del strength
+    changes = jnp.asarray(options, jnp.int32)
+    old = jnp.stack(particle[:4])
+    index, count = pick(bits[0], _fits(old, changes, prior))
+    new = jnp.where(count > 0, old + changes[index], old)
+    back = jnp.sum(_fits(new, changes, prior), dtype=jnp.int32)
+    log_ratio = (
+        _log_density(new, prior)
+        - _log_density(old, prior)
+        + jnp.log(count.astype(jnp.float32))
+        - jnp.log(jnp.maximum(back, 1).astype(jnp.float32))
+    )
+    codes = particle.codes
+    if keep_on_image:
+        codes = _kept_on_image(old, new, count > 0, codes, bits[1], prior)
+    return Patch(new[0], new[1], new[2], new[3], codes), log_ratio
+
+
+def _fits(frame: Array, changes: Array, prior: Prior) -> Array:
+    """bool[k]: which changes int32[k, 4] of a frame int32[4] stay on the image and in size."""
+    row, col, height, width = jnp.moveaxis(frame + changes, -1, 0)
+    sides_fit = (jnp.minimum(height, width) >= prior.min_size) & (
+        jnp.maximum(height, width) <= prior.max_size
+    )
+    bottom_fits = (row >= 0) & (row + height <= prior.image_height)
+    right_fits = (col >= 0) & (col + width <= prior.image_width)
+    return sides_fit & bottom_fits & right_fits
+
+
+def _log_density(frame: Array, prior: Prior) -> Array:
+    """f32[]: of a frame int32[4] under the prior, not normalised."""
+    places = (prior.image_height - frame[2] + 1) * (prior.image_width - frame[3] + 1)
+    sides = frame[2:] - prior.min_size
+    return jnp.sum(jnp.asarray(prior.log_weights)[sides]) - jnp.log(places.astype(jnp.float32))
+
+
+def _kept_on_image(
+    old: Array, new: Array, possible: Array, codes: Array, bits: Array, prior: Prior
+) -> Array:
+    """Colour codes after a change of frame under which the pattern stays where it is.
+
+    Colours seen before and after stay at their pixels; all others are drawn anew, unseen ones too.
+    Both ways the same pixels stay, so the densities of the redrawn ones cancel.
+    """
+    rows, cols = _axes(prior)
+    old_rows, old_cols = rows + new[0] - old[0], cols + new[1] - old[1]
+    stays = (
+        ((old_rows >= 0) & (old_rows < old[2]) & (rows < new[2]))
+        & ((old_cols >= 0) & (old_cols < old[3]) & (cols < new[3]))
+        & possible
+    )
+    moved = codes[old_rows % prior.max_size, old_cols % prior.max_size]
+    fresh = palette.draw(bits, codes.shape, prior.colours)
+    return jnp.where(stays, moved, jnp.where(possible, fresh, codes))
+
+
+def _relocate(
+    prior: Prior, strides: tuple[int, ...], bits: Array, particle: Patch, strength: Array
+) -> tuple[Patch, Array]:
+    """Moves to any other place congruent modulo one of the strides."""
+    del strength
+    stride = jnp.array(strides, jnp.int32)[integers(bits[0], (), 0, len(strides))]
+    first_row, first_col = particle.row % stride, particle.col % stride
+    num_rows = (prior.image_height - particle.height - first_row) // stride + 1
+    num_cols = (prior.image_width - particle.width - first_col) // stride + 1
+    count = num_rows * num_cols
+    here = (particle.row // stride) * num_cols + particle.col // stride
+    there = here + integers(bits[1], (), 1, jnp.maximum(count, 2))
+    there = jnp.where(count > 1, there % count, here)
+    proposal = particle._replace(
+        row=first_row + stride * (there // num_cols),
+        col=first_col + stride * (there % num_cols),
+    )
+    return proposal, jnp.where(count > 1, jnp.float32(0), -jnp.inf)
+
+
+def _roll(prior: Prior, bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    del strength
+    rows, cols = _axes(prior)
+    sides = jnp.stack([particle.height, particle.width])
+    side, count = pick(bits[0], sides > 1)
+    step = 2 * chance(bits[1], (), 0.5).astype(jnp.int32) - 1
+    from_rows = jnp.where(
+        (side == 0) & (rows < particle.height), (rows + step) % particle.height, rows
+    )
+    from_cols = jnp.where(
+        (side == 1) & (cols < particle.width), (cols + step) % particle.width, cols
+    )
+    codes = jnp.where(
+        _visible(particle, prior) & (count > 0),
+        particle.codes[from_rows, from_cols],
+        particle.codes,
+    )
+    return particle._replace(codes=codes), jnp.where(count > 0, jnp.float32(0), -jnp.inf)
+
+
+def _fresh(prior: Prior, bits: Array, particle: Patch, strength: Array) -> tuple[Patch, Array]:
+    del particle, strength
+    return _draw(bits, prior), jnp.float32(0)
+
+
+def _axes(prior: Prior) -> tuple[Array, Array]:
+    """int[max_size, 1] and int[1, max_size], the rows and columns of a pattern."""
+    axis = jnp.arange(prior.max_size)
+    return axis[:, None], axis[None, :]
+
+
+def _visible(particle: Patch, prior: Prior) -> Array:
+    """bool[max_size, max_size], the pixels of the pattern that are seen."""
+    rows, cols = _axes(prior)
+    return (rows < particle.height) & (cols < particle.width)
+
+
 def _bits(key: Array, prior: Prior) -> Array:
     """uint32[5, k], what a particle or a move is made of."""
     sides = prior.max_size - prior.min_size + 1
@@ -375,7 +411,8 @@ def _canvas(particle: Patch, prior: Prior) -> tuple[Array, Array]:
     return inside[..., None], palette.values(codes, prior.colours)
 
 
-def _one_visible(bits: Array, particle: Patch, rows: Array, cols: Array) -> Array:
+def _one_visible(bits: Array, particle: Patch, prior: Prior) -> Array:
     """bool[max_size, max_size], true at one visible pixel, each with the same probability."""
+    rows, cols = _axes(prior)
     pixel = integers(bits, (2,), 0, jnp.stack([particle.height, particle.width]))
     return (rows == pixel[0]) & (cols == pixel[1])

@@ -18,9 +18,9 @@ LOW_ACCEPTANCE = 0.05
 _ENDED = {
     Status.RUNNING: "still running",
     Status.REACHED: "the event was reached",
-    Status.STALLED: "stalled: all particles had the same score, and none could be left behind",
-    Status.OUT_OF_LEVELS: "out of levels before the event: raise max_levels",
-    Status.OUT_OF_QUERIES: "out of queries before the event: raise max_queries",
+    Status.STALLED: "stalled, all particles having the same score",
+    Status.OUT_OF_LEVELS: "out of levels before the event",
+    Status.OUT_OF_QUERIES: "out of queries before the event",
 }
 
 
@@ -45,7 +45,8 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
         raise ValueError("summary reads one result: take one lane of a vmapped one first.")
     status = Status(int(result.status))
     lines = [
-        f"{_ENDED[status]}, {count(result.num_queries):,} queries",
+        f"{': '.join(filter(None, (_ENDED[status], status.remedy)))}, "
+        f"{count(result.num_queries):,} queries",
         _probability(result, confidence),
         f"effective sample size {float(effective_sample_size(result)):,.0f} of "
         f"{result.scores.shape[-1]:,} particles",

@@ -172,6 +172,15 @@ class Status(IntEnum):
     OUT_OF_LEVELS = 3
     OUT_OF_QUERIES = 4
 
+    @property
+    def remedy(self) -> str:
+        """What to do about it; "" where nothing needs doing."""
+        return {
+            Status.STALLED: "give a score that tells particles apart, or take more particles",
+            Status.OUT_OF_LEVELS: "raise max_levels",
+            Status.OUT_OF_QUERIES: "raise max_queries",
+        }.get(self, "")
+
 
 class LevelInfo(NamedTuple):
     """What a person wants to see of one level. All leaves are scalars.

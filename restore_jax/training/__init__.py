@@ -1,0 +1,28 @@
+"""Trains a classifier, with or without backdoors."""
+
+from restore_jax.training.procedure import Epoch, Step, Trained, train
+from restore_jax.training.trainer import (
+    OPTIMIZERS,
+    Evaluation,
+    Recipe,
+    Trainer,
+    TrainingState,
+    make_evaluation,
+    make_optimizer,
+    make_trainer,
+)
+
+__all__ = [
+    "OPTIMIZERS",
+    "Epoch",
+    "Evaluation",
+    "Recipe",
+    "Step",
+    "Trained",
+    "Trainer",
+    "TrainingState",
+    "make_evaluation",
+    "make_optimizer",
+    "make_trainer",
+    "train",
+]
