@@ -332,7 +332,7 @@ def test_the_verdict_is_what_clean_models_allow(looked_at, monkeypatch, bright_f
     assert "9 clean models cannot vouch" in strict.reason
     none_found = scanned(clean, probes=bright_file)
     assert none_found.verdict == NOTHING
-    assert none_found.log10_certificate < -1.5
+    assert none_found.log10_certificate < -1.0
 
 
 def test_a_scan_never_asks_more_than_it_may_and_says_when_that_was_too_little(bright_file):
@@ -369,8 +369,9 @@ def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):
 
 
 def test_with_labels_guides_lead_the_way(bright_file):
+    settings = dataclasses.replace(SETTINGS, depths={"patch": -4.0})
     found = scan(
-        opened(backdoored, "labels"), space="patch", probes=bright_file, settings=SETTINGS,
+        opened(backdoored, "labels"), space="patch", probes=bright_file, settings=settings,
         success=SUCCESS,
     )  # fmt: skip
     assert found.verdict == SUSPICIOUS

@@ -215,9 +215,12 @@ def _seen(
     }
     lacks = {lane.target: deep_goal - float(draws.empty[lane.target]) for lane in whole}
     if work.run.model.access == "labels":
-        met = {lane.target: lane.depths[-1] if math.isnan(lane.event) else lane.event
-               for lane in whole}  # fmt: skip
-        stand = standings_by_events({k: max(value, depth) for k, value in met.items()})
+        # What was not met is rarer than the depth, or is not there.
+        met = {
+            lane.target: depth if math.isnan(lane.event) else max(depth, lane.event)
+            for lane in whole
+        }
+        stand = standings_by_events(met)
     else:
         families = profiles(work.conditions, work.settings, space.description)
         stand = standings(gains, lacks, families)

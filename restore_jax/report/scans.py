@@ -130,7 +130,7 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
         if not (folder / "scan.json").is_file():
             found.append(load_recovery(folder))
             continue
-        content = read_json(folder / "scan.json", {"verdict": str, "targets": list})
+        content = read_json(folder / "scan.json", {"verdict": str, "targets": list}, SCHEMA_VERSION)
         if not content["targets"]:
             raise ResultError(f"the scan in {folder} confirmed no trigger.")
         found += [load_recovery(folder / f"class-{target}") for target in content["targets"]]

@@ -245,8 +245,10 @@ def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_json(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """A result's JSON, of which it is checked that it holds the ``kinds``.
+def read_json(
+    path: Path, kinds: Mapping[str, type], version: int = SCHEMA_VERSION
+) -> dict[str, Any]:
+    """A result's JSON, checked to hold the ``kinds`` and to be of that schema version.
 
     Raises:
       ResultError: missing, damaged, of another version, or without one of them.
@@ -254,10 +256,10 @@ def read_json(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
     content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(content, dict):
         raise ResultError(f"{path} holds no result.")
-    if content.get("schema_version") != SCHEMA_VERSION:
+    if content.get("schema_version") != version:
         raise ResultError(
             f"{path} has schema version {content.get('schema_version')!r}; this release reads "
-            f"version {SCHEMA_VERSION}."
+            f"version {version}."
         )
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
