@@ -196,7 +196,7 @@ def _aim(
     if isinstance(space, TriggerSpace):
         entry = Space(space.name, lambda image_shape: space, "one of the user's own")
     else:
-        entry = find(space)
+        entry = find(space, also=("auto",))
     settings = settings or entry.settings_for(how["stop"])
     reserve, least = needs(oracle, settings)
     index, planted = class_to_search(oracle, target, how.pop("trigger"))

@@ -95,14 +95,15 @@ def register(entry: Space) -> None:
     SPACES[entry.name] = entry
 
 
-def find(name: str) -> Space:
-    """The entry of a name.
+def find(name: str, also: tuple[str, ...] = ()) -> Space:
+    """The entry of a name; ``also`` are words that would have done in its place.
 
     Raises:
       InputError: there is none.
     """
     if name not in SPACES:
-        raise InputError(f"unknown `space` {name!r}: it may be auto, {', '.join(SPACES)}.")
+        known = ", ".join((*also, *SPACES))
+        raise InputError(f"unknown `space` {name!r}: it may be {known}.")
     return SPACES[name]
 
 
