@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 MODULES = [
+    "diagnosis.null",
+    "diagnosis.standing",
     "errors",
     "oracles.asking",
     "oracles.opening",
     "recovery.truth",
     "run.run",
     "spaces.making",
+    "spaces.smooth",
     "verification",
     pytest.param("recovery.procedure", marks=pytest.mark.slow),
 ]

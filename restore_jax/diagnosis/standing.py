@@ -14,7 +14,7 @@ every profile there is. With y the square root of the reach, whose spread depend
     standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
 
 with j the model's other classes, and spread(e) the root mean square of that difference over classes
-for which nothing was planted. How large the standings of clean models are is measured
+for which nothing was planted, or `LEAST_PROFILE_SPREAD`. How large the standings of clean models are is measured
 (`diagnosis.null`).
 """
 
@@ -25,6 +25,8 @@ import numpy as np
 
 LEAST_SPREAD = 0.15
 """Of the square root of the reach, where there is no profile."""
+LEAST_PROFILE_SPREAD = 0.1
+"""Likewise of a profile: from few models it is easily estimated too small."""
 
 
 LEAST_DECADES = 0.5
@@ -85,14 +87,15 @@ def standings(
     Example:
       >>> found = standings({0: 4.0, 1: 1.0, 2: 1.0}, {0: 4.0, 1: 4.0, 2: 4.0}, [])
       >>> found[0].reach, round(found[0].value, 2)
-      (1.0, 3.33)
+      (1.0, 1.35)
     """
     reaches = {k: gain / lacks[k] for k, gain in gains.items()}
     roots = {k: float(np.sqrt(max(reach, 0.0))) for k, reach in reaches.items()}
     values = []
     for profile in profiles:
         offsets = {k: profile.offsets[k] for k in roots}
-        values.append(_differences(roots, offsets, profile.spread))
+        spread = max(profile.spread, LEAST_PROFILE_SPREAD)
+        values.append(_differences(roots, offsets, spread))
     if not profiles:
         plain = _differences(roots, dict.fromkeys(roots, 0.0), 1.0)
         spread = 1.4826 * float(np.median(np.abs(list(plain.values()) or [0.0])))

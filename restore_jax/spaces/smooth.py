@@ -21,6 +21,7 @@ import numpy as np
 from jax.scipy.special import erf
 
 from restore_jax.backdoors.trigger import Trigger
+from restore_jax.errors import InputError
 from restore_jax.spaces.draws import independent
 from restore_jax.spaces.gaussian import pcn
 from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
@@ -143,7 +144,7 @@ def smooth(
         second.
 
     Raises:
-      ValueError: if an option is outside its range.
+      InputError: if an option is outside its range.
 
     Example:
       >>> space = smooth((32, 32, 3), grid=4)
@@ -153,14 +154,14 @@ def smooth(
     """
     shape = check_image_shape(image_shape)
     if not is_whole(grid) or not 1 <= grid <= min(shape[:2]):
-        raise ValueError(
+        raise InputError(
             f"grid is {grid!r}; it must be a whole number in 1 .. {min(shape[:2])}, the image's "
             "smaller side."
         )
     low = check_share("min_amplitude", min_amplitude, one_included=True)
     high = check_share("max_amplitude", max_amplitude, one_included=True)
     if low > high:
-        raise ValueError(f"min_amplitude is {low} and max_amplitude {high}; it must not be larger.")
+        raise InputError(f"min_amplitude is {low} and max_amplitude {high}; it must not be larger.")
     prior = Prior(shape, int(grid), low, high)
     moves = proposals(prior)
     return TriggerSpace(
