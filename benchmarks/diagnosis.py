@@ -4,32 +4,38 @@
 
 DIR holds a folder for each model, a checkpoint with a ``truth.json`` beside it that says what was
 planted. Each model is looked through space by space (``look``, nothing is recovered), the clean
-ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), some models are
-scanned as a user would (``scan``), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png``
-are written. What is there already is kept: delete rows of the .json for a fresh start.
+ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are
+scanned as a user would (``scan``) and given to Neural Cleanse (``cleanse``, which needs test
+images), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` are written. What is there
+already is kept: delete rows of the .json for a fresh start.
 """
 
 import argparse
 import datetime
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from peers.neural_cleanse import neural_cleanse
 from scipy import stats
 
+from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, false_alarm_bound, scan
 from restore_jax.diagnosis.null import measured, settings_that_matter
 from restore_jax.diagnosis.standing import Profile, level_at, standings
 from restore_jax.environment import device_name, versions
+from restore_jax.oracles import open_model
 from restore_jax.spaces import catalogue
 
 RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
-PARTS = ("look", "null", "scan", "table")
+PARTS = ("look", "null", "scan", "cleanse", "table")
 ONE_CLASS = (
     "patch-2x2", "patch-3x3-colour", "patch-3x3-corner", "patch-5x5-colour", "patch-faint",
     "patch-rare", "patch-roaming", "pixels-6", "waves-clean-label", "blend-15", "low-frequency",
@@ -43,6 +49,7 @@ def main() -> None:
     """Measures what is asked for, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--zoo", type=Path, required=True, help="a folder of models")
+    parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/, for cleanse")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only", nargs="+", help="names of models")
     parser.add_argument("--space", nargs="+", default=catalogue.scanned(), help="spaces")
@@ -60,6 +67,9 @@ def main() -> None:
         elif part == "scan":
             for folder in chosen:
                 _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f))
+        elif part == "cleanse":
+            for folder in chosen:
+                _keep(path, f"cleanse/{folder.name}", lambda f=folder: _cleanse(f, args.data_dir))
         elif part == "null":
             NULL.write_text(json.dumps(null_of(_rows(path), args.zoo), indent=1) + "\n")
             measured.cache_clear()
@@ -123,6 +133,19 @@ def _scan(folder: Path) -> dict[str, Any]:
         "queries_by_stage": dict(found.cost.queries_by_stage),
         "seconds": round(found.cost.seconds["total"], 1),
     }  # fmt: skip
+
+
+def _cleanse(folder: Path, data_dir: str | None) -> dict[str, Any]:
+    """Neural Cleanse on 500 test images, which it needs, with the model's weights."""
+    images = cifar10.load("test", data_dir)[0][:500].astype(np.float32) / 255.0
+    began = time.perf_counter()
+    found = neural_cleanse(open_model(folder), jnp.asarray(images), jax.random.key(0))
+    return {
+        "queries": 0,
+        "accused": [int(k) for k in found.accused],
+        "anomaly": [round(float(index), 3) for index in found.anomaly],
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
 def truth_of(zoo: Path, name: str) -> tuple[set[int], dict[str, Any]]:
@@ -350,6 +373,14 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
                 f"{', '.join(map(str, row['confirmed'])) or '-'} | {row['queries']:,} | "
                 f"{row['seconds']:.0f} |"
             )
+    cleansed = {name[8:]: row for name, row in rows.items() if name.startswith("cleanse/")}
+    lines += ["", "## Neural Cleanse", ""]
+    if not cleansed:
+        lines.append("Not run on these models.")
+    for name, row in sorted(cleansed.items()):
+        where = ", ".join(map(str, sorted(truth_of(zoo, name)[0]))) or "nothing"
+        said = ", ".join(map(str, row["accused"])) or "nobody"
+        lines.append(f"- {name}: planted {where}, accuses {said} (index {max(row['anomaly']):.1f})")
     return "\n".join(lines) + "\n"
 
 
