@@ -29,6 +29,8 @@ from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
 Array = jax.Array
+CELLS = 6
+"""Along each side, unless told otherwise."""
 WEIGHTS = {"walk": 3.0, "some": 2.0, "strengthen": 1.0, "fresh": 0.25}
 """How often the kernel tries each move, relative to the others."""
 
@@ -131,7 +133,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
 def smooth(
     image_shape: tuple[int, int, int],
     *,
-    grid: int = 6,
+    grid: int | None = None,
     min_amplitude: float = 0.04,
     max_amplitude: float = 0.25,
 ) -> TriggerSpace:
@@ -139,7 +141,7 @@ def smooth(
 
     Args:
       image_shape: (H, W, C) of the images, in pixels.
-      grid: cells along each side, at least 1 and at most min(H, W).
+      grid: cells along each side, at least 1 and at most min(H, W); None: 6, or as many as fit.
       min_amplitude, max_amplitude: of a pixel's largest change, in (0, 1], the first at most the
         second.
 
@@ -153,6 +155,8 @@ def smooth(
       (5, 4, 4, 3)
     """
     shape = check_image_shape(image_shape)
+    if grid is None:
+        grid = min(CELLS, *shape[:2])
     if not is_whole(grid) or not 1 <= grid <= min(shape[:2]):
         raise InputError(
             f"grid is {grid!r}; it must be a whole number in 1 .. {min(shape[:2])}, the image's "
