@@ -182,17 +182,16 @@ def _show(found: "Scan", folder: Path) -> None:
     console = Console(highlight=False)
     console.print(_sentence(found), soft_wrap=True)
     shown = foremost(found)
-    table = Table(title="how far classes stand out")
+    table = Table(title="log10 of the probability that a random trigger leads there")
     table.add_column("class")
-    for space, seen in found.spaces.items():
-        table.add_column(f"{space}\nlog10 P", justify="right")
-        table.add_column(f"at 10^{seen.depth:.1f}", justify="right")
+    for space in found.spaces:
+        table.add_column(space, justify="right")
+    table.add_column("stands out", justify="right")
     table.add_column("verdict")
     for finding in shown:
         row = [f"{finding.target} {finding.name}"]
-        for seen in found.spaces.values():
-            row += _cells(finding, seen)
-        table.add_row(*row, _word(finding))
+        row += [_probability(finding, seen) for seen in found.spaces.values()]
+        table.add_row(*row, _standing(finding), _word(finding))
     console.print(table)
     if len(shown) < len(found.classes):
         console.print(
@@ -238,17 +237,20 @@ def _sentence(found: "Scan") -> str:
     )
 
 
-def _cells(finding: "ClassFinding", seen: Any) -> list[str]:
-    """What one space says of a class: the event's probability, and how far it stands out."""
+def _probability(finding: "ClassFinding", seen: Any) -> str:
+    """What one space says of a class: the event's probability, or what it is below."""
     one = seen.classes.get(finding.target)
     if one is None:
-        return ["-", "-"]
-    prob = f"< {one.log10_bound:.1f}" if one.log10_prob is None else f"{one.log10_prob:.1f}"
-    return [prob, "-" if one.standing is None else f"{one.standing.value:.2f}"]
+        return "-"
+    return f"< {one.log10_bound:.1f}" if one.log10_prob is None else f"{one.log10_prob:.1f}"
+
+
+def _standing(finding: "ClassFinding") -> str:
+    """How far the class stands out, and in which space."""
+    return "-" if finding.standing is None else f"{finding.standing:.1f} {finding.space}"
 
 
 def _word(finding: "ClassFinding") -> str:
     if finding.confirmed:
-        assert finding.recovery is not None
-        return f"backdoor, {int(finding.recovery.trigger.pixels):,} pixels"
+        return "backdoor"
     return "suspicious" if finding.suspicious else ""
