@@ -80,14 +80,14 @@ def standings(
     Args:
       gains: by class; at one probability for all.
       lacks: by class, the event's score less that of no trigger, above 0.
-      profiles: of the families of clean networks; none: the classes are compared with each other
-        alone, in units of their own spread (the median absolute difference, as a normal law's
-        standard deviation) or of `LEAST_SPREAD`, whichever is larger.
+      profiles: of the families of clean networks; none: a class is compared with the others alone,
+        in units of their spread (the median absolute difference, as a normal law's standard
+        deviation) or of `LEAST_SPREAD`, whichever is larger.
 
     Example:
       >>> found = standings({0: 4.0, 1: 1.0, 2: 1.0}, {0: 4.0, 1: 4.0, 2: 4.0}, [])
       >>> found[0].reach, round(found[0].value, 2)
-      (1.0, 1.35)
+      (1.0, 3.33)
     """
     reaches = {k: gain / lacks[k] for k, gain in gains.items()}
     roots = {k: float(np.sqrt(max(reach, 0.0))) for k, reach in reaches.items()}
@@ -97,10 +97,18 @@ def standings(
         spread = max(profile.spread, LEAST_PROFILE_SPREAD)
         values.append(_differences(roots, offsets, spread))
     if not profiles:
-        plain = _differences(roots, dict.fromkeys(roots, 0.0), 1.0)
-        spread = 1.4826 * float(np.median(np.abs(list(plain.values()) or [0.0])))
-        values.append({k: value / max(spread, LEAST_SPREAD) for k, value in plain.items()})
+        values.append({k: _among_others(roots, k) for k in roots})
     return {k: Standing(gains[k], reaches[k], min(value[k] for value in values)) for k in roots}
+
+
+def _among_others(roots: Mapping[int, float], k: int) -> float:
+    """How far a class lies above the median of the others, in spreads of these."""
+    others = np.array([root for j, root in roots.items() if j != k])
+    if not len(others):
+        return 0.0
+    middle = float(np.median(others))
+    spread = 1.4826 * float(np.median(np.abs(others - middle)))
+    return (roots[k] - middle) / max(spread, LEAST_SPREAD)
 
 
 def standings_by_events(log10_probs: Mapping[int, float]) -> dict[int, Standing]:
