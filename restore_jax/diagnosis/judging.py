@@ -18,7 +18,7 @@ from restore_jax.recovery import Recovery
 
 SHORT = 0.3
 """A scan that ends this many decades above its depth has not looked as deep as it should."""
-LOUD = 3.0
+LOUD = 2.5
 """Where no clean model was measured, the standing from which a class is suspicious."""
 
 
