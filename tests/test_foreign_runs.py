@@ -172,7 +172,7 @@ def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
 @pytest.mark.parametrize("access", ["logits", "labels"])
 def test_a_scan_outside_is_the_one_inside(access, probes):
     settings = ScanSettings(
-        num_draws=128, num_particles=24, num_moves=3, depths={"patch": -2.0}, max_recovered=1
+        num_draws=128, num_particles=24, num_moves=3, depths={"patch": -4.0}, max_recovered=1
     )
     outside, inside = (
         scan(oracle, access=access, space="patch", probes=probes[3], settings=settings)

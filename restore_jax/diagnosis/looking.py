@@ -214,16 +214,20 @@ def _seen(
         for lane in whole
     }
     lacks = {lane.target: deep_goal - float(draws.empty[lane.target]) for lane in whole}
-    if work.run.model.access == "labels":
-        # What was not met is rarer than the depth, or is not there.
-        met = {
-            lane.target: depth if math.isnan(lane.event) else max(depth, lane.event)
-            for lane in whole
-        }
-        stand = standings_by_events(met)
-    else:
-        families = profiles(work.conditions, work.settings, space.description)
-        stand = standings(gains, lacks, families)
+    # What was not met is rarer than the depth, or is not there.
+    met = {
+        lane.target: depth if math.isnan(lane.event) else max(depth, lane.event) for lane in whole
+    }
+    families = profiles(work.conditions, work.settings, space.description)
+    stand = standings_by_events(met)
+    if work.run.model.access != "labels":
+        by_gain = standings(gains, lacks, families)
+        # With nothing to compare with but the model itself, whatever stands out does.
+        for k, one in by_gain.items():
+            if families or one.value >= stand[k].value:
+                stand[k] = one
+            else:
+                stand[k] = one._replace(value=stand[k].value)
     n = draws.scores.shape[1]
     by_draws = {k: int((draws.scores[k] >= goal).sum()) for k in judged}
     classes = {}
