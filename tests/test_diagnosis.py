@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ from restore_jax.diagnosis.standing import Profile, level_at, standings, standin
 from restore_jax.errors import InputError
 from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
-from restore_jax.report import load_recoveries, render_scan, write_files
+from restore_jax.report import load_recoveries, render_scan, scan_content, write_files
 from restore_jax.run import Run
 from restore_jax.spaces import SPACES, make_space
 
@@ -411,6 +413,16 @@ def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
     back = load_recoveries([tmp_path / "scan"])
     assert [int(recovery.trigger.target) for recovery in back] == [TARGET]
     np.testing.assert_array_equal(back[0].trigger.mask, looked_at.recoveries[0].trigger.mask)
+
+
+def test_the_page_names_every_key_and_no_other(looked_at):
+    content = scan_content(looked_at)
+    page = (Path(__file__).parents[1] / "docs" / "scans.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", page, re.M))
+    assert set(rows) == set(content)
+    for name in ("spaces", "classes"):
+        inside = content[name]["patch"] if name == "spaces" else content[name][0]
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(inside)
 
 
 # The command.
