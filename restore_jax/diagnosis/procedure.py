@@ -253,7 +253,8 @@ def _recovered(
         how = dataclasses.replace(
             catalogue.find(name).settings_for("first_hit"), options=options_of(work, name)
         )
-        budget = end - work.run.ledger.spent
+        # Not more than the space's own: what had to be sent again is then no part of the result.
+        budget = min(end - work.run.ledger.spent, catalogue.find(name).budget)
         if budget < needs(work.run.model, how)[1]:
             continue
         try:
