@@ -208,7 +208,12 @@ def _standings(axes: Axes, shown: Sequence[ClassFinding], scan: Scan) -> None:
             axes.text(0.0, place, "not judged", fontsize=8, color=FAINT, va="center")
             continue
         colour = ORANGE if finding.suspicious else BLUE
-        axes.plot(finding.standing, place, marker="D" if finding.suspicious else "o", color=colour)
+        axes.plot(
+            max(finding.standing, 0.0),
+            place,
+            marker="D" if finding.suspicious else "o",
+            color=colour,
+        )
     axes.set_yticks(range(len(shown)), [f"{f.target} {short(f.name)}" for f in shown])
     axes.invert_yaxis()
     axes.set_xlim(left=0.0)
