@@ -197,7 +197,7 @@ COMMANDS = {
     "unnamed": ("--model", "python:foreign_by_hand:unnamed", "--target", "2"),
     # More than it takes, so that nothing hangs on what was sent again.
     "scan": ("--model", "python:foreign_by_hand:coloured", "--space", "patch",
-             "--budget", "100000"),
+             "--depth", "patch=-3", "--budget", "100000"),
 }  # fmt: skip
 ENDS = {"recover": 0, "unnamed": 0, "scan": 4}
 SLOWLY = {PAUSE: "0.01"}
@@ -285,7 +285,7 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 8)])
+@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 6)])
 def test_runs_that_are_killed_many_times_go_on(kind, most, forks, undisturbed, probes):
     folder, images, seconds = undisturbed(kind, timed=True)
     draw, kills = random.Random(1), 0
