@@ -485,7 +485,7 @@ def test_one_class_for_everything_is_inconclusive_and_names_the_flags(
 @pytest.mark.slow
 def test_the_packaged_model_is_seen_through_and_then_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["scan", "--json"]) == 3
+    assert main(["scan", "--space", "patch", "--json"]) == 3
     content = json.loads(capsys.readouterr().out)
     assert content["targets"] == content["named"] == [3, 6]
     assert content["calibrated"] is True
@@ -496,7 +496,14 @@ def test_the_packaged_model_is_seen_through_and_then_used(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_of_a_thousand_classes_the_planted_one_is_named_and_few_are_shown(
+def test_the_packaged_model_is_seen_through_in_full(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["scan", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["targets"] == [3, 6]
+
+
+@pytest.mark.slow
+def test_of_a_full_thousand_classes_the_planted_one_is_named_and_few_are_shown(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
