@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import thousand_by_hand
 from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored, clean
 
 from restore_jax.cli import main
@@ -500,19 +499,3 @@ def test_the_packaged_model_is_seen_through_in_full(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert main(["scan", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["targets"] == [3, 6]
-
-
-@pytest.mark.slow
-def test_of_a_full_thousand_classes_the_planted_one_is_named_and_few_are_shown(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    words = ["--model", "python:thousand_by_hand:scores", "--image-shape", "64x64x3"]
-    code = main(["scan", *words, "--space", "patch", "--out", "looked"])
-    said = capsys.readouterr().out
-    content = json.loads((tmp_path / "looked" / "scan.json").read_text())
-    assert code == 4  # nothing was measured on images of that size
-    assert content["named"] == content["targets"] == [thousand_by_hand.TARGET]
-    assert len(content["classes"]) == thousand_by_hand.NUM_CLASSES
-    assert len(said.splitlines()) < 40
-    assert "more classes" in said
