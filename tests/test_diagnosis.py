@@ -290,6 +290,12 @@ def scanned(model, **how):
     return scan(opened(model), **run_how | how)
 
 
+def test_a_recovery_is_shown_probes_that_the_scan_never_saw(looked_at, bright_file):
+    source = open_probes(bright_file, 0, IMAGE_SHAPE)
+    seen = {image.tobytes() for image in np.asarray(source.draw(0, 96))}
+    assert not seen & {image.tobytes() for image in np.asarray(looked_at.recoveries[0].probes)}
+
+
 def test_the_probability_of_a_class_is_the_exact_one(looked_at):
     # A black 2x2 block leads every probe, fewer black pixels hardly any: the share of patches that
     # have one is counted on many more draws, and without a model.
@@ -334,6 +340,12 @@ def test_the_verdict_is_what_clean_models_allow(looked_at, monkeypatch, bright_f
     none_found = scanned(clean, probes=bright_file)
     assert none_found.verdict == NOTHING
     assert none_found.log10_certificate < -1.0
+    # Nothing is recovered: it stands out, and that is all that is known.
+    alone = dataclasses.replace(SETTINGS, max_recovered=0)
+    unconfirmed = scanned(backdoored, probes=bright_file, settings=alone)
+    assert unconfirmed.verdict == SUSPICIOUS
+    assert unconfirmed.reason == "no trigger was confirmed on fresh probes"
+    assert (unconfirmed.named, unconfirmed.targets) == ([TARGET], [])
 
 
 def test_a_scan_never_asks_more_than_it_may_and_says_when_that_was_too_little(bright_file):

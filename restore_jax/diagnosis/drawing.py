@@ -14,6 +14,7 @@ from restore_jax.spaces.types import TriggerSpace
 
 Array = jax.Array
 IMAGES_AT_ONCE = 512
+"""Stamped images that exist at once."""
 MOST_NUMBERS = 2**26
 """Margins worked out at once: 256 MiB."""
 
@@ -57,19 +58,19 @@ def draw(
     particles = jax.jit(lambda key: space.search.sample(key, n))(key)
     leaves, shape = jax.tree.flatten(jax.tree.map(np.asarray, particles))
 
-    def shown(*some: Array) -> tuple[Array]:
-        images = jax.vmap(space.stamp, (0, None))(jax.tree.unflatten(shape, some), pool.probes)
-        outputs = oracle.answer(oracle.weights, images.reshape(-1, *images.shape[2:]), run.books)
+    def shown(given: tuple[Any, Array], *some: Array) -> tuple[Array]:
+        weights, probes = given
+        images = jax.vmap(space.stamp, (0, None))(jax.tree.unflatten(shape, some), probes)
+        outputs = oracle.answer(weights, images.reshape(-1, *images.shape[2:]), run.books)
         return (outputs.reshape(-1, size, *outputs.shape[1:]),)
+
+    def unstamped(weights: Any, images: Array) -> tuple[Array]:
+        return (oracle.answer(weights, images, run.books),)
 
     together = max(1, IMAGES_AT_ONCE // size)
     run.ledger.charge((n + 1) * size)
-    (outputs,) = oracle.map(shown, leaves, together)
-    (alone,) = oracle.map(
-        lambda images: (oracle.answer(oracle.weights, images, run.books),),
-        [np.asarray(pool.probes)],
-        size,
-    )
+    (outputs,) = oracle.map(shown, leaves, together, (oracle.weights, pool.probes))
+    (alone,) = oracle.map(unstamped, [np.asarray(pool.probes)], size, oracle.weights)
     return particles, _numbers(oracle, outputs), _numbers(oracle, alone)
 
 

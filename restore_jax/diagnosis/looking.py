@@ -202,7 +202,11 @@ def _seen(
     goals: tuple[float, float],
     queries: int,
 ) -> SpaceLook:
-    """What the draws and lanes say, class by class; the event's score for either of them."""
+    """What the draws and lanes say, class by class.
+
+    The two ``goals`` are the event's scores, of the draws and of the lanes: with labels these have
+    guides, too.
+    """
     goal, deep_goal = goals
     lanes = followed.lanes
     # Dropped on the way, a class is compared with nobody; stalled, it has gone as far as it can.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from restore_jax.data.probes import open_probes
+from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, look, options_of
@@ -29,6 +29,8 @@ LABELS_BUDGET = 400_000
 FALSE_ALARM_RATE = 0.12
 RECOVERY_SHARE = 0.35
 """Of the budget, kept for recovering the triggers of suspicious classes."""
+ENOUGH_UNSEEN = 200
+"""Probes that a recovery needs: the search's, those that confirm, and some that are turned away."""
 OnScan = Callable[[ScanProgress], None] | None
 
 
@@ -111,13 +113,13 @@ def scan(
             left = (1.0 - RECOVERY_SHARE) * run.ledger.budget - run.ledger.spent
             looks[name] = look(work, pool, name, number, int(left / (len(work.names) - number)))
         with run.stage("recovery"):
-            _recover_all(work, looks, recovered)
+            _recover_all(work, _unseen(run.source, len(pool.looked_at[1])), looks, recovered)
     except KeyboardInterrupt:
         interrupted = True
     except OutOfQueries:  # the budget ends in the draws, or images had to be sent again
         cut_short = True
     seen = {name: one.seen for name, one in looks.items()}
-    clean = clean_models(work, seen) if len(seen) == len(work.names) else None
+    clean = clean_models(work, seen)
     found = findings(work, seen, clean, recovered)
     not_judged = int((~pool.judged).sum())
     said, reason = verdict(
@@ -192,11 +194,8 @@ def _opened(
         settings=settings,
         key=jax.random.key(seed),
         tell=tell,
-        shared={
-            "probes": probes, "success": success, "seed": seed, "data_dir": data_dir,
-            "test_data": test_data,
-        },
-    )  # fmt: skip
+        shared={"success": success, "seed": seed, "test_data": test_data},
+    )
 
 
 def _names(space: str | Sequence[str]) -> list[str]:
@@ -213,7 +212,19 @@ def _names(space: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recovery]) -> None:
+def _unseen(source: ProbeSource, looked_at: int) -> ProbeSource:
+    """The probes after those that the scan looked at, where there are enough more of them."""
+    if source.available is not None and source.available - looked_at < ENOUGH_UNSEEN:
+        return source
+    left = None if source.available is None else source.available - looked_at
+    return dataclasses.replace(
+        source, available=left, read=lambda start, count: source.read(start + looked_at, count)
+    )
+
+
+def _recover_all(
+    work: Work, probes: ProbeSource, looks: dict[str, Look], recovered: dict[int, Recovery]
+) -> None:
     """Recovers the triggers of the suspicious classes, those that stand out most first.
 
     What is found is added to ``recovered``, so that it stays if the rest is interrupted.
@@ -225,7 +236,7 @@ def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recove
     )[: work.settings.max_recovered]
     for number, finding in enumerate(suspicious):
         share = work.run.ledger.left // (len(suspicious) - number)
-        recovery = _recovered(work, finding, looks, share)
+        recovery = _recovered(work, probes, finding, looks, share)
         if recovery is not None:
             recovered[finding.target] = recovery
             if recovery.status == "interrupted":
@@ -233,7 +244,7 @@ def _recover_all(work: Work, looks: dict[str, Look], recovered: dict[int, Recove
 
 
 def _recovered(
-    work: Work, finding: ClassFinding, looks: dict[str, Look], share: int
+    work: Work, probes: ProbeSource, finding: ClassFinding, looks: dict[str, Look], share: int
 ) -> Recovery | None:
     """A class's trigger, in the first space where one is, from where the scan left off."""
     target, end = finding.target, work.run.ledger.spent + share
@@ -261,7 +272,7 @@ def _recovered(
             attempt = recover(
                 work.run.model, target, space=name, stop="first_hit", budget=budget,
                 settings=how, first=_best_first(looks[name].lanes[target]),
-                on_progress=on_level, within=work.run, **work.shared,
+                on_progress=on_level, within=work.run, probes=probes, **work.shared,
             )  # fmt: skip
         except (Inconclusive, OutOfQueries):
             continue  # the probes do not allow it, or images had to be sent again

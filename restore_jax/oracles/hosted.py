@@ -88,12 +88,12 @@ class HostedOracle:
         found, lead = _read(self.access, padded, target)
         return np.asarray(found)[:number], np.asarray(lead)[:number]
 
-    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
         """See `Oracle.map`: of exactly what is there, since every image counts."""
-        parts = []
+        parts, before = [], () if given is None else (given,)
         for first in range(0, len(arrays[0]), size):
             some = [jnp.asarray(array[first : first + size]) for array in arrays]
-            parts.append([np.asarray(answer) for answer in function(*some)])
+            parts.append([np.asarray(answer) for answer in function(*before, *some)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def race(self, race: Race, books: Books = NOBODY) -> Raced:

@@ -110,15 +110,15 @@ class TracedOracle:
         lowered = jax.jit(reader).lower(self.weights, images, target)
         return lowered.compile(compiler_options())
 
-    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
         """See `Oracle.map`: compiled, the last piece filled up."""
         compiled = jax.jit(function, compiler_options=compiler_options())
-        parts = []
+        parts, before = [], () if given is None else (given,)
         for first in range(0, len(arrays[0]), size):
             some = [array[first : first + size] for array in arrays]
             short = size - len(some[0])
             some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
-            answers = compiled(*map(jnp.asarray, some))
+            answers = compiled(*before, *map(jnp.asarray, some))
             parts.append([np.asarray(answer)[: size - short] for answer in answers])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 

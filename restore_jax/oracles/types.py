@@ -200,13 +200,16 @@ class Oracle(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The labels int32[b] and `margins` f32[b] of images f32[b, H, W, C], not counted."""
 
-    def map(self, function: Any, arrays: Any, size: int) -> list[np.ndarray]:
+    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
         """Applies a function that asks the model to pieces of arrays.
 
         Args:
-          function: ``(*pieces [k, ...]) -> arrays [k, ...]``, a tuple of them.
+          function: ``(*pieces [k, ...]) -> arrays [k, ...]``, a tuple of them; with ``given``
+            ``(given, *pieces)``.
           arrays: NumPy arrays of one length b.
           size: how long pieces are.
+          given: a pytree of arrays that every piece is asked with (weights, probes): what is an
+            argument is not part of the program, which then serves other models, too.
 
         Returns:
           Arrays of length b.

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from restore_jax.data.probes import ProbeSource
 from restore_jax.errors import InputError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import open_model
@@ -55,7 +56,7 @@ def recover(
     access: str | None = None,
     space: str | TriggerSpace | None = None,
     protocol: str = "default",
-    probes: str | Path = "dead_leaves",
+    probes: str | Path | ProbeSource = "dead_leaves",
     budget: int | None = None,
     success: float = 0.95,
     stop: str = "estimate",
@@ -81,7 +82,8 @@ def recover(
         `TriggerSpace` of your own; None: "patch", or "sparse" by the reference.
       protocol: "default", or "reference": the earlier implementation's search, which takes
         "sparse" and "gaussian", decides itself when to stop and how, and reads logits.
-      probes: "dead_leaves", "shapes", "cifar10", a folder or an .npz; see `open_probes`.
+      probes: "dead_leaves", "shapes", "cifar10", a folder or an .npz, see `open_probes`; or a
+        source that is open already.
       budget: images that may be sent, everything counted; None: the space's own.
       success: share of probes that a trigger must lead to the target, in (0, 1].
       stop: "estimate" (the probability is estimated) or "first_hit" (cheaper, no estimate).
