@@ -312,7 +312,8 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "Dead-leaves probes, logits, seed 0, default settings. A *standing* is how far a class "
         "stands out from its like (`restore_jax/diagnosis/standing.py`). Every model is judged by "
-        "profiles that it had no part in, and every clean model by the other clean ones.",
+        "profiles that it had no part in, and every clean model by the other clean ones."
+        + _made_otherwise(rows),
         "",
         f"Models: {len(bad)} with a backdoor, {len(clean)} clean. AUROC over models {auroc:.3f}, "
         f"over classes {_auroc(of_targets, of_others):.3f} ({len(of_targets)} planted, "
@@ -384,6 +385,19 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _made_otherwise(rows: dict[str, Any]) -> str:
+    """Says which rows this script did not make."""
+    others: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if "by" in row:
+            others.setdefault(row["by"], []).append(name.split("/", 1)[1])
+    return "".join(
+        f" Made by {who}, with the same settings and other random draws: "
+        f"{', '.join(sorted(names))}."
+        for who, names in sorted(others.items())
+    )
+
+
 def _named(one: dict[str, Any], bar: float) -> set[int]:
     return {k for k, (value, _) in one["classes"].items() if value > bar}
 
@@ -411,8 +425,12 @@ def draw(rows: dict[str, Any], zoo: Path, out: Path) -> None:
         for k, (value, _) in found[name]["classes"].items():
             colour = "#d55e00" if k in targets else "#9a9a9a"
             axes.plot(max(value, -4.0), place, "D" if k in targets else ".", color=colour)
+    bar = max(rank(name)[1] for name in found if not truth_of(zoo, name)[0])
+    axes.axvline(bar, color="#333333", linestyle="--", linewidth=1.0)
     axes.set_yticks(range(len(order)), order, fontsize=8)
-    axes.set_xlabel("standing of each class (diamonds: planted)")
+    axes.set_xlabel(
+        "standing of each class (diamonds: planted; line: the largest of any clean model)"
+    )
     axes.grid(axis="x", color="#e6e6e6")
     figure.savefig(out)
 

@@ -12,7 +12,7 @@ from restore_jax.diagnosis.descent import Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import profiles
 from restore_jax.diagnosis.probing import Pool
-from restore_jax.diagnosis.standing import level_at, standings, standings_by_events
+from restore_jax.diagnosis.standing import Standing, level_at, standings, standings_by_events
 from restore_jax.diagnosis.types import ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import Inconclusive
@@ -207,60 +207,67 @@ def _seen(
     The two ``goals`` are the event's scores, of the draws and of the lanes: with labels these have
     guides, too.
     """
-    goal, deep_goal = goals
-    lanes = followed.lanes
     # Dropped on the way, a class is compared with nobody; stalled, it has gone as far as it can.
-    whole = [lane for k, lane in lanes.items() if k not in followed.dropped]
+    whole = [lane for k, lane in followed.lanes.items() if k not in followed.dropped]
     running = [lane.depths[-1] for lane in whole if lane.running]
     depth = max([depth_of(work, space.name), *running])
-    gains = {
-        lane.target: level_at(lane.depths, lane.levels, depth) - float(draws.empty[lane.target])
-        for lane in whole
-    }
-    lacks = {lane.target: deep_goal - float(draws.empty[lane.target]) for lane in whole}
-    # What was not met is rarer than the depth, or is not there.
-    met = {
-        lane.target: depth if math.isnan(lane.event) else max(depth, lane.event) for lane in whole
-    }
-    families = profiles(work.conditions, work.settings, space.description)
-    stand = standings_by_events(met)
-    if work.run.model.access != "labels":
-        by_gain = standings(gains, lacks, families)
-        # With nothing to compare with but the model itself, whatever stands out does.
-        for k, one in by_gain.items():
-            if families or one.value >= stand[k].value:
-                stand[k] = one
-            else:
-                stand[k] = one._replace(value=stand[k].value)
+    stand = _stand(work, space, draws, whole, depth, goals[1])
     n = draws.scores.shape[1]
-    by_draws = {k: int((draws.scores[k] >= goal).sum()) for k in judged}
-    classes = {}
-    for k in judged:
-        none = math.log10(1.0 - 0.05 ** (1.0 / n))
-        if k not in lanes:
-            classes[k] = ClassLook(None, none, by_draws[k], (), float(draws.empty[k]), None)
-            continue
-        lane = lanes[k]
-        event = None if math.isnan(lane.event) else lane.event
-        at, std = lane.depths[-1], lane.stds[-1]
-        if event is not None:
-            at, std = event, lane.event_std
-        classes[k] = ClassLook(
-            log10_prob=event,
-            log10_bound=min(0.0, at + DOUBT * std),
-            draws_led=by_draws[k],
-            curve=tuple(zip(lane.depths, lane.levels, strict=True)),
-            empty=float(draws.empty[k]),
-            standing=stand.get(k),
-        )
-    most = max(by_draws.values(), default=0)
+    led = {k: int((draws.scores[k] >= goals[0]).sum()) for k in judged}
+    classes = {
+        k: _class_look(followed.lanes.get(k), led[k], n, float(draws.empty[k]), stand.get(k))
+        for k in judged
+    }
     return SpaceLook(
         prior=space.description,
         depth=depth,
         classes=classes,
         log10_certificate=max((look.log10_bound for look in classes.values()), default=0.0),
-        log10_certificate_draws=_upper(most, n),
+        log10_certificate_draws=_upper(max(led.values(), default=0), n),
         queries=queries,
+    )
+
+
+def _stand(
+    work: Work, space: TriggerSpace, draws: Draws, lanes: list[Lane], depth: float, goal: float
+) -> dict[int, Standing]:
+    """The standings of the classes that were followed as long as any."""
+    # What was not met is rarer than the depth, or is not there.
+    met = {
+        lane.target: depth if math.isnan(lane.event) else max(depth, lane.event) for lane in lanes
+    }
+    by_events = standings_by_events(met)
+    if work.run.model.access == "labels":
+        return by_events
+    empty = {lane.target: float(draws.empty[lane.target]) for lane in lanes}
+    gains = {
+        lane.target: level_at(lane.depths, lane.levels, depth) - empty[lane.target]
+        for lane in lanes
+    }
+    lacks = {k: goal - value for k, value in empty.items()}
+    families = profiles(work.conditions, work.settings, space.description)
+    by_gain = standings(gains, lacks, families)
+    if families:
+        return by_gain
+    # With nothing to compare with but the model itself, whatever stands out does.
+    return {k: one._replace(value=max(one.value, by_events[k].value)) for k, one in by_gain.items()}
+
+
+def _class_look(
+    lane: Lane | None, led: int, draws: int, empty: float, standing: Standing | None
+) -> ClassLook:
+    """What a class's lane says, if it had one, and the draws."""
+    if lane is None:
+        return ClassLook(None, _upper(led, draws), led, (), empty, None)
+    met = not math.isnan(lane.event)
+    at, std = (lane.event, lane.event_std) if met else (lane.depths[-1], lane.stds[-1])
+    return ClassLook(
+        log10_prob=lane.event if met else None,
+        log10_bound=min(0.0, at + DOUBT * std),
+        draws_led=led,
+        curve=tuple(zip(lane.depths, lane.levels, strict=True)),
+        empty=empty,
+        standing=standing,
     )
 
 
