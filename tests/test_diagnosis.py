@@ -32,7 +32,7 @@ from restore_jax.diagnosis.standing import Profile, level_at, standings, standin
 from restore_jax.errors import InputError
 from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
-from restore_jax.report import load_recoveries, render_scan, scan_content, write_files
+from restore_jax.report import foremost, load_recoveries, render_scan, scan_content, write_files
 from restore_jax.run import Run
 from restore_jax.spaces import SPACES, make_space
 
@@ -424,6 +424,18 @@ def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
     back = load_recoveries([tmp_path / "scan"])
     assert [int(recovery.trigger.target) for recovery in back] == [TARGET]
     np.testing.assert_array_equal(back[0].trigger.mask, looked_at.recoveries[0].trigger.mask)
+
+
+def test_of_many_classes_those_that_stand_out_are_shown(looked_at):
+    one = looked_at.classes[0]
+    standings = [None, 0.5, -2.0, None, 3.0, -1.0]
+    classes = [
+        dataclasses.replace(one, target=k, standing=value, suspicious=k == 3)
+        for k, value in enumerate(standings)
+    ]
+    many = dataclasses.replace(looked_at, classes=classes)
+    assert [f.target for f in foremost(many, 4)] == [1, 3, 4, 5]
+    assert foremost(many, 6) == classes
 
 
 def test_the_page_names_every_key_and_no_other(looked_at):

@@ -141,7 +141,11 @@ def foremost(scan: Scan, most: int = MOST_CLASSES) -> list[ClassFinding]:
     """The classes to show, in order: all of a few, else the suspicious and those next to them."""
     if len(scan.classes) <= most:
         return scan.classes
-    ranked = sorted(scan.classes, key=lambda f: (not f.suspicious, -(f.standing or 0.0)))
+    lowest = -math.inf
+    ranked = sorted(
+        scan.classes,
+        key=lambda f: (not f.suspicious, -(lowest if f.standing is None else f.standing)),
+    )
     return sorted(ranked[:most], key=lambda f: f.target)
 
 
