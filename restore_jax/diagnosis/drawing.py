@@ -119,6 +119,6 @@ def all_margins(access: str, outputs: np.ndarray) -> np.ndarray:
     best = values.argmax(-1)[..., None]
     second = np.partition(values, -2, -1)[..., -2:-1]
     top = np.take_along_axis(values, best, -1)
-    lead = np.minimum(values - top, np.float32(-1e-30))
+    lead: np.ndarray = np.minimum(values - top, np.float32(-1e-30))
     np.put_along_axis(lead, best, np.maximum(top - second, 0.0), -1)
     return lead

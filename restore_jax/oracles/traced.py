@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import sequential_vmap
+from jax.typing import ArrayLike
 
 from restore_jax.compilation import chunk_size, compiler_options
 from restore_jax.oracles.ledger import Ledger
@@ -267,7 +268,7 @@ class TracedOracle:
 def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin:
     """See `Begin`; compiled when it is called."""
 
-    def score(key: Array, particles: Any, args: Any) -> tuple[Array, Array]:
+    def score(key: Array, particles: Any, args: Any) -> tuple[ArrayLike, ArrayLike]:
         n = jax.tree.leaves(particles)[0].shape[0]
         return scorer.score(key, particles, jnp.float32(-jnp.inf), jnp.ones(n, bool), args)
 

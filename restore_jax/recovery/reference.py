@@ -167,7 +167,8 @@ def make_level(
             return jnp.mean(jnp.take(logits, args["target"], axis=-1))
 
         count = jax.tree.leaves(particles)[0].shape[0]
-        return lax.map(one, particles, batch_size=_batch(count))
+        scores: Array = lax.map(one, particles, batch_size=_batch(count))
+        return scores
 
     def level(
         key: Array, particles: Any, index: Array, args: Any

@@ -37,7 +37,8 @@ class Colours:
     @property
     def count(self) -> int:
         """How many colours there are: levels ** digits."""
-        return self.levels**self.digits
+        count: int = self.levels**self.digits
+        return count
 
     @property
     def dtype(self) -> Any:

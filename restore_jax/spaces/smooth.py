@@ -213,4 +213,4 @@ def _interpolation(size: int, grid: int) -> np.ndarray:
     # Cells beyond the border are those at it.
     inner[:, 0] += weights[:, 0]
     inner[:, -1] += weights[:, -1]
-    return (inner / np.linalg.norm(inner, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(inner / np.linalg.norm(inner, axis=1, keepdims=True), np.float32)
