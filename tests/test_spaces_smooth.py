@@ -11,7 +11,7 @@ from scipy import stats
 from restore_jax.backdoors import stamp
 from restore_jax.errors import InputError
 from restore_jax.spaces import make_space
-from restore_jax.spaces.smooth import Smooth
+from restore_jax.spaces.fields import Field
 
 SHAPE = (8, 6, 2)
 CHAINS, SWEEPS, STRENGTH = 4_000, 60, 0.6
@@ -93,7 +93,7 @@ def test_particles_forget_where_they_began():
         index = jax.random.randint(which, (), 0, len(moves))
         return jax.lax.switch(index, moves, key, particle, strength)
 
-    corner = Smooth(jnp.full((CHAINS, 2, 2, 2), 4.0), jnp.full(CHAINS, 0.999))
+    corner = Field(jnp.full((CHAINS, 2, 2, 2), 4.0), jnp.full(CHAINS, 0.999))
     assert same_law(moved(mixture, False, corner), drawn()) > 1e-4
 
 

@@ -47,7 +47,9 @@ def measure(run: Run, found: Found) -> Found:
         found = found.now(probe_rate=_on_probes(run, found))
     return found.now(
         true_trigger=truth,
-        truth=None if truth is None else compare(found.trigger, truth, truth_rate),
+        truth=None
+        if truth is None
+        else compare(found.trigger, truth, truth_rate, jnp.asarray(found.probes)),
     )
 
 

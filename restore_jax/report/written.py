@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | recovery.json | see `docs/results.md` |
-| trigger.npz | mask f32[H, W, 1], pattern f32[H, W, C], target int32[], additive bool[] |
+| trigger.npz | the trigger: see `restore_jax.report.triggers` |
 | planted.npz | likewise, the trigger the model says was planted in it; only where it says so |
 | particles.npz | the last population, one array per part of a particle, and scores f32[n] |
 | probes.npz | images f32[m, H, W, C] that the search saw; ``--probes`` takes this file |
@@ -23,11 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from restore_jax.backdoors import Trigger
+from restore_jax.backdoors import Attack, Trigger, towards_one
 from restore_jax.errors import InputError
 from restore_jax.oracles import Asker, Oracle
 from restore_jax.recovery import SCHEMA_VERSION, Recovery
 from restore_jax.report.contents import recovery_content, recovery_from
+from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import (
     NUM_SHOWN,
     Shown,
@@ -37,10 +38,7 @@ from restore_jax.report.figures import (
     support_figure,
     trigger_figure,
 )
-
-
-class ResultError(InputError):
-    """A written result cannot be used; the message is one sentence that says why."""
+from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
 
 
 def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path) -> list[Path]:
@@ -64,7 +62,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
     content = json.dumps(recovery_content(recovery), indent=2, allow_nan=False) + "\n"
     files = {
         "recovery.json": content.encode(),
-        "trigger.npz": _npz(_trigger_arrays(recovery.trigger)),
+        "trigger.npz": _npz(trigger_arrays(recovery.trigger)),
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
@@ -73,7 +71,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "overview.png": png(overview_figure(recovery, shown)),
     }
     if recovery.true_trigger is not None:
-        files["planted.npz"] = _npz(_trigger_arrays(recovery.true_trigger))
+        files["planted.npz"] = _npz(trigger_arrays(recovery.true_trigger))
     return files
 
 
@@ -164,34 +162,25 @@ def load_trigger(path: str | Path) -> Trigger:
         if not (path / "trigger.npz").is_file():
             raise ResultError(f"the folder {path} holds no trigger.npz.")
         path = path / "trigger.npz"
-    arrays = _read_npz(path, "mask", "pattern", "target")
-    mask, pattern, target = (arrays[name] for name in ("mask", "pattern", "target"))
-    additive = arrays.get("additive", np.array(False))
-    if additive.shape != () or additive.dtype != np.bool_:
-        raise ResultError(f"additive in {path} must be true or false.")
-    for name, array in (("mask", mask), ("pattern", pattern)):
-        if not np.issubdtype(array.dtype, np.floating) or array.ndim != 3 or not array.size:
-            raise ResultError(
-                f"{name} in {path} must be three-dimensional floating numbers, not "
-                f"{array.dtype} of shape {array.shape}."
-            )
-    if mask.shape != (*pattern.shape[:2], 1):
-        raise ResultError(
-            f"mask in {path} must have shape {(*pattern.shape[:2], 1)} to fit its pattern of "
-            f"{pattern.shape}, not {mask.shape}."
-        )
-    lowest = -1.0 if additive else 0.0
-    for name, array, low in (("mask", mask, 0.0), ("pattern", pattern, lowest)):
-        if not np.all((array >= low) & (array <= 1.0)):  # False for NaN, too
-            raise ResultError(f"{name} in {path} must lie in [{low:g}, 1] and be finite.")
-    if target.shape != () or not np.issubdtype(target.dtype, np.integer) or target < 0:
-        raise ResultError(f"target in {path} must be one whole number of at least 0.")
-    return Trigger(
-        mask=mask.astype(np.float32),  # type: ignore[arg-type]
-        pattern=pattern.astype(np.float32),  # type: ignore[arg-type]
-        target=target.astype(np.int32),  # type: ignore[arg-type]
-        additive=bool(additive),
-    )
+    return trigger_from(_read_npz(path, "mask", "pattern", "target"), path)
+
+
+def load_attack(path: str | Path, num_classes: int) -> Attack:
+    """Reads what leads which classes where: an attack, or a trigger that leads all to one.
+
+    Args:
+      path: a file as attack.npz (see `restore_jax.report.triggers`), or what `load_trigger` takes.
+      num_classes: how many classes there are.
+
+    Raises:
+      ResultError: missing, damaged, or an array of the wrong shape, type or range.
+    """
+    path = Path(path)
+    if path.is_file():
+        arrays = _read_npz(path)
+        if {"map", "source", "p"} <= arrays.keys():
+            return attack_from(arrays, path)
+    return towards_one(load_trigger(path), num_classes)
 
 
 def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
@@ -205,15 +194,6 @@ def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
         row._replace(predictions=[oracle.class_names[k] for k in predicted])
         for row, predicted in zip(rows, answers, strict=True)
     ]
-
-
-def _trigger_arrays(trigger: Trigger) -> dict[str, np.ndarray]:
-    return {
-        "mask": np.asarray(trigger.mask, np.float32),
-        "pattern": np.asarray(trigger.pattern, np.float32),
-        "target": np.asarray(trigger.target, np.int32),
-        "additive": np.asarray(trigger.additive),
-    }
 
 
 def _named(particles: Any) -> dict[str, np.ndarray]:
