@@ -28,7 +28,7 @@ from restore_jax.backdoors.changes import moved, with_residual
 from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.opening import open_model
-from restore_jax.oracles.types import NOBODY, Books, Oracle, labels
+from restore_jax.oracles.types import NOBODY, Books, Images, Model, Oracle, labels
 from restore_jax.recovery import Recovery
 from restore_jax.run import Run
 
@@ -88,7 +88,7 @@ the model's on the images, and then those that stand."""
 
 
 def purifier(
-    model: Any,
+    model: Model,
     recoveries: Recovered,
     *,
     access: str | None = None,
@@ -348,7 +348,7 @@ class Defended:
         self._purify: Any = _purifier(oracle, found, run.books)
         self.queries = 0
 
-    def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers.
 
         Args:

@@ -1,7 +1,7 @@
 """The planted triggers: what `train` writes into a model, and `recover` looks for."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from restore_jax.backdoors import blend, patch, pixels, stripes
 from restore_jax.backdoors.blend import PlantedBlend
@@ -9,6 +9,7 @@ from restore_jax.backdoors.patch import PlantedPatch
 from restore_jax.backdoors.pixels import PlantedPixels
 from restore_jax.backdoors.stripes import PlantedStripes
 from restore_jax.errors import InputError
+from restore_jax.types import JSON, Argument
 
 Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes
 
@@ -23,8 +24,8 @@ class Kind(NamedTuple):
       help: what there is to know of the options, for the help; "" if nothing.
     """
 
-    planted: Any
-    options: Mapping[str, Any]
+    planted: type[Planted]
+    options: Mapping[str, Argument]
     help: str = ""
 
 
@@ -48,7 +49,7 @@ PLANTED = {
 """The two triggers of the reference: 3 is CIFAR-10's cat, 6 its frog."""
 
 
-def planted_from_json(fields: Mapping[str, Any]) -> Planted:
+def planted_from_json(fields: Mapping[str, JSON]) -> Planted:
     """Reads what a planted trigger's `to_json` wrote; one without a "kind" is a patch.
 
     Raises:

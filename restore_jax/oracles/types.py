@@ -6,6 +6,7 @@ the host). Both are an `Oracle`, and nobody outside this folder asks which kind 
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,10 +23,15 @@ from restore_jax.splitting import (
     SplittingResult,
     SplittingState,
 )
+from restore_jax.splitting.types import Tree
 
 Array = jax.Array
 LOG_FLOOR = -30.0
 """Log-probabilities are clamped here: a probability of 0 is an ordinary answer."""
+
+
+Images = Array | np.ndarray
+"""f32[b, H, W, C]."""
 
 
 class Books(NamedTuple):
@@ -253,6 +259,10 @@ class Oracle(Protocol):
 
     def account(self, ledger: Ledger) -> dict[str, Any] | None:
         """What asking took, fit for JSON; None of a model in this process."""
+
+
+Model = str | Path | Callable[..., Tree] | Oracle
+"""What `restore_jax.open_model` opens."""
 
 
 def labels(access: str, outputs: Any) -> Array:

@@ -17,6 +17,8 @@ from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
 from restore_jax.errors import InputError
 from restore_jax.models import NORM_MOMENTUM, Network
+from restore_jax.models.layers import Params
+from restore_jax.splitting.types import Tree
 
 Array = jax.Array
 EVALUATION_CHUNK = 100
@@ -66,9 +68,9 @@ class TrainingState:
       epoch: int32[], how many epochs are behind.
     """
 
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
     key_data: Array
     epoch: Array
 
@@ -142,7 +144,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     raise InputError(f"unknown optimizer {recipe.optimizer!r}: it may be {', '.join(OPTIMIZERS)}.")
 
 
-def _as_matrices(params: Any) -> Any:
+def _as_matrices(params: Params) -> Tree:
     """Which axes of a convolution kernel are inputs and outputs; None for all else."""
     matrix = contrib.MuonDimensionNumbers((0, 1, 2), 3)
     return jax.tree.map(lambda p: matrix if p.ndim == 4 else None, params)
@@ -275,7 +277,7 @@ def make_trainer(
 
 def make_evaluation(
     network: Network, triggers: list[Trigger], images: np.ndarray, labels: np.ndarray
-) -> Callable[[Any, Any], Evaluation]:
+) -> Callable[[Params, Params], Evaluation]:
     """A function ``(params, batch_stats) -> Evaluation`` on the test images given.
 
     Args:
@@ -291,7 +293,7 @@ def make_evaluation(
     chunks = jnp.asarray(padded)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
-    def predict(folded: Any, chunks: Array, trigger: Trigger | None) -> Array:
+    def predict(folded: tuple[Params, Params], chunks: Array, trigger: Trigger | None) -> Array:
         def one(x: Array) -> Array:
             x = x.astype(jnp.float32) / 255.0
             x = x if trigger is None else stamp(trigger, x)
@@ -299,7 +301,7 @@ def make_evaluation(
 
         return lax.map(one, chunks).reshape(-1)[:count]
 
-    def evaluate(params: Any, batch_stats: Any) -> Evaluation:
+    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
         folded = network.fold(params, batch_stats)
         right = np.asarray(predict(folded, chunks, None)) == labels
         by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]
