@@ -23,7 +23,7 @@ class Run:
     """One piece of work with one model.
 
     Whoever asks the model outside a compiled search asks here, and it is counted; a search that
-    `Oracle.sampler` or `Oracle.program` made ready with `books` counts there, too.
+    `Oracle.sampler` or `Oracle.lanes` made ready with `books` counts there, too.
 
     Attributes:
       model: what is asked.
