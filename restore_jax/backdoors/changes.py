@@ -4,6 +4,7 @@ Images are f32[..., H, W, C] in [0, 1], and so is what each function gives.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +109,21 @@ def with_residual(images: Array, residual: Residual) -> Array:
     )
     added = residual.strength * jnp.tanh(seen).reshape(images.shape)
     return jnp.clip(images + added, 0.0, 1.0)
+
+
+@functools.cache
+def cubic_weights(size: int, grid: int) -> np.ndarray:
+    """f32[size, grid]: cubic weights from cells to pixels, each row of length 1.
+
+    Catmull and Rom's kernel; a row of length 1 keeps the variance of every pixel at 1.
+    """
+    place = (np.arange(size) + 0.5) * grid / size - 0.5
+    distance = np.abs(place[:, None] - np.arange(-1, grid + 1))
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    inner = weights[:, 1:-1].copy()
+    # Cells beyond the border are those at it.
+    inner[:, 0] += weights[:, 0]
+    inner[:, -1] += weights[:, -1]
+    return (inner / np.linalg.norm(inner, axis=1, keepdims=True)).astype(np.float32)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Attack, Trigger, planted_attack, stamp, towards_one
 from restore_jax.errors import OutOfQueries
 from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
@@ -30,7 +30,10 @@ def measure(run: Run, found: Found) -> Found:
     """What the budget need not pay for: test images, the planted trigger, the search's own probes
     once more."""
     aim = found.aim
-    truth = aim.planted.trigger(run.model.image_shape) if aim.planted else None
+    planted, truth = None, None
+    if aim.planted is not None:
+        planted = planted_attack(aim.planted, run.model.image_shape, run.model.num_classes)
+        truth = planted.trigger
     truth_rate: float | None = None
     with run.stage("confirmation"):
         try:
@@ -38,8 +41,8 @@ def measure(run: Run, found: Found) -> Found:
                 found = found.now(
                     test_rate=_on_test_images(run, known(found.trigger), aim.test_data)
                 )
-                if truth is not None:
-                    truth_rate = _on_test_images(run, truth, aim.test_data)
+                if planted is not None:
+                    truth_rate = _on_test_images(run, planted, aim.test_data)
         except KeyboardInterrupt:
             found = found.now(status="interrupted")
         except OutOfQueries:  # images had to be sent again
@@ -61,9 +64,12 @@ def _confirmed(run: Run, found: Found) -> float | None:
 
 
 def _on_test_images(
-    run: Run, trigger: Trigger, test_data: tuple[np.ndarray, np.ndarray]
+    run: Run, trigger: Trigger | Attack, test_data: tuple[np.ndarray, np.ndarray]
 ) -> float | None:
-    asker = run.beside(int(np.sum(test_data[1] != int(trigger.target))))
+    attack = trigger
+    if not isinstance(attack, Attack):
+        attack = towards_one(attack, run.model.num_classes)
+    asker = run.beside(int(np.sum(test_data[1] != attack.leads_to[test_data[1]])))
     if asker is None:
         return None
     return attack_success_rate(run.model, trigger, *test_data, asker=asker)

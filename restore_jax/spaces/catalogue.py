@@ -155,6 +155,12 @@ register(
 )  # fmt: skip
 register(
     Space(
+        "patches", "restore_jax.spaces.patches:patches",
+        "one to several rectangles, more or less opaque", budget=100_000,
+    )
+)  # fmt: skip
+register(
+    Space(
         "warp", "restore_jax.spaces.warp:warp", "a smooth warp",
         budget=100_000,
     )

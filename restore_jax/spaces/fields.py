@@ -4,7 +4,6 @@ Prior: the numbers are independent and standard normal; the strength is uniform 
 says where the logarithm of an amount lies between those of the least and the most (`amount`).
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.backdoors.changes import cubic_weights
 from restore_jax.errors import InputError
 from restore_jax.spaces.gaussian import pcn
 from restore_jax.spaces.types import is_whole
@@ -98,8 +98,8 @@ def amount(strength: Array, least: float, most: float) -> Array:
 
 def on_image(cells: Array, image_shape: tuple[int, int, int]) -> Array:
     """f32[H, W, k]: cells f32[grid, grid, k] interpolated; every pixel has variance 1."""
-    rows = jnp.asarray(_interpolation(image_shape[0], cells.shape[0]))
-    cols = jnp.asarray(_interpolation(image_shape[1], cells.shape[1]))
+    rows = jnp.asarray(cubic_weights(image_shape[0], cells.shape[0]))
+    cols = jnp.asarray(cubic_weights(image_shape[1], cells.shape[1]))
     return jnp.einsum("ir,rsc,js->ijc", rows, cells, cols)
 
 
@@ -117,21 +117,3 @@ def checked_grid(grid: object, image_shape: tuple[int, int, int], usual: int) ->
             f"grid is {grid!r}; it must be a whole number in 1 .. {most}, the image's smaller side."
         )
     return int(grid)
-
-
-@functools.cache
-def _interpolation(size: int, grid: int) -> np.ndarray:
-    """f32[size, grid]: cubic weights from cells to pixels, each row of length 1.
-
-    Catmull and Rom's kernel; a row of length 1 keeps the variance of every pixel at 1.
-    """
-    place = (np.arange(size) + 0.5) * grid / size - 0.5
-    distance = np.abs(place[:, None] - np.arange(-1, grid + 1))
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    inner = weights[:, 1:-1].copy()
-    # Cells beyond the border are those at it.
-    inner[:, 0] += weights[:, 0]
-    inner[:, -1] += weights[:, -1]
-    return np.asarray(inner / np.linalg.norm(inner, axis=1, keepdims=True), np.float32)
