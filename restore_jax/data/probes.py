@@ -144,24 +144,6 @@ def open_probes(
     )
 
 
-def load_probes(
-    spec: str | os.PathLike[str],
-    key_or_seed: Array | int,
-    n: int,
-    image_shape: ImageShape,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> Array:
-    """The first n images of a source: ``open_probes(...).draw(0, n)``.
-
-    Returns:
-      f32[n, H, W, C] in [0, 1].
-
-    Raises:
-      DataError, ValueError: as `open_probes` and `ProbeSource.draw` do.
-    """
-    return open_probes(spec, key_or_seed, image_shape, data_dir).draw(0, n)
-
-
 def _as_key(key_or_seed: Array | int) -> Array:
     if not isinstance(key_or_seed, jax.Array):
         return jax.random.key(operator.index(key_or_seed))

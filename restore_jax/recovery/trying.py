@@ -63,7 +63,7 @@ def try_spaces(
             queries=run.ledger.spent,
             budget=whole,
             queries_by_stage=_sums([one.cost.queries_by_stage for one in found], oracle.asked),
-            asking=oracle.account(run.ledger),
+            asking=oracle.spending(run.ledger),
         ),
         spaces_tried=tuple(map(_attempt, found)),
     )

@@ -32,10 +32,10 @@ from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import (
     NUM_SHOWN,
     Shown,
+    inclusion_figure,
     overview_figure,
     png,
     stamped_rows,
-    support_figure,
     trigger_figure,
 )
 from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
@@ -66,12 +66,12 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
-        "support.png": png(support_figure(recovery)),
+        "support.png": png(inclusion_figure(recovery)),
         "trigger.png": png(trigger_figure(recovery.trigger, recovery.target_name)),
         "overview.png": png(overview_figure(recovery, shown)),
     }
-    if recovery.true_trigger is not None:
-        files["planted.npz"] = _npz(trigger_arrays(recovery.true_trigger))
+    if recovery.planted_trigger is not None:
+        files["planted.npz"] = _npz(trigger_arrays(recovery.planted_trigger))
     return files
 
 
@@ -134,15 +134,15 @@ def load_recovery(path: str | Path) -> Recovery:
     inclusion = _read_npz(folder / "support.npz", "inclusion")["inclusion"]
     if inclusion.shape != trigger.mask.shape[:2]:
         raise ResultError(f"support.npz in {folder} does not have the shape of its trigger.")
-    true_trigger = None
+    planted_trigger = None
     if content.get("truth") is not None:
-        true_trigger = load_trigger(folder / "planted.npz")
+        planted_trigger = load_trigger(folder / "planted.npz")
     return recovery_from(
         content,
         trigger=trigger,
         particles=particles,
         scores=scores,
-        true_trigger=true_trigger,
+        planted_trigger=planted_trigger,
         probes=probes,
         inclusion=inclusion,
     )
