@@ -110,6 +110,9 @@ def open_probes(
       DataError: there is no such thing, it holds no images, or an array has the wrong
         shape, type or range. An image file is read, and refused, when it is drawn.
       InputError: image_shape is not (H, W, 1) or (H, W, 3).
+
+    >>> open_probes("shapes", 0, (32, 32, 3)).draw(0, 2).shape
+    (2, 32, 32, 3)
     """
     check_image_shape(image_shape)
     height, width, channels = image_shape

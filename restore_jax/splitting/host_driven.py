@@ -77,6 +77,13 @@ def host_driven(
 
     Raises:
       ValueError: if an argument is outside its range, or the kernel makes several trials.
+
+    >>> from restore_jax.splitting import Scorer, standard_normal
+    >>> score = lambda key, x, level, active, args: (x[:, 0], active.sum())
+    >>> space = standard_normal(1)
+    >>> run = host_driven(Scorer(score, 1), space, num_particles=100, threshold=1.0).run
+    >>> bool(run(jax.random.key(0), ()).reached)
+    True
     """
     settings = checked_settings(
         scorer,
