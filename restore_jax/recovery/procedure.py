@@ -28,6 +28,7 @@ from restore_jax.recovery.aims import (
 )
 from restore_jax.recovery.candidates import inclusion
 from restore_jax.recovery.choosing import choose
+from restore_jax.recovery.comparing import with_others
 from restore_jax.recovery.confirming import confirm, measure
 from restore_jax.recovery.found import Found
 from restore_jax.recovery.pruning import prune
@@ -64,6 +65,7 @@ def recover(
     data_dir: str | None = None,
     test_data: TestData = None,
     settings: Settings | None = None,
+    compare: int = 0,
     first: Any = None,
     on_progress: OnProgress = None,
     journal: Journal | None = None,
@@ -93,6 +95,8 @@ def recover(
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own. With space="auto" each space takes those of
         the options that it knows.
+      compare: of how many other classes to say what as many images do for them, as far as the
+        budget goes, once a trigger is found: what other classes have as well proves nothing.
       first: particles of the same space, the best first, to begin with in place of random ones;
         with ``stop="first_hit"`` only, since a probability could not be estimated then.
       on_progress: called after each level.
@@ -115,6 +119,8 @@ def recover(
     oracle = open_model(model, access)
     one_of("protocol", protocol, tuple(PROTOCOLS))
     one_of("stop", stop, STOPS)
+    if compare < 0 or (compare and protocol != "default"):
+        raise InputError('`compare` is a number of classes, and goes with `protocol` "default".')
     if first is not None and (stop != "first_hit" or protocol != "default" or space == "auto"):
         raise InputError('`first` goes with `stop` "first_hit", and with one space.')
     if space is None:
@@ -126,7 +132,7 @@ def recover(
     given: dict[str, Any] = {"probes": probes, "seed": seed, "data_dir": data_dir}
     if space == "auto":
         del how["first"]
-        again = {**how, **given, "protocol": protocol}
+        again = {**how, **given, "protocol": protocol, "compare": compare}
         return try_spaces(recover, oracle, target, budget, settings, journal, within, again)
     if protocol == "reference":
         aim, own_budget = _reference_aim(oracle, target, space, how)
@@ -138,7 +144,11 @@ def recover(
     found = Found(aim, run.feed(aim.excluded))
     for stage in PROTOCOLS[protocol]:
         found = stage(run, found)
-    return conclude(run, found)
+    recovery = conclude(run, found)
+    if not compare or not recovery.found:
+        return recovery
+    again = {"space": space, "success": success, "stop": stop, **given}
+    return with_others(recover, run, recovery, compare, aim.settings, again)
 
 
 def conclude(run: Run, found: Found) -> Recovery:
