@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 
 def make_folder(folder: Path, overwrite: bool) -> None:
@@ -18,7 +17,7 @@ def make_folder(folder: Path, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes JSON beside its place and renames it: whoever reads meanwhile finds a whole file."""
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -17,7 +17,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -260,22 +259,22 @@ def _fit(image: Image.Image, image_shape: ImageShape) -> np.ndarray:
 def _read_array(path: Path, image_shape: ImageShape) -> np.ndarray:
     """Reads and checks [N, H, W, C]; uint8 in 0..255 or floating in [0, 1]."""
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                names = loaded.files
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found:
+                names = found.files
                 if "images" not in names and len(names) != 1:
                     raise DataError(
                         f'{path} must hold an array "images" or just one array, '
                         f"not {', '.join(names) or 'none'}."
                     )
-                loaded = loaded["images" if "images" in names else names[0]]
+                found = found["images" if "images" in names else names[0]]
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({_first_line(error)}).") from error
 
-    array: np.ndarray = loaded
+    array: np.ndarray = found
     expected = f"[N, {', '.join(map(str, image_shape))}]"
     if array.ndim == 3 and image_shape[2] == 1:
         array = array[..., None]

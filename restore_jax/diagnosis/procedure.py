@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +17,13 @@ from restore_jax.diagnosis.work import Work
 from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.types import Model
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
 from restore_jax.recovery.aims import checked_success, needs
 from restore_jax.run import Run
 from restore_jax.spaces import catalogue
+from restore_jax.splitting.types import Particles
 
 BUDGET = 250_000
 LABELS_BUDGET = 400_000
@@ -35,7 +36,7 @@ OnScan = Callable[[ScanProgress], None] | None
 
 
 def scan(
-    model: Any = "shipped",
+    model: Model = "shipped",
     *,
     access: str | None = None,
     space: str | Sequence[str] = "auto",
@@ -144,7 +145,7 @@ def scan(
 
 
 def _opened(
-    model: Any,
+    model: Model,
     access: str | None,
     space: str | Sequence[str],
     probes: str | Path,
@@ -283,7 +284,7 @@ def _recovered(
     return closest
 
 
-def _best_first(lane: Lane) -> Any:
+def _best_first(lane: Lane) -> Particles:
     """A lane's particles, the best first."""
     order = np.argsort(-np.asarray(lane.state.scores), kind="stable")
     return jax.tree.map(lambda leaf: leaf[order], lane.state.particles)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from restore_jax.data.probes import ProbeSource
 from restore_jax.errors import InputError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import open_model
-from restore_jax.oracles.types import Oracle
+from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import reference
 from restore_jax.recovery.aims import (
     STOPS,
@@ -41,6 +40,8 @@ from restore_jax.run import Run
 from restore_jax.spaces.catalogue import Space, find
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Particles
+from restore_jax.types import Argument
 
 Stage = Callable[[Run, Found], Found]
 PROTOCOLS: dict[str, tuple[Stage, ...]] = {
@@ -50,7 +51,7 @@ PROTOCOLS: dict[str, tuple[Stage, ...]] = {
 
 
 def recover(
-    model: Any = "shipped",
+    model: Model = "shipped",
     target: str | int | None = None,
     *,
     trigger: str | None = None,
@@ -66,7 +67,7 @@ def recover(
     test_data: TestData = None,
     settings: Settings | None = None,
     compare: int = 0,
-    first: Any = None,
+    first: Particles | None = None,
     on_progress: OnProgress = None,
     journal: Journal | None = None,
     within: Run | None = None,
@@ -125,11 +126,11 @@ def recover(
         raise InputError('`first` goes with `stop` "first_hit", and with one space.')
     if space is None:
         space = "sparse" if protocol == "reference" else "patch"
-    how: dict[str, Any] = {
+    how: dict[str, Argument] = {
         "trigger": trigger, "success": success, "stop": stop, "test_data": test_data,
         "on_progress": on_progress, "first": first,
     }  # fmt: skip
-    given: dict[str, Any] = {"probes": probes, "seed": seed, "data_dir": data_dir}
+    given: dict[str, Argument] = {"probes": probes, "seed": seed, "data_dir": data_dir}
     if space == "auto":
         del how["first"]
         again = {**how, **given, "protocol": protocol, "compare": compare}
@@ -202,7 +203,7 @@ def _aim(
     target: str | int | None,
     space: str | TriggerSpace,
     settings: Settings | None,
-    how: dict[str, Any],
+    how: dict[str, Argument],
 ) -> tuple[Aim, int]:
     """What is searched for, and the space's own budget."""
     if isinstance(space, TriggerSpace):
@@ -227,7 +228,7 @@ def _aim(
 
 
 def _reference_aim(
-    oracle: Oracle, target: str | int | None, space: str | TriggerSpace, how: dict[str, Any]
+    oracle: Oracle, target: str | int | None, space: str | TriggerSpace, how: dict[str, Argument]
 ) -> tuple[Aim, int]:
     """What is searched for by the reference, and the budget that all its levels take."""
     name = space if isinstance(space, str) else space.name

@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from restore_jax.backdoors import Trigger
 from restore_jax.run import Cost, Provenance
+from restore_jax.splitting.types import Particles
+from restore_jax.types import JSON
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +166,7 @@ class Recovery:
     status: str
     target: int
     target_name: str
-    particles: Any
+    particles: Particles
     scores: np.ndarray
     probes: np.ndarray
     inclusion: np.ndarray
@@ -172,10 +174,10 @@ class Recovery:
     provenance: Provenance
     success: float = 0.95
     space: str = ""
-    prior: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prior: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     protocol: str = "default"
     stop: str = "estimate"
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     log10_prob: float | None = None
     interval: tuple[float | None, float | None] | None = None
     best_score: float | None = None
