@@ -26,6 +26,7 @@ from jax import lax
 from restore_jax.backdoors import Trigger, stamp
 from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
+from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.opening import open_model
 from restore_jax.oracles.types import NOBODY, Books, Oracle, labels
 from restore_jax.recovery import Recovery
@@ -333,6 +334,7 @@ class Defended:
         ledger.charge(len(images))
         plain = model.map(self._plain, (images,), self._chunk)[0]
         self.queries += len(images)
+        check_outputs(model.name, model.access, plain)
         outputs, flags = plain.copy(), np.zeros(len(images), bool)
         predicted = np.asarray(labels(model.access, jnp.asarray(plain)))
         again = np.flatnonzero(np.isin(predicted, self._targets))
@@ -340,5 +342,6 @@ class Defended:
             ledger.charge(self._each * len(again))
             self.queries += self._each * len(again)
             some, flagged = model.map(self._purify, (images[again], plain[again]), self._chunk)
+            check_outputs(model.name, model.access, some)
             outputs[again], flags[again] = some, flagged
         return outputs, flags, plain

@@ -56,6 +56,15 @@ class HostedOracle:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def each(self) -> int:
+        """How often it is sent an image: see `Oracle`."""
+        return self.answers.times
+
+    def reading(self, access: str) -> "HostedOracle":
+        """See `Oracle.reading`."""
+        return dataclasses.replace(self, access=access, answers=self.answers.reading(access))
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)

@@ -17,6 +17,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from restore_jax.compilation import chunk_size, compiler_options
+from restore_jax.oracles.checking import check_margins, check_outputs, check_scores
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import (
     NOBODY,
@@ -68,6 +69,15 @@ class TracedOracle:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def each(self) -> int:
+        """1: see `Oracle`."""
+        return 1
+
+    def reading(self, access: str) -> "TracedOracle":
+        """See `Oracle.reading`."""
+        return dataclasses.replace(self, access=access)
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
@@ -75,7 +85,9 @@ class TracedOracle:
     def query(self, images: Any) -> Array:
         """See `Oracle.query`."""
         images = check_images(self.name, self.image_shape, images)
-        return _compiled(self.function)(self.weights, images)
+        outputs = _compiled(self.function)(self.weights, images)
+        check_outputs(self.name, self.access, np.asarray(outputs))
+        return outputs
 
     def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> Any:
         """See `Oracle.answer`."""
@@ -96,6 +108,7 @@ class TracedOracle:
             found, lead = self._reader(self.weights, padded, target)
             answers.append((np.asarray(found)[: len(some)], np.asarray(lead)[: len(some)]))
         found, lead = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        check_margins(self.name, found, lead)
         return found, lead
 
     @functools.cached_property
@@ -151,6 +164,7 @@ class TracedOracle:
             (finished, tally), (answers, cost) = lax.scan(leg, start, race.legs(args))
             by_probe = jnp.moveaxis(answers, 0, 1).reshape(n, race.num_legs * race.width)
             result = race.finish(tally, by_probe, finished, args)
+            result = jax.tree.map(functools.partial(_marked, by_probe), result)
             return result, jnp.sum(cost, dtype=jnp.uint32)
 
         return run
@@ -187,17 +201,21 @@ class TracedOracle:
             draw = compiling.result()
 
         def init(key: Array, args: Any) -> SplittingState:
-            state = jax.block_until_ready(draw(most, key, args))
+            state = self._right(jax.block_until_ready(draw(most, key, args)))
             books.charge(count(state.num_queries))
             return state
 
         def advance(state: SplittingState, args: Any) -> SplittingState:
             before = count(state.num_queries)
-            state = jax.block_until_ready(one_level(most, state, args))
+            state = self._right(jax.block_until_ready(one_level(most, state, args)))
             books.charge(count(state.num_queries) - before)
             return state
 
-        begin = _begin(algorithm, scorer, books)
+        whole = _begin(algorithm, scorer, books)
+
+        def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+            return self._right(whole(key, particles, args, scores))
+
         return Sampler(init, begin, advance, algorithm.result, time.perf_counter() - begun)
 
     def lanes(
@@ -243,15 +261,24 @@ class TracedOracle:
                 here = slice(first, first + number)
                 for before, after in zip(states[here], some(states[here], args[here]), strict=True):
                     books.charge(count(after.num_queries) - count(before.num_queries))
-                    moved.append(after)
+                    moved.append(self._right(after))
             return moved
 
         whole = _begin(algorithm, scorer, books)
 
         def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
-            return whole(key, particles, args | {"weights": self.weights}, scores)
+            return self._right(whole(key, particles, args | {"weights": self.weights}, scores))
 
         return Lanes(begin, advance)
+
+    def _right(self, state: SplittingState) -> SplittingState:
+        """A search's state, whose scores all came from answers.
+
+        Raises:
+          ModelError: one of them did not.
+        """
+        check_scores(self.name, np.asarray(state.scores))
+        return state
 
     def repeat_cost(self, images: int) -> int:
         """0: see `Oracle.repeat_cost`."""
@@ -262,6 +289,16 @@ class TracedOracle:
         """None: see `Oracle.account`."""
         del ledger
         return None
+
+
+def _marked(answers: Array, result: Array) -> Array:
+    """A race's result f32[n], infinity where an answer f[n, ...] is no finite number.
+
+    Nothing can be raised here. Infinity goes to the top, where it is found.
+    """
+    if not (jnp.issubdtype(answers.dtype, jnp.floating) and result.dtype == jnp.float32):
+        return result
+    return jnp.where(jnp.isfinite(answers).all(-1), result, jnp.inf)
 
 
 def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin:

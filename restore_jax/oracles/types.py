@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.oracles.accesses import ACCESSES as ACCESSES
+from restore_jax.oracles.checking import NONE as NONE
 from restore_jax.oracles.errors import ModelError as ModelError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger
@@ -156,6 +157,7 @@ class Oracle(Protocol):
       metadata: what the model says of itself (planted triggers, accuracy); may be empty.
       asked: images that opening it took.
       options: what the user said of it, where anything was.
+      each: how often it is sent an image that it is asked about, >= 1.
     """
 
     @property
@@ -175,8 +177,13 @@ class Oracle(Protocol):
     @property
     def options(self) -> dict[str, Any]: ...  # noqa: D102
     @property
+    def each(self) -> int: ...  # noqa: D102
+    @property
     def num_classes(self) -> int:
         """K."""
+
+    def reading(self, access: str) -> "Oracle":
+        """The same model, whose answers are read as something else than they were opened for."""
 
     def query(self, images: Any) -> Array:
         """Images f32[b, H, W, C] in [0, 1] to outputs: f32[b, K], or int32[b] for labels.
@@ -272,11 +279,12 @@ def margins(access: str, outputs: Any, target: Any) -> Array:
       f32[b]: with logits (or log-probabilities, clamped) the target's lead over the best
       other class; with labels 0 for the target and -1 for any other. Where the answer is not
       the target although the two are level (the other class has the lower number, or both are
-      clamped), the margin is the largest number below 0.
+      clamped), the margin is the largest number below 0. Of an answer that is none, it is no
+      finite number.
     """
     hit = labels(access, outputs) == target
     if access == "labels":
-        return jnp.where(hit, jnp.float32(0), -1.0)
+        return jnp.where(hit, jnp.float32(0), jnp.where(outputs == NONE, jnp.nan, -1.0))
     if access == "probabilities":
         outputs = jnp.maximum(jnp.log(outputs), LOG_FLOOR)
     mine = jnp.arange(outputs.shape[-1]) == target

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from restore_jax.compilation import compiler_options
+from restore_jax.oracles.checking import check_scores
 from restore_jax.oracles.types import ModelError, Oracle
 from restore_jax.recovery.aims import NUM_CONFIRMATION, one_of
 from restore_jax.recovery.found import Found
@@ -106,6 +107,7 @@ def follow_reference(run: Run, found: Found) -> Found:
                 population, height, acceptance = compiled(
                     key, population.particles, jnp.int32(index), args
                 )
+                check_scores(run.model.name, np.asarray(population.scores))
                 levels.append(_level(population, height, acceptance, run.ledger.spent - before))
                 if aim.on_progress is not None:
                     aim.on_progress(_progress(run, levels))
