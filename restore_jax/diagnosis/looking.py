@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from restore_jax.diagnosis.descending import Descending
 from restore_jax.diagnosis.descent import Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import profiles
@@ -38,6 +39,7 @@ class Look(NamedTuple):
 
     seen: SpaceLook
     lanes: dict[int, Lane]
+    interrupted: bool = False
 
 
 class Followed(NamedTuple):
@@ -45,6 +47,7 @@ class Followed(NamedTuple):
 
     lanes: dict[int, Lane]
     dropped: frozenset[int]
+    interrupted: bool = False
 
 
 def options_of(work: Work, name: str) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
             f"{name}: followed to 10^{seen.depth:.1f}; {names[best[0]]} stands "
             f"out most, by {best[1].standing.value:.2f}"
         )
-    return Look(seen, followed.lanes)
+    return Look(seen, followed.lanes, followed.interrupted)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
@@ -152,8 +155,9 @@ def _followed(
     gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
     order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
-    going, dropped = list(lanes), set[int]()
-    for number in range(settings.max_levels):
+    descending = Descending(work, f"scan-{space.name}")
+    lanes, going, dropped, first = descending.resumed(lanes)
+    for number in range(first, settings.max_levels):
         if number in NARROWING:
             most = settings.lanes[NARROWING.index(number)]
             going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
@@ -162,8 +166,13 @@ def _followed(
         going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
         if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
             break
-        for lane in descent.advance([lanes[k] for k in going]):
-            lanes[lane.target] = lane
+        try:
+            advanced = descent.advance([lanes[k] for k in going])
+        except KeyboardInterrupt:
+            descending.keep(lanes, going, dropped, number, now=True)
+            return Followed(lanes, frozenset(dropped), interrupted=True)
+        lanes |= {lane.target: lane for lane in advanced}
+        descending.keep(lanes, going, dropped, number + 1)
         deepest = max(lanes[k].depths[-1] for k in going)
         names = ", ".join(work.run.model.class_names[k] for k in going[:6])
         more = f" and {len(going) - 6} more" if len(going) > 6 else ""

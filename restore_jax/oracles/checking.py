@@ -42,6 +42,16 @@ def check_margins(name: str, labels: np.ndarray, margins: np.ndarray) -> None:
         raise not_finite(name)
 
 
+def check_sums(name: str, lowest: np.ndarray, sums: np.ndarray) -> None:
+    """Refuses probabilities of which an image's smallest, or their sum, is not one's.
+
+    Raises:
+      ModelError: one of them is not.
+    """
+    if lowest.size and not (lowest.min() >= 0 and np.allclose(sums, 1.0, atol=SUMS, rtol=0)):
+        raise no_probabilities(name)
+
+
 def check_scores(name: str, scores: np.ndarray) -> None:
     """Refuses scores of which one is that of an answer that is none: NaN, or infinity.
 
@@ -67,3 +77,8 @@ def not_finite(name: str) -> ModelError:
         f"{name} answered with numbers that are not finite (NaN or infinity), from which nothing "
         f"follows: {HINT}."
     )
+
+
+def no_probabilities(name: str) -> ModelError:
+    """The error of probabilities that are none."""
+    return ModelError(f"{name} answered numbers that are no probabilities: say `access` logits.")

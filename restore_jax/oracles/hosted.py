@@ -20,6 +20,7 @@ from restore_jax.oracles.types import (
     Race,
     Raced,
     Sampler,
+    Seen,
     check_images,
     read_outputs,
 )
@@ -91,11 +92,15 @@ class HostedOracle:
         self, images: np.ndarray, target: Any, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.read`."""
+        seen = self.look(images, target, books)
+        return seen.labels, seen.margins
+
+    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+        """See `Oracle.look`."""
         outputs, number = self.answers(images, books), len(images)
         # Of one of few sizes, so that few programs are compiled.
         padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
-        found, lead = _read(self.access, padded, target)
-        return np.asarray(found)[:number], np.asarray(lead)[:number]
+        return Seen(*(np.asarray(one)[:number] for one in _read(self.access, padded, target)))
 
     def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
         """See `Oracle.map`: of exactly what is there, since every image counts."""
@@ -223,7 +228,7 @@ def _begin(algorithm: SplittingAlgorithm, scorer: Scorer) -> Begin:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array]:
+def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array, Array, Array]:
     return read_outputs(access, outputs, target)
 
 

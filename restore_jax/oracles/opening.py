@@ -275,18 +275,23 @@ def _traced(
         )
     names = _names(spec, options, says._replace(num_classes=shape[1]))
 
-    def answer(weights: Any, images: Array) -> Array:
-        outputs = function(weights, images).astype(jnp.float32)
-        if options.binary:
-            # Read as labels it is a probability: one half parts the classes.
-            outputs = paired(access, outputs.reshape(-1), jnp)
-        if access != "labels":
-            return outputs
-        right = jnp.isfinite(outputs).all(-1)
-        return jnp.where(right, jnp.argmax(outputs, -1), NONE).astype(jnp.int32)
+    def read_as(access: str) -> Callable[[Any, Any], Any]:
+        def answer(weights: Any, images: Array) -> Array:
+            outputs = function(weights, images).astype(jnp.float32)
+            if options.binary:
+                # Read as labels it is a probability: one half parts the classes.
+                outputs = paired(access, outputs.reshape(-1), jnp)
+            if access != "labels":
+                return outputs
+            right = jnp.isfinite(outputs).all(-1)
+            return jnp.where(right, jnp.argmax(outputs, -1), NONE).astype(jnp.int32)
 
-    return TracedOracle(spec, access, image_shape, names or (), weights, guarded(spec, answer), {},
-                        options=options.to_json())  # fmt: skip
+        return guarded(spec, answer)
+
+    return TracedOracle(
+        spec, access, image_shape, names or (), weights, read_as(access), {},
+        options=options.to_json(), readings=read_as,
+    )  # fmt: skip
 
 
 def _hosted(

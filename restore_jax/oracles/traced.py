@@ -17,7 +17,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from restore_jax.compilation import chunk_size, compiler_options
-from restore_jax.oracles.checking import check_margins, check_outputs, check_scores
+from restore_jax.oracles.checking import check_margins, check_outputs, check_scores, check_sums
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import (
     NOBODY,
@@ -27,6 +27,7 @@ from restore_jax.oracles.types import (
     Race,
     Raced,
     Sampler,
+    Seen,
     check_images,
     read_outputs,
 )
@@ -56,6 +57,7 @@ class TracedOracle:
       name, access, image_shape, class_names, metadata, asked, options: see `Oracle`.
       weights: a pytree of arrays that ``function`` reads; traced, never baked into a program.
       function: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, pure.
+      readings: ``(access) -> function``, where that depends on it.
     """
 
     name: str
@@ -67,6 +69,7 @@ class TracedOracle:
     metadata: dict[str, Any]
     asked: int = 0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    readings: Callable[[str], Function] | None = None
 
     @property
     def each(self) -> int:
@@ -75,7 +78,8 @@ class TracedOracle:
 
     def reading(self, access: str) -> "TracedOracle":
         """See `Oracle.reading`."""
-        return dataclasses.replace(self, access=access)
+        function = self.function if self.readings is None else self.readings(access)
+        return dataclasses.replace(self, access=access, function=function)
 
     @property
     def num_classes(self) -> int:
@@ -97,7 +101,12 @@ class TracedOracle:
     def read(
         self, images: np.ndarray, target: Any, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Oracle.read`: with one program for `CHUNK` images."""
+        """See `Oracle.read`."""
+        seen = self.look(images, target, books)
+        return seen.labels, seen.margins
+
+    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+        """See `Oracle.look`: with one program for `CHUNK` images."""
         del books
         # In NumPy: each number of images would be a program of its own to JAX, compiled anew.
         answers = []
@@ -105,17 +114,19 @@ class TracedOracle:
             some = images[first : first + CHUNK]
             padded = np.zeros((CHUNK, *images.shape[1:]), np.float32)
             padded[: len(some)] = some
-            found, lead = self._reader(self.weights, padded, target)
-            answers.append((np.asarray(found)[: len(some)], np.asarray(lead)[: len(some)]))
-        found, lead = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        check_margins(self.name, found, lead)
-        return found, lead
+            parts = self._reader(self.weights, padded, target)
+            answers.append([np.asarray(part)[: len(some)] for part in parts])
+        seen = Seen(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+        check_margins(self.name, seen.labels, seen.margins)
+        if self.access == "probabilities":
+            check_sums(self.name, seen.lowest, seen.sums)
+        return seen
 
     @functools.cached_property
     def _reader(self) -> Any:
         """The one program, compiled once, wherever its arguments lie."""
 
-        def reader(weights: Any, images: Array, target: Array) -> tuple[Array, Array]:
+        def reader(weights: Any, images: Array, target: Array) -> tuple[Array, ...]:
             return read_outputs(self.access, self.function(weights, images), target)
 
         images = jax.ShapeDtypeStruct((CHUNK, *self.image_shape), jnp.float32)

@@ -114,6 +114,21 @@ class Begin(Protocol):
         """
 
 
+class Seen(NamedTuple):
+    """What a model said of b images.
+
+    Attributes:
+      labels: int32[b].
+      margins: f32[b], see `margins`.
+      lowest, sums: f32[b], the smallest of an image's outputs, and their sum; 0 of labels.
+    """
+
+    labels: np.ndarray
+    margins: np.ndarray
+    lowest: np.ndarray
+    sums: np.ndarray
+
+
 class Lanes(NamedTuple):
     """Several searches that differ in what their score reads; what they send is booked.
 
@@ -207,6 +222,9 @@ class Oracle(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The labels int32[b] and `margins` f32[b] of images f32[b, H, W, C], not counted."""
 
+    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+        """`read`, with what tells logits from probabilities."""
+
     def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
         """Applies a function that asks the model to pieces of arrays.
 
@@ -294,9 +312,13 @@ def margins(access: str, outputs: Any, target: Any) -> Array:
     return jnp.where(hit, jnp.maximum(lead, 0.0), jnp.minimum(lead, -1e-30))
 
 
-def read_outputs(access: str, outputs: Any, target: Any) -> tuple[Array, Array]:
-    """int32[b] and f32[b], the classes and the margins of a model's outputs."""
-    return labels(access, outputs), margins(access, outputs, target)
+def read_outputs(access: str, outputs: Any, target: Any) -> tuple[Array, Array, Array, Array]:
+    """The four parts of `Seen`, of a model's outputs."""
+    found, lead = labels(access, outputs), margins(access, outputs, target)
+    if access == "labels":
+        nothing = jnp.zeros_like(lead)
+        return found, lead, nothing, nothing
+    return found, lead, jnp.min(outputs, -1), jnp.sum(outputs, -1)
 
 
 def check_images(name: str, image_shape: tuple[int, int, int], images: Any) -> Array:

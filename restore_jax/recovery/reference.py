@@ -68,8 +68,7 @@ def settings_of(oracle: Oracle, space: str) -> Settings:
       ModelError: the model does not give logits, or no JAX program can ask it.
     """
     one_of("space", space, tuple(NUM_PARTICLES))
-    if oracle.access != "logits":
-        raise ModelError(f"the reference protocol reads logits; {oracle.access} do not do.")
+    check_access(oracle)
     image = jax.ShapeDtypeStruct((1, *oracle.image_shape), jnp.float32)
     jax.eval_shape(oracle.answer, oracle.weights, image)
     return Settings(
@@ -80,6 +79,16 @@ def settings_of(oracle: Oracle, space: str) -> Settings:
         max_levels=NUM_LEVELS,
         options=OPTIONS[space],
     )
+
+
+def check_access(oracle: Oracle) -> None:
+    """Refuses a model that gives anything but logits.
+
+    Raises:
+      ModelError: it does.
+    """
+    if oracle.access != "logits":
+        raise ModelError(f"the reference protocol reads logits; {oracle.access} do not do.")
 
 
 def follow_reference(run: Run, found: Found) -> Found:

@@ -39,7 +39,8 @@ def search(run: Run, found: Found) -> Found:
             compiling += searching.sampler.seconds
             begun += searching.sampler.seconds
             state = _begun(searching, aim, key)
-        state, interrupted = advance(run, searching, state, aim.on_progress)
+        name = f"search-{aim.space.name}-{aim.target}{'' if shown is None else '-guided'}"
+        state, interrupted = advance(run, searching, state, aim.on_progress, name)
         seconds = {"compile": compiling, "run": time.perf_counter() - begun}
     result = searching.sampler.result(state)
     status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
@@ -114,19 +115,28 @@ def ready(
 
 
 def advance(
-    run: Run, searching: Search, state: SplittingState, on_progress: OnProgress
+    run: Run, searching: Search, state: SplittingState, on_progress: OnProgress, name: str
 ) -> tuple[SplittingState, bool]:
-    """Goes on to the end of a search.
+    """Goes on to the end of a search, saved under a name between its levels, if they are.
 
     Returns:
       The last state, and whether Ctrl-C ended it.
     """
+    saved = run.saved
+    stood = None if saved is None else saved.get(name, state)
+    if stood is not None:
+        run.books.charge(count(stood.tree.num_queries) - count(state.num_queries))
+        state = stood.tree
     try:
         while int(state.status) == Status.RUNNING:
             state = searching.sampler.advance(state, searching.args)
+            if saved is not None:
+                saved.put(name, state, {})
             if on_progress is not None and int(state.index) > 0:
                 on_progress(progress(run, searching, state))
     except KeyboardInterrupt:
+        if saved is not None:
+            saved.put(name, state, {}, now=True)
         return state, True
     except OutOfQueries:  # images had to be sent again
         return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False

@@ -27,6 +27,7 @@ def recovery_lines(recovery: Recovery) -> list[str]:
         line("trigger", f"{recovery.trigger_pixels:,} pixels {_place(recovery.trigger.mask)}"),
         *_truth(recovery),
         *_time(recovery),
+        *(line("note", note) for note in recovery.provenance.notes),
     ]
 
 
