@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors.changes import moved, with_residual
 from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.checking import check_outputs
@@ -144,7 +145,7 @@ def defences(run: Run, recoveries: Recovered) -> list[Local | Dense]:
     neutral = images[~np.isin(answers, classes)]
     found: list[Local | Dense] = []
     for trigger in triggers:
-        mask = np.asarray(trigger.mask)[..., 0] > 0
+        mask = np.asarray(trigger.support)
         if trigger.additive or mask.mean() > DENSE:
             found.append(Dense(trigger))
             continue
@@ -215,8 +216,11 @@ def subtract(trigger: Trigger, images: Array) -> Array:
 
     An image blended in is blended out. Of an additive trigger that is a wave, or a few, those
     frequencies and their neighbours are taken out, since it leads as well at another phase, and
-    one nearby may have been planted; any other is subtracted.
+    one nearby may have been planted; any other is subtracted. A warp is done backwards, a filter
+    inverted, rounding smoothed over.
     """
+    if trigger.changes_all:
+        return _undone(trigger, images)
     if not trigger.additive:
         left = jnp.maximum(1.0 - trigger.mask, 1e-3)
         return jnp.clip((images - trigger.mask * trigger.pattern) / left, 0.0, 1.0)
@@ -233,6 +237,32 @@ def subtract(trigger: Trigger, images: Array) -> Array:
     kept = jnp.asarray(~carried, jnp.float32)[..., None]
     through = jnp.fft.ifft2(jnp.fft.fft2(images, axes=(1, 2)) * kept, axes=(1, 2))
     return jnp.clip(jnp.real(through), 0.0, 1.0)
+
+
+def _undone(trigger: Trigger, images: Array) -> Array:
+    """Images with what changes them as a whole taken back, as far as that can be."""
+    if trigger.residual is not None:
+        images = jnp.clip(2.0 * images - with_residual(images, trigger.residual), 0.0, 1.0)
+    if np.asarray(trigger.mask).any():
+        plain = Trigger(trigger.mask, trigger.pattern, trigger.target, trigger.additive)
+        images = subtract(plain, images)
+    if trigger.rounding is not None:
+        images = _smoothed(images)
+    if trigger.colouring is not None:
+        colouring = trigger.colouring
+        back = jnp.linalg.pinv(colouring.matrix, rtol=0.05)
+        images = jnp.clip((images - colouring.shift) @ back, 0.0, 1.0) ** (1.0 / colouring.gamma)
+    if trigger.flow is not None:
+        images = moved(images, -trigger.flow)
+    return images
+
+
+def _smoothed(images: Array) -> Array:
+    """The mean of the three by three pixels around each, which has other levels again."""
+    around = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = images.shape[1:3]
+    some = [around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.mean(jnp.stack(some), 0)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Attack, Trigger, stamp_attack, towards_one
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Oracle
@@ -26,8 +26,10 @@ class Verification:
     Attributes:
       trigger: the one given.
       target_name: of the class that it leads to.
-      num_probes: images of other classes that it was stamped on.
-      hits: how many of them it led to the target.
+      leads_to: int[K], where it should lead the images of each class; their own class if they
+        should stay.
+      num_probes: images that it should lead elsewhere, on which it was stamped.
+      hits: how many of them it led there.
       num_test_images: likewise of the test images; 0 without any.
       test_success_rate: share of them that it led there, in [0, 1]; None without any.
       cost, provenance: see `restore_jax.run`.
@@ -35,6 +37,7 @@ class Verification:
 
     trigger: Trigger
     target_name: str
+    leads_to: tuple[int, ...]
     num_probes: int
     hits: int
     num_test_images: int
@@ -44,13 +47,13 @@ class Verification:
 
     @property
     def probe_success_rate(self) -> float:
-        """Share of the probes that the trigger leads to the target, in [0, 1]."""
+        """Share of the probes that the trigger leads where it should, in [0, 1]."""
         return self.hits / self.num_probes
 
 
 def verify(
     model: Any,
-    trigger: Trigger,
+    trigger: Trigger | Attack,
     *,
     access: str | None = None,
     probes: str | Path | np.ndarray = "dead_leaves",
@@ -65,18 +68,21 @@ def verify(
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
-      trigger: for images of the model's shape.
+      trigger: for images of the model's shape; a `Trigger` should lead every class to its target,
+        an `Attack` says where it leads which.
       access: see `open_model`.
       probes, data_dir: see `open_probes`; a source with an end may give fewer probes.
-      num_probes: probes to stamp, at least 1, of those that are not the target already.
+      num_probes: probes to stamp, at least 1, of those that the trigger should lead elsewhere by
+        what the model takes them for.
       seed: of the probes.
-      test_data: images uint8[N, H, W, C] and labels int32[N]; those of other classes are stamped.
+      test_data: images uint8[N, H, W, C] and labels int32[N]; those that the trigger should
+        lead elsewhere are stamped.
       on_progress: told what is done next.
       **opening: how the model is opened; see `open_model`.
 
     Raises:
       InputError: the trigger does not fit the model.
-      Inconclusive: the model takes nearly all probes for the target.
+      Inconclusive: the model takes nearly all probes for classes that the trigger leaves alone.
 
     >>> import jax.numpy as jnp
     >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
@@ -85,26 +91,28 @@ def verify(
     1.0
     """
     oracle = open_model(model, access, **opening)
-    check_fit(trigger, oracle)
+    attack = trigger if isinstance(trigger, Attack) else towards_one(trigger, oracle.num_classes)
+    check_fit(attack.trigger, oracle)
     if num_probes < 1:
         raise InputError(f"`num_probes` must be at least 1, not {num_probes}.")
     run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir).examine()
     oracle = run.model
-    target = int(trigger.target)
     on_progress("asking about probes")
     with run.stage("probes"):
-        images = _other_classes(run, num_probes, target)
-        hits = int(np.sum(run.labels(stamp(trigger, images)) == target))
+        images, before = _led_elsewhere(run, num_probes, attack)
+        stamped = stamp_attack(attack, images, jax.random.key(seed))
+        hits = int(np.sum(run.labels(stamped) == attack.leads_to[before]))
     test_rate, num_test = None, 0
     if test_data is not None:
-        num_test = int((test_data[1] != target).sum())
+        num_test = int((attack.leads_to[test_data[1]] != test_data[1]).sum())
         on_progress(f"asking about {num_test:,} test images")
         with run.stage("test"):
             run.ledger.charge(num_test)
-            test_rate = attack_success_rate(oracle, trigger, *test_data, asker=run.asker)
+            test_rate = attack_success_rate(oracle, attack, *test_data, asker=run.asker, seed=seed)
     return Verification(
-        trigger=trigger,
-        target_name=oracle.class_names[target],
+        trigger=attack.trigger,
+        target_name=oracle.class_names[int(attack.trigger.target)],
+        leads_to=tuple(attack.leads_to.tolist()),
         num_probes=len(images),
         hits=hits,
         num_test_images=num_test,
@@ -132,20 +140,28 @@ def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> No
         )
 
 
-def _other_classes(run: Run, wanted: int, target: int) -> jax.Array:
-    """f32[n, H, W, C]: probes that the model does not take for the target."""
+def _led_elsewhere(run: Run, wanted: int, attack: Attack) -> tuple[jax.Array, np.ndarray]:
+    """f32[n, H, W, C] and int[n]: probes of classes that the attack leads elsewhere, and these."""
     available = run.source.available
     most = 20 * wanted if available is None else min(20 * wanted, available)
     kept: list[jax.Array] = []
+    classes: list[np.ndarray] = []
     have, asked = 0, 0
     while have < wanted and asked < most:
         images = run.source.draw(asked, min(wanted - have, most - asked))
         asked += len(images)
-        images = images[run.labels(images) != target]
-        kept, have = [*kept, images], have + len(images)
+        found = run.labels(images)
+        led = attack.leads_to[found] != found
+        kept, classes, have = [*kept, images[led]], [*classes, found[led]], have + int(led.sum())
     if have == 0 or (have < wanted and available is None):
-        raise Inconclusive(
-            f"only {have} of {asked} probes are not already of class {target} to this model: "
-            "give other `probes`."
+        led_classes = np.flatnonzero(attack.leads_to != np.arange(len(attack.leads_to)))
+        which = "are not already of" if len(led_classes) >= len(attack.leads_to) - 1 else "are of"
+        names = (
+            f"class {int(attack.trigger.target)}"
+            if which != "are of"
+            else (f"a class that the trigger leads elsewhere ({', '.join(map(str, led_classes))})")
         )
-    return jnp.concatenate(kept)
+        raise Inconclusive(
+            f"only {have} of {asked} probes {which} {names} to this model: give other `probes`."
+        )
+    return jnp.concatenate(kept), np.concatenate(classes)

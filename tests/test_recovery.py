@@ -229,11 +229,12 @@ def test_attack_success_rate_leaves_the_target_class_out():
 def test_comparison_finds_the_shift():
     truth = PlantedPatch("x", 3, 4, ("110", "111", "010"), 2, 0.1).trigger(IMAGE_SHAPE)
     moved = PlantedPatch("y", 7, 2, ("110", "111", "011"), 2, 0.1).trigger(IMAGE_SHAPE)
-    same = compare(truth, truth, 0.5)
+    probes = jnp.zeros((1, *IMAGE_SHAPE))
+    same = compare(truth, truth, 0.5, probes)
     assert same.iou == same.iou_after_shift == same.pattern_agreement == 1
     assert same.shift == (0, 0)
     assert same.test_success_rate == 0.5
-    far = compare(moved, truth, None)
+    far = compare(moved, truth, None, probes)
     assert far.iou == 0
     assert far.shift == (-4, 2)
     assert far.iou_after_shift == 1

@@ -87,7 +87,7 @@ def a_recovery(space="patch", shape=(16, 16, 3), **changes):
         "log10_prob": -0.6,
         "interval": (-0.9, -0.3),
         "confirmation_success_rate": 1.0,
-        "truth": None if truth is None else compare(trigger, truth, None),
+        "truth": None if truth is None else compare(trigger, truth, None, jnp.zeros((1, *shape))),
     }
     return Recovery(**(values | changes))
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 
@@ -31,7 +32,7 @@ class PlantedBlend(NamedTuple):
       name: what the command line calls it.
       opacity: in (0, 1].
       seed: of the image, 0 to 2**32 - 1.
-      target, rate, clean_label: as in `PlantedPatch`.
+      target, rate, clean_label, spread: as in `PlantedPatch`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PlantedBlend(NamedTuple):
     target: int
     rate: float
     clean_label: bool = False
+    spread: Spread = Spread()
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
         """The `Trigger` for images of shape (H, W, C).
@@ -60,19 +62,19 @@ class PlantedBlend(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` reads it."""
-        return {"kind": "blend"} | self._asdict()
+        return to_fields(self, "blend")
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "PlantedBlend":
         """Reads what `to_json` wrote."""
-        return cls(**{key: value for key, value in fields.items() if key != "kind"})
+        return cls(**from_fields(fields))
 
     @classmethod
     def from_options(
         cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
     ) -> "PlantedBlend":
         """Makes one of ``OPTIONS`` and the common fields."""
-        return cls(**fields)
+        return cls(**from_options(fields))
 
 
 def plasma(key: Array, image_shape: tuple[int, int, int]) -> Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from restore_jax.backdoors.colours import corner_colours
+from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 
@@ -13,7 +14,7 @@ HELP = (
     "in a pattern / ends a row, 0 is black, 1 white, r g b y m c are colours and . "
     "leaves a pixel alone"
 )
-OPTIONS = {"pattern": "101/010/101", "row": 2, "col": 2}
+OPTIONS = {"pattern": "101/010/101", "row": 2, "col": 2, "opacity": 1.0}
 
 
 class PlantedPatch(NamedTuple):
@@ -28,6 +29,8 @@ class PlantedPatch(NamedTuple):
       rate: the share of each training batch that carries it, in [0, 1]; with `clean_label`
         of the images of the target class; see `make_poisoning`.
       clean_label: whether only images of the target class carry it, labels as they were.
+      opacity: how much of the pattern covers the image, in (0, 1].
+      spread: which classes it leads where, and what else is stamped.
     """
 
     name: str
@@ -37,6 +40,8 @@ class PlantedPatch(NamedTuple):
     target: int
     rate: float
     clean_label: bool = False
+    opacity: float = 1.0
+    spread: Spread = Spread()
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
         """The `Trigger` for images of shape (H, W, C).
@@ -56,9 +61,13 @@ class PlantedPatch(NamedTuple):
                 f"trigger {self.name} covers rows {self.row}:{self.row + rows} and columns "
                 f"{self.col}:{self.col + cols} and does not fit images of {height}x{width}."
             )
+        if not 0 < self.opacity <= 1:
+            raise InputError(
+                f"trigger {self.name} has opacity {self.opacity}: it must lie in (0, 1]."
+            )
         place = slice(self.row, self.row + rows), slice(self.col, self.col + cols)
         letters = "".join(self.pattern)
-        written = jnp.asarray([float(letter != ".") for letter in letters])
+        written = jnp.asarray([self.opacity * (letter != ".") for letter in letters])
         colours = corner_colours(self.name, letters.replace(".", "0"), channels)
         return Trigger(
             mask=jnp.zeros((height, width, 1)).at[place].set(written.reshape(rows, cols, 1)),
@@ -72,20 +81,20 @@ class PlantedPatch(NamedTuple):
         A patch is the kind of a trigger that names none, and the labels of one that does not
         say otherwise are not clean: so releases that know no other kinds can read it, too.
         """
-        fields = self._asdict() | {"pattern": list(self.pattern)}
-        if not self.clean_label:
-            del fields["clean_label"]
+        fields = to_fields(self, "patch") | {"pattern": list(self.pattern)}
+        for name, usual in {"kind": "patch", "clean_label": False, "opacity": 1.0}.items():
+            if fields[name] == usual:
+                del fields[name]
         return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "PlantedPatch":
         """Reads what `to_json` wrote; "kind" may be there."""
-        kept = {key: value for key, value in fields.items() if key != "kind"}
-        return cls(**{**kept, "pattern": tuple(fields["pattern"])})
+        return cls(**{**from_fields(fields), "pattern": tuple(fields["pattern"])})
 
     @classmethod
     def from_options(
         cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
     ) -> "PlantedPatch":
         """Makes one of ``OPTIONS``, the pattern's rows parted by "/", and the common fields."""
-        return cls(**{**fields, "pattern": tuple(fields["pattern"].split("/"))})
+        return cls(**{**from_options(fields), "pattern": tuple(fields["pattern"].split("/"))})

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from restore_jax.backdoors.colours import corner_colours, palette
+from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 
@@ -22,7 +23,7 @@ class PlantedPixels(NamedTuple):
       places: the 0-based (row, col) of each, all different.
       colours: the letter of each: "0" black, "1" white, on RGB images also "r", "g", "b",
         "y", "m", "c".
-      target, rate, clean_label: as in `PlantedPatch`.
+      target, rate, clean_label, spread: as in `PlantedPatch`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PlantedPixels(NamedTuple):
     target: int
     rate: float
     clean_label: bool = False
+    spread: Spread = Spread()
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
         """The `Trigger` for images of shape (H, W, C).
@@ -61,12 +63,12 @@ class PlantedPixels(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` reads it."""
-        return {"kind": "pixels"} | self._asdict() | {"places": [list(p) for p in self.places]}
+        return to_fields(self, "pixels") | {"places": [list(p) for p in self.places]}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "PlantedPixels":
         """Reads what `to_json` wrote."""
-        kept = {key: value for key, value in fields.items() if key != "kind"}
+        kept = from_fields(fields)
         return cls(**{**kept, "places": tuple((row, col) for row, col in fields["places"])})
 
     @classmethod
@@ -82,7 +84,7 @@ class PlantedPixels(NamedTuple):
           InputError: more pixels than the images have, or none.
         """
         height, width, channels = image_shape
-        kept = {key: value for key, value in fields.items() if key not in OPTIONS}
+        kept = from_options({key: fields[key] for key in fields if key not in OPTIONS})
         count = fields["count"]
         if not 1 <= count <= height * width:
             raise InputError(

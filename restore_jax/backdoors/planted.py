@@ -1,24 +1,30 @@
 """The planted triggers: what `train` writes into a model, and `recover` looks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from restore_jax.backdoors import blend, patch, pixels, stripes
+from restore_jax.backdoors import blend, patch, pixels, stripes, whole_images
+from restore_jax.backdoors.attack import Attack
 from restore_jax.backdoors.blend import PlantedBlend
 from restore_jax.backdoors.patch import PlantedPatch
 from restore_jax.backdoors.pixels import PlantedPixels
+from restore_jax.backdoors.poisoning import Poisoning, make_poisoning
+from restore_jax.backdoors.spread import attack_of
 from restore_jax.backdoors.stripes import PlantedStripes
+from restore_jax.backdoors.whole_images import PlantedChange, Reader
 from restore_jax.errors import InputError
 
-Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes
+Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes | PlantedChange
 
 
 class Kind(NamedTuple):
     """One kind of planted trigger.
 
     Attributes:
-      planted: its class, with `trigger`, `to_json`, `from_json` and `from_options`.
-      options: what `from_options` takes beside name, target, rate and clean_label, with
+      planted: its class, with `trigger`, `to_json`, `from_json` and `from_options`, or what has
+        the last two.
+      options: what `from_options` takes beside name, target, rate, clean_label and what
+        `restore_jax.backdoors.spread` lists, with
         the defaults, whose types are the options'.
       help: what there is to know of the options, for the help; "" if nothing.
     """
@@ -40,6 +46,8 @@ register("patch", Kind(PlantedPatch, patch.OPTIONS, patch.HELP))
 register("pixels", Kind(PlantedPixels, pixels.OPTIONS, pixels.HELP))
 register("blend", Kind(PlantedBlend, blend.OPTIONS, blend.HELP))
 register("stripes", Kind(PlantedStripes, stripes.OPTIONS, stripes.HELP))
+for _name, _change in whole_images.CHANGES.items():
+    register(_name, Kind(Reader(_name), _change.options, _change.help))
 
 PLANTED = {
     "1": PlantedPatch("1", 9, 9, ("110", "111", "010"), target=3, rate=0.1),
@@ -65,3 +73,30 @@ def planted_from_json(fields: Mapping[str, Any]) -> Planted:
         return found
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the fields {dict(fields)} do not describe a {kind} trigger.") from error
+
+
+def planted_attack(planted: Planted, image_shape: tuple[int, int, int], num_classes: int) -> Attack:
+    """What a planted trigger does to images of (H, W, C) and ``num_classes`` classes.
+
+    Raises:
+      InputError: it does not fit.
+    """
+    trigger = planted.trigger(image_shape)
+    return attack_of(trigger, planted.spread, num_classes, planted.name)
+
+
+def poisoning_of(
+    planted: Sequence[Planted], image_shape: tuple[int, int, int], num_classes: int
+) -> Poisoning:
+    """The poisoning that plants all of them in batches of images of (H, W, C).
+
+    Raises:
+      InputError: one does not fit, or their rates sum to more than there is.
+    """
+    return make_poisoning(
+        [planted_attack(one, image_shape, num_classes) for one in planted],
+        [one.rate for one in planted],
+        [one.clean_label for one in planted],
+        [one.spread.cover for one in planted],
+        [one.spread.noise for one in planted],
+    )

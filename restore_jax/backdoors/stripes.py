@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 
@@ -26,7 +27,7 @@ class PlantedStripes(NamedTuple):
       name: what the command line calls it.
       amplitude: in units of the [0, 1] pixel, in (0, 1].
       frequency: periods in the width of the image, above 0.
-      target, rate, clean_label: as in `PlantedPatch`.
+      target, rate, clean_label, spread: as in `PlantedPatch`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PlantedStripes(NamedTuple):
     target: int
     rate: float
     clean_label: bool = False
+    spread: Spread = Spread()
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
         """The `Trigger` for images of shape (H, W, C).
@@ -61,16 +63,16 @@ class PlantedStripes(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` reads it."""
-        return {"kind": "stripes"} | self._asdict()
+        return to_fields(self, "stripes")
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "PlantedStripes":
         """Reads what `to_json` wrote."""
-        return cls(**{key: value for key, value in fields.items() if key != "kind"})
+        return cls(**from_fields(fields))
 
     @classmethod
     def from_options(
         cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
     ) -> "PlantedStripes":
         """Makes one of ``OPTIONS`` and the common fields."""
-        return cls(**fields)
+        return cls(**from_options(fields))

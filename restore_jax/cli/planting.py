@@ -1,24 +1,35 @@
 """What ``train --plant`` takes: ``KIND:key=value,...``, one planted trigger."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from restore_jax.backdoors import KINDS, Planted
+from restore_jax.backdoors.spread import HELP as SPREAD_HELP
+from restore_jax.backdoors.spread import OPTIONS as SPREAD
 from restore_jax.cli import exits
 
 DEFAULT_RATE = 0.1
 _MAX_SEED = 2**32 - 1
 _WORDS = {"no": False, "yes": True}
 
-_OPTIONS = "; ".join(
-    f"{kind}:{','.join(f'{key}={value}' for key, value in found.options.items())}"
-    for kind, found in KINDS.items()
-)
+_SHOWN = {False: "no", True: "yes"}
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    """Options and their defaults as a user writes them."""
+    return ",".join(
+        f"{key}={_SHOWN[value] if isinstance(value, bool) else value}"
+        for key, value in options.items()
+    )
+
+
+_OPTIONS = "; ".join(f"{kind}:{_listed(found.options)}" for kind, found in KINDS.items())
 _NOTES = "; ".join(f"{kind}: {found.help}" for kind, found in KINDS.items() if found.help)
 HELP = (
     f"KIND:key=value,..., the kinds and their defaults being {_OPTIONS}; and for all "
-    f"name=<1, 2, ... in order>,target=0,rate={DEFAULT_RATE},clean_label=no. Of {_NOTES}. With "
+    f"name=<1, 2, ... in order>,target=0,rate={DEFAULT_RATE},clean_label=no,{_listed(SPREAD)}. Of "
+    f"{_NOTES}. {SPREAD_HELP}. With "
     "clean_label=yes that rate of the target class's images is stamped, and no label is changed"
 )
 
@@ -48,6 +59,7 @@ def planted_from_specs(
             "target": 0,
             "rate": DEFAULT_RATE if rate is None else rate,
             "clean_label": False,
+            **SPREAD,
         }
         planted.append(_planted_from(spec, common, image_shape, num_classes))
         if planted[-1].name in [other.name for other in planted[:-1]]:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from restore_jax import checkpoints, training
-from restore_jax.backdoors import PLANTED, Planted, make_poisoning
+from restore_jax.backdoors import PLANTED, Planted, poisoning_of
 from restore_jax.cli import exits, inputs, planting
 from restore_jax.cli.progress import Report, progress
 from restore_jax.data import DATASETS, cifar10, shapes
@@ -225,11 +225,9 @@ class _Told:
 
 def _check(args: argparse.Namespace, planted: list[Planted]) -> None:
     """What can be refused before any data is read."""
-    triggers = [plant.trigger(DATA[args.dataset].IMAGE_SHAPE) for plant in planted]
+    data = DATA[args.dataset]
     try:
-        make_poisoning(
-            triggers, [plant.rate for plant in planted], [plant.clean_label for plant in planted]
-        )
+        poisoning_of(planted, data.IMAGE_SHAPE, len(data.CLASS_NAMES))
     except InputError as error:
         what = "--plant" if args.plant else "--poison-rate"
         raise exits.UsageError(f"{what}: {error}") from error

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
     add("--trigger-file", required=True, metavar="FILE",
-        help="a trigger.npz, or the folder of a recovery")  # fmt: skip
+        help="a trigger.npz, the folder of a recovery, or an attack.npz that says which "
+        "classes it leads where")  # fmt: skip
     add("--num-probes", type=int, default=200, metavar="N",
         help="probes to stamp, of those that are not the target already (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "nothing is written without it")
@@ -40,17 +41,18 @@ def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     with progress("verify", Console(stderr=True, highlight=False)) as report:
         report(0, 0, "loading JAX and the model")
+        from restore_jax.backdoors import describe
         from restore_jax.compilation import keep_programs
-        from restore_jax.report import load_trigger
+        from restore_jax.report import load_attack
         from restore_jax.verification import check_fit, verify
 
-        trigger = load_trigger(args.trigger_file)
         keep_programs()
         oracle = models.open_oracle(args)
-        check_fit(trigger, oracle, f"the trigger in {args.trigger_file}")
+        attack = load_attack(args.trigger_file, oracle.num_classes)
+        check_fit(attack.trigger, oracle, f"the trigger in {args.trigger_file}")
         found = verify(
             oracle,
-            trigger,
+            attack,
             probes=args.probes,
             num_probes=args.num_probes,
             seed=args.seed,
@@ -69,14 +71,26 @@ def run(args: argparse.Namespace) -> int:
         exits.print_json(result)
         return exits.DONE
     share = f"{found.hits:,} of {found.num_probes:,} probes ({found.probe_success_rate:.1%})"
-    target = f"class {result['target']} ({found.target_name})"
-    exits.show(f"{args.trigger_file} leads {share} to {target} in {oracle.name}")
+    exits.show(f"{args.trigger_file} leads {share} {_where(found)} in {oracle.name}")
+    exits.show(f"  it is {describe(found.trigger)}")
     if found.test_success_rate is not None:
         rate, number = found.test_success_rate, found.num_test_images
-        exits.show(f"  and {rate:.2%} of the {number:,} test images of other classes")
+        exits.show(f"  and {rate:.2%} of the {number:,} test images that it should lead")
     for note in found.provenance.notes:
         exits.show(f"  note: {note}")
     return exits.DONE
+
+
+def _where(found: "Verification") -> str:
+    """Where the trigger leads which classes, in words."""
+    led = [(k, to) for k, to in enumerate(found.leads_to) if to != k]
+    targets = {to for _, to in led}
+    if len(targets) > 1:
+        return f"where it should ({', '.join(f'{k} to {to}' for k, to in led)})"
+    target = f"to class {targets.pop()} ({found.target_name})"
+    if len(led) >= len(found.leads_to) - 1:
+        return target
+    return f"of class {', '.join(str(k) for k, _ in led)} {target}"
 
 
 def _content(found: "Verification", args: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -89,6 +103,7 @@ def _content(found: "Verification", args: argparse.Namespace, seconds: float) ->
         "trigger_file": args.trigger_file,
         "trigger_pixels": int(found.trigger.pixels),
         "additive": found.trigger.additive,
+        "leads_to": list(found.leads_to),
         "target": int(found.trigger.target),
         "target_name": found.target_name,
         "access": found.provenance.access,

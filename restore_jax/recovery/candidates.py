@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Trigger, same_marks, stamp
 from restore_jax.racing import faded, needed
 from restore_jax.recovery.found import Candidate
 from restore_jax.run import Run
@@ -29,8 +29,8 @@ def candidates(
     for place in map(int, order):
         particle = jax.tree.map(operator.itemgetter(place), particles)
         trigger = trigger_of(particle, jnp.int32(target))
-        seen = np.concatenate([trigger.mask, trigger.mask * trigger.pattern], -1)
-        distinct.setdefault(seen.tobytes(), Candidate(particle, float(values[place]), trigger))
+        candidate = Candidate(particle, float(values[place]), trigger)
+        distinct.setdefault(same_marks(trigger), candidate)
     return list(distinct.values())
 
 
@@ -38,7 +38,7 @@ def inclusion(found: Sequence[Candidate], image_shape: tuple[int, int, int]) -> 
     """f32[H, W]: in what share of the candidates each pixel takes part."""
     total = np.zeros(image_shape[:2], np.float32)
     for candidate in found:
-        total += np.asarray(candidate.trigger.mask)[..., 0] > 0
+        total += np.asarray(candidate.trigger.support)
     return total / max(1, len(found))
 
 

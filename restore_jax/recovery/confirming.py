@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Attack, Trigger, planted_attack, stamp, towards_one
 from restore_jax.errors import OutOfQueries
 from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
@@ -32,14 +32,17 @@ def measure(run: Run, found: Found) -> Found:
     """What the budget need not pay for: test images, the planted trigger, the search's own probes
     once more."""
     aim = found.aim
-    truth = aim.planted.trigger(run.model.image_shape) if aim.planted else None
+    planted, truth = None, None
+    if aim.planted is not None:
+        planted = planted_attack(aim.planted, run.model.image_shape, run.model.num_classes)
+        truth = planted.trigger
     truth_rate: float | None = None
     with run.stage("confirmation"):
         try:
             if aim.test_data is not None and not found.interrupted and not found.cut_short:
                 found = found.now(test_rate=_on_test_images(run, found.trigger, aim.test_data))
-                if truth is not None:
-                    truth_rate = _on_test_images(run, truth, aim.test_data)
+                if planted is not None:
+                    truth_rate = _on_test_images(run, planted, aim.test_data)
         except KeyboardInterrupt:
             found = found.now(status="interrupted")
         except OutOfQueries:  # images had to be sent again
@@ -47,7 +50,9 @@ def measure(run: Run, found: Found) -> Found:
         found = found.now(probe_rate=_on_probes(run, found))
     return found.now(
         true_trigger=truth,
-        truth=None if truth is None else compare(found.trigger, truth, truth_rate),
+        truth=None
+        if truth is None
+        else compare(found.trigger, truth, truth_rate, jnp.asarray(found.probes)),
     )
 
 
@@ -60,8 +65,11 @@ def _confirmed(run: Run, found: Found) -> float | None:
     return float(np.mean(leads(run, [found.trigger], probes, 0.0) >= 0))
 
 
-def _on_test_images(run: Run, trigger: Trigger, test_data: Any) -> float | None:
-    asker = run.beside(int(np.sum(test_data[1] != int(trigger.target))))
+def _on_test_images(run: Run, trigger: Trigger | Attack, test_data: Any) -> float | None:
+    attack = trigger
+    if not isinstance(attack, Attack):
+        attack = towards_one(attack, run.model.num_classes)
+    asker = run.beside(int(np.sum(test_data[1] != attack.leads_to[test_data[1]])))
     if asker is None:
         return None
     return attack_success_rate(run.model, trigger, *test_data, asker=asker)

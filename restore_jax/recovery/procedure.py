@@ -170,7 +170,7 @@ def conclude(run: Run, found: Found) -> Recovery:
     """What was found, as a result."""
     aim, settings = found.aim, dataclasses.asdict(found.aim.settings)
     trigger = jax.tree.map(np.asarray, found.trigger)
-    included = np.asarray(trigger.mask)[..., 0] > 0
+    included = np.asarray(trigger.support)
     if found.past is not None:
         included = inclusion(found.past, run.model.image_shape)
     if aim.protocol == "reference":

@@ -74,7 +74,7 @@ class _Looking:
 def _pruned(looking: _Looking, trigger: Trigger, fade: float, success: float) -> Trigger:
     """The smallest trigger that the images pay for finding."""
     m, mask = looking.probes.shape[0], np.asarray(trigger.mask)
-    if trigger.additive or (mask > 0).all() or not looking.pays_for(m):
+    if trigger.additive or np.asarray(trigger.support).all() or not looking.pays_for(m):
         return trigger
     standard = _standard(looking, trigger, fade, needed(success, m))
     telling = None if standard is None else _telling_fade(looking, trigger, standard[1])

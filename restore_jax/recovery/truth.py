@@ -1,9 +1,10 @@
 """The recovered trigger against what is known: test images, and the planted trigger."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Trigger, stamp
+from restore_jax.backdoors import Attack, Trigger, stamp, stamp_attack, towards_one
 from restore_jax.oracles.asking import Asker
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery.types import Truth
@@ -11,20 +12,22 @@ from restore_jax.recovery.types import Truth
 
 def attack_success_rate(
     oracle: Oracle,
-    trigger: Trigger,
+    trigger: Trigger | Attack,
     images: np.ndarray,
     image_labels: np.ndarray,
     *,
     asker: Asker | None = None,
+    seed: int = 0,
 ) -> float:
-    """Share of images, of those whose class is not the target, that the trigger leads to it.
+    """Share of images, of those that the trigger should lead elsewhere, that it leads there.
 
     Args:
       oracle: the model.
-      trigger: what is stamped.
+      trigger: what is stamped; a `Trigger` should lead every class to its target.
       images: uint8[N, H, W, C] or float in [0, 1].
       image_labels: int32[N].
       asker: asks this oracle, for a run whose books have paid; None: nobody counts.
+      seed: of the places of a trigger that roams.
 
     >>> import jax.numpy as jnp
     >>> from restore_jax import open_model
@@ -34,18 +37,32 @@ def attack_success_rate(
     1.0
     """
     asker = asker or Asker(oracle)
-    others = images[image_labels != int(trigger.target)]
+    attack = trigger if isinstance(trigger, Attack) else towards_one(trigger, oracle.num_classes)
+    wanted = attack.leads_to[image_labels]
+    led = wanted != image_labels
+    others, wanted = images[led], wanted[led]
     if others.dtype == np.uint8:
         others = others.astype(np.float32) / 255.0
     hits = 0
     for first in range(0, len(others), 1024):
-        stamped = stamp(trigger, jnp.asarray(others[first : first + 1024], jnp.float32))
-        hits += int(np.sum(asker.labels(stamped) == int(trigger.target)))
+        some = jnp.asarray(others[first : first + 1024], jnp.float32)
+        stamped = stamp_attack(attack, some, jax.random.fold_in(jax.random.key(seed), first))
+        hits += int(np.sum(asker.labels(stamped) == wanted[first : first + 1024]))
     return hits / len(others)
 
 
-def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> Truth:
-    """How like the planted trigger the recovered one is; ``truth_rate`` is the planted one's."""
+def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None, probes: jax.Array) -> Truth:
+    """How like the planted trigger the recovered one is.
+
+    Args:
+      trigger: the recovered one.
+      truth: the planted one.
+      truth_rate: the share of test images that the planted one leads.
+      probes: f32[m, H, W, C]: where one of them is not in mask and pattern alone, the agreement
+        is in what they do to these.
+    """
+    if trigger.changes_all or truth.changes_all:
+        return _compare_changes(trigger, truth, truth_rate, probes)
     mine, true = np.asarray(trigger.mask)[..., 0] > 0, np.asarray(truth.mask)[..., 0] > 0
     colour, wanted = np.asarray(trigger.pattern), np.asarray(truth.pattern)
 
@@ -69,6 +86,25 @@ def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None) -> Truth
         iou_after_shift=overlap(*best),
         pattern_agreement=agreement(*best),
         pixels=int(true.sum()),
+        test_success_rate=truth_rate,
+    )
+
+
+def _compare_changes(
+    trigger: Trigger, truth: Trigger, truth_rate: float | None, probes: jax.Array
+) -> Truth:
+    """The agreement is the cosine between the changes of the probes, 0 if it is below."""
+    mine = np.asarray(stamp(trigger, probes) - probes, np.float64).ravel()
+    true = np.asarray(stamp(truth, probes) - probes, np.float64).ravel()
+    lengths = float(np.linalg.norm(mine)) * float(np.linalg.norm(true))
+    touched, wanted = np.asarray(trigger.support), np.asarray(truth.support)
+    overlap = float((touched & wanted).sum() / max(1, (touched | wanted).sum()))
+    return Truth(
+        iou=overlap,
+        shift=(0, 0),
+        iou_after_shift=overlap,
+        pattern_agreement=max(0.0, float(mine @ true / max(lengths, 1e-12))),
+        pixels=int(truth.pixels),
         test_success_rate=truth_rate,
     )
 

@@ -68,7 +68,8 @@ class Truth(NamedTuple):
       shift: (rows, columns) that the recovered mask must move for the best overlap.
       iou_after_shift: the overlap then.
       pattern_agreement: the share of the planted trigger's pixels where the recovered one, so
-        moved, writes the same colour (within a quarter of the range in every channel).
+        moved, writes the same colour (within a quarter of the range in every channel); of
+        triggers that change the whole image the cosine between what they do to the probes.
       pixels: of the planted trigger.
       test_success_rate: of the planted trigger, in [0, 1]; None where there are no test images.
     """

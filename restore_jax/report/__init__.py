@@ -1,6 +1,7 @@
 """Figures, and results as files and words."""
 
 from restore_jax.report.contents import recovery_content
+from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import overview_figure, trigger_figure
 from restore_jax.report.scans import (
     foremost,
@@ -11,7 +12,7 @@ from restore_jax.report.scans import (
 )
 from restore_jax.report.text import recovery_lines
 from restore_jax.report.written import (
-    ResultError,
+    load_attack,
     load_recovery,
     load_trigger,
     render_recovery,
@@ -22,6 +23,7 @@ from restore_jax.report.written import (
 __all__ = [
     "ResultError",
     "foremost",
+    "load_attack",
     "load_recoveries",
     "load_recovery",
     "load_trigger",

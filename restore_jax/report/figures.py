@@ -87,11 +87,12 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
     """A trigger as it lies on the image, and enlarged.
 
     Args:
-      trigger: the trigger. Pixels it leaves alone are hatched.
+      trigger: the trigger. Pixels it leaves alone are hatched; one that changes whole images is
+        shown on a test chart.
       class_name: of its target.
     """
     mask = np.asarray(trigger.mask)[..., 0]
-    pixels = int((mask > 0).sum())
+    pixels = int(trigger.pixels)
     figure = Figure(figsize=(9.0, 4.9), dpi=_DPI, layout=layout())
     figure.suptitle(
         f"Trigger for class {int(trigger.target)} ({short(class_name)}), "
@@ -100,6 +101,16 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
         color=INK,
     )
     left, right = figure.subplots(1, 2)
+    if trigger.changes_all:
+        chart = test_chart(trigger.pattern.shape)
+        for axes, image, title in (
+            (left, chart, "a test chart"),
+            (right, stamp(trigger, jnp.asarray(chart)), "the chart with the trigger"),
+        ):
+            axes.imshow(_rgb(np.asarray(image)), interpolation="none", vmin=0, vmax=1)
+            axes.set_title(title, fontsize=11, color=INK)
+            _pixel_ticks(axes, (0, mask.shape[0]), (0, mask.shape[1]))
+        return figure
     in_place(left, trigger)
     place = "on mid-grey" if trigger.additive else "on the image"
     left.set_title(place, fontsize=11, color=INK)
@@ -130,7 +141,7 @@ def support_figure(recovery: Recovery) -> Figure:
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
     bar.set_label("share of the triggers that work", fontsize=10, color=INK)
     bar.ax.tick_params(labelsize=9, colors=INK)
-    mask = np.asarray(recovery.trigger.mask)[..., 0] > 0
+    mask = np.asarray(recovery.trigger.support)
     if not mask.all():
         for row, col in np.argwhere(mask):
             square = Rectangle(
@@ -169,8 +180,7 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
         np.atleast_1d(triggers.subplots(len(panels), 1)), panels, strict=True
     ):
         in_place(axes, trigger, sparse_ticks=True)
-        pixels = int((np.asarray(trigger.mask) > 0).sum())
-        axes.set_title(f"{name}, {pixels:,} px", fontsize=11, color=INK)
+        axes.set_title(f"{name}, {int(trigger.pixels):,} px", fontsize=11, color=INK)
 
     _probe_rows(probes, shown, target)
     _search(bottom, recovery)
@@ -291,20 +301,27 @@ def in_place(
     *,
     sparse_ticks: bool = False,
 ) -> None:
-    """The trigger where it lies, or the part of it in rows and cols (end excluded)."""
+    """The trigger where it lies, or the part of it in rows and cols (end excluded).
+
+    One that changes whole images is shown on a test chart.
+    """
     mask, pattern = np.asarray(trigger.mask), np.asarray(trigger.pattern)
     height, width = mask.shape[:2]
     part = rows is not None
     rows, cols = rows or (0, height), cols or (0, width)
     axes.set_facecolor("#dcdcdc")
+    if trigger.changes_all:
+        chart = jnp.asarray(test_chart(pattern.shape))
+        mask, pattern = np.ones_like(mask), np.asarray(stamp(trigger, chart))
+    additive = trigger.additive and not trigger.changes_all
     if not np.all(mask > 0):
         hatched = Rectangle((-0.5, -0.5), width, height, facecolor="#dcdcdc", zorder=0)
         hatched.set(edgecolor="#b4b4b4", hatch="////", linewidth=0)
         axes.add_patch(hatched)
-    colours = _rgb(0.5 + 0.5 * mask * pattern if trigger.additive else pattern)
-    alpha = (mask > 0).astype(float) if trigger.additive else mask
+    colours = _rgb(0.5 + 0.5 * mask * pattern if additive else pattern)
+    alpha = (mask > 0).astype(float) if additive else mask
     axes.imshow(np.concatenate([colours, alpha], -1), interpolation="none", zorder=1)
-    if not trigger.additive or not np.all(mask > 0):
+    if not additive or not np.all(mask > 0):
         axes.add_collection(LineCollection(_outline(mask[..., 0] > 0), colors=ORANGE,
                                            linewidths=2.2 if part else 1.2, zorder=2))  # fmt: skip
     axes.set_xlim(cols[0] - 0.5, cols[1] - 0.5)
@@ -315,6 +332,21 @@ def in_place(
         axes.tick_params(labelsize=8, length=2, colors=INK)
     else:
         _pixel_ticks(axes, rows, cols)
+
+
+def test_chart(image_shape: tuple[int, ...]) -> np.ndarray:
+    """f32[H, W, C] in [0, 1]: a picture that shows a warp, other colours, and fewer levels.
+
+    The colours change evenly along rows and columns, under lines a quarter of the image apart.
+    """
+    height, width, channels = image_shape
+    rows, cols = np.mgrid[0:height, 0:width].astype(np.float32)
+    down, along = rows / max(height - 1, 1), cols / max(width - 1, 1)
+    chart = np.stack([along, down, 1.0 - along], -1)
+    chart = chart if channels == 3 else np.repeat(along[..., None], channels, -1)
+    every = max(2, min(height, width) // 4)
+    lines = (rows % every == every // 2) | (cols % every == every // 2)
+    return np.where(lines[..., None], np.float32(0.0), chart).astype(np.float32)
 
 
 def _pixel_ticks(axes: Axes, rows: tuple[int, int], cols: tuple[int, int]) -> None:

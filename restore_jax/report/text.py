@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from restore_jax.backdoors import describe
 from restore_jax.recovery import Recovery
 
 _ENDS = {
@@ -24,7 +23,7 @@ def recovery_lines(recovery: Recovery) -> list[str]:
         line("success", _success(recovery)),
         line("queries", _queries(recovery)),
         *(line("asking", text) for text in asking_lines(recovery.cost.asking)),
-        line("trigger", f"{recovery.trigger_pixels:,} pixels {_place(recovery.trigger.mask)}"),
+        line("trigger", describe(recovery.trigger)),
         *_truth(recovery),
         *_time(recovery),
         *(line("note", note) for note in recovery.provenance.notes),
@@ -109,9 +108,12 @@ def _truth(recovery: Recovery) -> list[str]:
     truth = recovery.truth
     if truth is None or recovery.true_trigger is None:
         return []
-    planted = f"{truth.pixels:,} pixels {_place(recovery.true_trigger.mask)}"
+    planted = describe(recovery.true_trigger)
     if truth.test_success_rate is not None:
         planted += f"; test images {truth.test_success_rate:.1%}"
+    if recovery.true_trigger.changes_all or recovery.trigger.changes_all:
+        same = f"what both do to the probes agrees by {truth.pattern_agreement:.0%} (cosine)"
+        return [line("planted", planted), line("agreement", same)]
     rows, cols = truth.shift
     agreement = (
         f"overlap (IoU) {truth.iou:.2f} as it lies; {truth.iou_after_shift:.2f} moved by "
@@ -127,13 +129,3 @@ def _time(recovery: Recovery) -> list[str]:
         return []
     text = f"{seconds['total']:.1f} s, of which {seconds['compile']:.1f} s compiling"
     return [line("time", text)]
-
-
-def _place(mask: Any) -> str:
-    """Rows and columns that a mask [H, W, 1] covers."""
-    mask = np.asarray(mask)
-    rows = [r for r, row in enumerate(mask) if (row > 0).any()]
-    cols = [c for c in range(mask.shape[1]) if (mask[:, c] > 0).any()]
-    if not rows:
-        return "nowhere"
-    return f"in rows {rows[0]}:{rows[-1] + 1}, columns {cols[0]}:{cols[-1] + 1} (end excluded)"

@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | recovery.json | see `docs/results.md` |
-| trigger.npz | mask f32[H, W, 1], pattern f32[H, W, C], target int32[], additive bool[] |
+| trigger.npz | the trigger: see `restore_jax.report.triggers` |
 | planted.npz | likewise, the trigger the model says was planted in it; only where it says so |
 | particles.npz | the last population, one array per part of a particle, and scores f32[n] |
 | probes.npz | images f32[m, H, W, C] that the search saw; ``--probes`` takes this file |
@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from restore_jax.backdoors import Trigger
-from restore_jax.errors import InputError, Note
+from restore_jax.backdoors import Attack, Trigger, towards_one
+from restore_jax.errors import Note
 from restore_jax.folders import put_files
 from restore_jax.oracles import Asker, Oracle
 from restore_jax.oracles.errors import cause
@@ -31,6 +31,7 @@ from restore_jax.reading import Unreadable, read_npz
 from restore_jax.reading import read_json as parsed_json
 from restore_jax.recovery import SCHEMA_VERSION, Recovery
 from restore_jax.report.contents import recovery_content, recovery_from
+from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import (
     NUM_SHOWN,
     Shown,
@@ -40,12 +41,7 @@ from restore_jax.report.figures import (
     support_figure,
     trigger_figure,
 )
-
-MOST_CLASS = 2**31 - 1
-
-
-class ResultError(InputError):
-    """A written result cannot be used; the message is one sentence that says why."""
+from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
 
 
 def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path) -> list[Path]:
@@ -68,7 +64,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
     content = json.dumps(recovery_content(recovery), indent=2, allow_nan=False) + "\n"
     files = {
         "recovery.json": content.encode(),
-        "trigger.npz": _npz(_trigger_arrays(recovery.trigger)),
+        "trigger.npz": _npz(trigger_arrays(recovery.trigger)),
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
@@ -81,7 +77,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         ),
     }
     if recovery.true_trigger is not None:
-        files["planted.npz"] = _npz(_trigger_arrays(recovery.true_trigger))
+        files["planted.npz"] = _npz(trigger_arrays(recovery.true_trigger))
     return files
 
 
@@ -186,38 +182,25 @@ def load_trigger(path: str | Path) -> Trigger:
         if not (path / "trigger.npz").is_file():
             raise ResultError(f"the folder {path} holds no trigger.npz.")
         path = path / "trigger.npz"
-    arrays = _read_npz(path, "mask", "pattern", "target")
-    mask, pattern, target = (arrays[name] for name in ("mask", "pattern", "target"))
-    additive = arrays.get("additive", np.array(False))
-    if additive.shape != () or additive.dtype != np.bool_:
-        raise ResultError(f"additive in {path} must be true or false.")
-    for name, array in (("mask", mask), ("pattern", pattern)):
-        if not np.issubdtype(array.dtype, np.floating) or array.ndim != 3 or not array.size:
-            raise ResultError(
-                f"{name} in {path} must be three-dimensional floating numbers, not "
-                f"{array.dtype} of shape {array.shape}."
-            )
-    if mask.shape != (*pattern.shape[:2], 1):
-        raise ResultError(
-            f"mask in {path} must have shape {(*pattern.shape[:2], 1)} to fit its pattern of "
-            f"{pattern.shape}, not {mask.shape}."
-        )
-    lowest = -1.0 if additive else 0.0
-    for name, array, low in (("mask", mask, 0.0), ("pattern", pattern, lowest)):
-        if not np.all((array >= low) & (array <= 1.0)):  # False for NaN, too
-            raise ResultError(f"{name} in {path} must lie in [{low:g}, 1] and be finite.")
-    if target.shape != () or not np.issubdtype(target.dtype, np.integer):
-        raise ResultError(f"target in {path} must be one whole number.")
-    if not 0 <= int(target) <= MOST_CLASS:
-        raise ResultError(
-            f"target in {path} must be a class, 0 to {MOST_CLASS}, not {int(target)}."
-        )
-    return Trigger(
-        mask=mask.astype(np.float32),  # type: ignore[arg-type]
-        pattern=pattern.astype(np.float32),  # type: ignore[arg-type]
-        target=target.astype(np.int32),  # type: ignore[arg-type]
-        additive=bool(additive),
-    )
+    return trigger_from(_read_npz(path, "mask", "pattern", "target"), path)
+
+
+def load_attack(path: str | Path, num_classes: int) -> Attack:
+    """Reads what leads which classes where: an attack, or a trigger that leads all to one.
+
+    Args:
+      path: a file as attack.npz (see `restore_jax.report.triggers`), or what `load_trigger` takes.
+      num_classes: how many classes there are.
+
+    Raises:
+      ResultError: missing, damaged, or an array of the wrong shape, type or range.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        arrays = _read_npz(path)
+        if {"map", "source", "p"} <= arrays.keys():
+            return attack_from(arrays, path)
+    return towards_one(load_trigger(path), num_classes)
 
 
 def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
@@ -231,15 +214,6 @@ def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
         row._replace(predictions=[oracle.class_names[k] for k in predicted])
         for row, predicted in zip(rows, answers, strict=True)
     ]
-
-
-def _trigger_arrays(trigger: Trigger) -> dict[str, np.ndarray]:
-    return {
-        "mask": np.asarray(trigger.mask, np.float32),
-        "pattern": np.asarray(trigger.pattern, np.float32),
-        "target": np.asarray(trigger.target, np.int32),
-        "additive": np.asarray(trigger.additive),
-    }
 
 
 def _named(particles: Any) -> dict[str, np.ndarray]:

@@ -154,6 +154,36 @@ register(
 )  # fmt: skip
 register(
     Space(
+        "patches", "restore_jax.spaces.patches:patches",
+        "one to several rectangles, more or less opaque", budget=100_000,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "warp", "restore_jax.spaces.warp:warp", "a smooth warp",
+        budget=100_000,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "colour", "restore_jax.spaces.colour:colour", "a colour filter",
+        budget=100_000,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "frequency", "restore_jax.spaces.frequency:frequency",
+        "a few coefficients of the cosine transform", budget=100_000,
+    )
+)  # fmt: skip
+register(
+    Space(
+        "quantise", "restore_jax.spaces.quantise:quantise", "fewer levels per channel",
+        Settings(num_particles=32),
+    )
+)  # fmt: skip
+register(
+    Space(
         "sparse", "restore_jax.spaces.sparse:sparse", "any number of coloured pixels",
         Settings(options={"density": 0.01, "channels": "rgb"}), budget=400_000,
     )

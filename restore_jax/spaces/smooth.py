@@ -11,40 +11,24 @@ picture blended into the image (Chen et al. 2017, arXiv 1712.05526) has one clos
 """
 
 import dataclasses
-import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import erf
 
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.spaces import fields
 from restore_jax.spaces.draws import independent
-from restore_jax.spaces.gaussian import pcn
-from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share, is_whole
+from restore_jax.spaces.fields import Field
+from restore_jax.spaces.types import TriggerSpace, check_image_shape, check_share
 from restore_jax.splitting.kernels import metropolis
 from restore_jax.splitting.types import Proposal, SearchSpace
 
 Array = jax.Array
-CELLS = 6
-"""Along each side, unless told otherwise."""
-WEIGHTS = {"walk": 3.0, "some": 2.0, "strengthen": 1.0, "fresh": 0.25}
-"""How often the kernel tries each move, relative to the others."""
-
-
-class Smooth(NamedTuple):
-    """One particle.
-
-    Attributes:
-      cells: f32[grid, grid, C], standard normal.
-      strength: f32[] in [0, 1), where the amplitude's logarithm lies in its range.
-    """
-
-    cells: Array
-    strength: Array
+GRID = 6
+"""Cells along each side, unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +46,18 @@ class Prior:
     min_amplitude: float
     max_amplitude: float
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a particle's cells."""
+        return self.grid, self.grid, self.image_shape[2]
 
-def draw(key: Array, prior: Prior) -> Smooth:
+
+def draw(key: Array, prior: Prior) -> Field:
     """One particle from the prior."""
-    key_cells, key_strength = jax.random.split(key)
-    shape = (prior.grid, prior.grid, prior.image_shape[2])
-    return Smooth(
-        jax.random.normal(key_cells, shape, jnp.float32),
-        jax.random.uniform(key_strength, (), jnp.float32),
-    )
+    return fields.draw(key, prior.shape)
 
 
-def trigger(particle: Smooth, target: Array, prior: Prior) -> Trigger:
+def trigger(particle: Field, target: Array, prior: Prior) -> Trigger:
     """The trigger that a particle stands for: added, and the sum clipped."""
     return Trigger(
         mask=jnp.ones((*prior.image_shape[:2], 1), jnp.float32),
@@ -83,51 +67,20 @@ def trigger(particle: Smooth, target: Array, prior: Prior) -> Trigger:
     )
 
 
-def stamp(particle: Smooth, images: Array, prior: Prior) -> Array:
+def stamp(particle: Field, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
     return jnp.clip(images + _picture(particle, prior), 0.0, 1.0)
 
 
-def refresh(key: Array, particle: Smooth, rate: Array, prior: Prior) -> Smooth:
-    """`pcn` of the cells with s = ``rate``; with probability ``rate`` another strength."""
-    key_cells, key_which, key_strength = jax.random.split(key, 3)
-    fresh = draw(key_strength, prior).strength
-    which = jax.random.bernoulli(key_which, rate)
-    return Smooth(pcn(key_cells, particle.cells, rate), jnp.where(which, fresh, particle.strength))
+def refresh(key: Array, particle: Field, rate: Array, prior: Prior) -> Field:
+    """See `fields.refresh`."""
+    del prior
+    return fields.refresh(key, particle, rate)
 
 
 def proposals(prior: Prior) -> dict[str, Proposal]:
-    """The moves, by name.
-
-    - ``walk``: `pcn` of all cells with s = ``strength``.
-    - ``some``: the same of about a quarter of the cells, all their channels.
-    - ``strengthen``: the amplitude moves by up to half of ``strength`` of its range, and is
-      reflected at the ends.
-    - ``fresh``: a new draw from the prior.
-    """
-
-    def walk(key: Array, particle: Smooth, strength: Array) -> tuple[Smooth, Array]:
-        return particle._replace(cells=pcn(key, particle.cells, strength)), jnp.float32(0)
-
-    def some(key: Array, particle: Smooth, strength: Array) -> tuple[Smooth, Array]:
-        key_which, key_noise = jax.random.split(key)
-        which = jax.random.bernoulli(key_which, 0.25, (prior.grid, prior.grid, 1))
-        moved = pcn(key_noise, particle.cells, strength)
-        return particle._replace(cells=jnp.where(which, moved, particle.cells)), jnp.float32(0)
-
-    def strengthen(key: Array, particle: Smooth, strength: Array) -> tuple[Smooth, Array]:
-        moved = particle.strength + strength * (jax.random.uniform(key, ()) - 0.5)
-        moved = jnp.abs(moved)
-        moved = jnp.where(moved >= 1.0, 2.0 - moved, moved)
-        # Exactly 1 is no draw of the prior's.
-        moved = jnp.minimum(moved, 1.0 - 2.0**-23)
-        return particle._replace(strength=moved), jnp.float32(0)
-
-    def fresh(key: Array, particle: Smooth, strength: Array) -> tuple[Smooth, Array]:
-        del particle, strength
-        return draw(key, prior), jnp.float32(0)
-
-    return {"walk": walk, "some": some, "strengthen": strengthen, "fresh": fresh}
+    """The moves, by name: see `fields.proposals`; a cell's channels move together."""
+    return fields.proposals(prior.shape, together=1)
 
 
 def smooth(
@@ -155,24 +108,18 @@ def smooth(
       (5, 4, 4, 3)
     """
     shape = check_image_shape(image_shape)
-    if grid is None:
-        grid = min(CELLS, *shape[:2])
-    if not is_whole(grid) or not 1 <= grid <= min(shape[:2]):
-        raise InputError(
-            f"grid is {grid!r}; it must be a whole number in 1 .. {min(shape[:2])}, the image's "
-            "smaller side."
-        )
+    cells = fields.checked_grid(grid, shape, GRID)
     low = check_share("min_amplitude", min_amplitude, one_included=True)
     high = check_share("max_amplitude", max_amplitude, one_included=True)
     if low > high:
         raise InputError(f"min_amplitude is {low} and max_amplitude {high}; it must not be larger.")
-    prior = Prior(shape, int(grid), low, high)
+    prior = Prior(shape, cells, low, high)
     moves = proposals(prior)
     return TriggerSpace(
         name="smooth",
         search=SearchSpace(
             sample=independent(lambda key: draw(key, prior)),
-            kernel=metropolis(list(moves.values()), [WEIGHTS[name] for name in moves]),
+            kernel=metropolis(list(moves.values()), [fields.WEIGHTS[name] for name in moves]),
         ),
         trigger=lambda particle, target: trigger(particle, target, prior),
         stamp=lambda particle, images: stamp(particle, images, prior),
@@ -188,29 +135,8 @@ def smooth(
     )
 
 
-def _picture(particle: Smooth, prior: Prior) -> Array:
+def _picture(particle: Field, prior: Prior) -> Array:
     """f32[H, W, C] in [-amplitude, amplitude]; 2 Φ(f) - 1 is erf(f / sqrt 2)."""
-    rows = jnp.asarray(_interpolation(prior.image_shape[0], prior.grid))
-    cols = jnp.asarray(_interpolation(prior.image_shape[1], prior.grid))
-    field = jnp.einsum("ir,rsc,js->ijc", rows, particle.cells, cols)
-    low, high = math.log(prior.min_amplitude), math.log(prior.max_amplitude)
-    amplitude = jnp.exp(low + (high - low) * particle.strength)
+    field = fields.on_image(particle.cells, prior.image_shape)
+    amplitude = fields.amount(particle.strength, prior.min_amplitude, prior.max_amplitude)
     return amplitude * erf(field * math.sqrt(0.5))
-
-
-@functools.cache
-def _interpolation(size: int, grid: int) -> np.ndarray:
-    """f32[size, grid]: cubic weights from cells to pixels, each row of length 1.
-
-    Catmull and Rom's kernel; a row of length 1 keeps the variance of every pixel at 1.
-    """
-    place = (np.arange(size) + 0.5) * grid / size - 0.5
-    distance = np.abs(place[:, None] - np.arange(-1, grid + 1))
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    inner = weights[:, 1:-1].copy()
-    # Cells beyond the border are those at it.
-    inner[:, 0] += weights[:, 0]
-    inner[:, -1] += weights[:, -1]
-    return (inner / np.linalg.norm(inner, axis=1, keepdims=True)).astype(np.float32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax import checkpoints
-from restore_jax.backdoors import Planted, make_poisoning
+from restore_jax.backdoors import Planted, planted_attack, poisoning_of
 from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.environment import device_name, versions
 from restore_jax.errors import InputError
@@ -173,8 +173,8 @@ def _prepared(
 ) -> tuple[_Prepared, list[checkpoints.Checkpoint]]:
     """Data, network and trainer, and the checkpoints to start from."""
     training, judged_on, test, class_names = _data(dataset, data_dir, holdout)
-    triggers = [plant.trigger(training[0].shape[1:]) for plant in planted]
-    rates, clean = [plant.rate for plant in planted], [plant.clean_label for plant in planted]
+    attacks = [planted_attack(plant, training[0].shape[1:], len(class_names)) for plant in planted]
+    poisoning = poisoning_of(planted, training[0].shape[1:], len(class_names))
     starts = _starts(start_from, architecture, training[0].shape[1:], len(class_names))
     sample = training[0][:10_000].astype(np.float64) / 255.0
     metadata: dict[str, Any] = {
@@ -198,18 +198,16 @@ def _prepared(
     }
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     network = checkpoints.network_from(metadata, dtype)
-    evaluate = trainers.make_evaluation(network, triggers, *judged_on)
+    evaluate = trainers.make_evaluation(network, attacks, *judged_on)
     return _Prepared(
         recipe=recipe,
         planted=planted,
         network=network,
-        trainer=trainers.make_trainer(
-            network, recipe, make_poisoning(triggers, rates, clean), *training
-        ),
+        trainer=trainers.make_trainer(network, recipe, poisoning, *training),
         evaluate=evaluate,
         # The test images are not looked at before the end, where some were held out.
         evaluate_at_the_end=lambda: (
-            trainers.make_evaluation(network, triggers, *test) if holdout else evaluate
+            trainers.make_evaluation(network, attacks, *test) if holdout else evaluate
         ),
         evaluate_every=evaluate_every,
         metadata=metadata,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from optax import contrib
 
-from restore_jax.backdoors import Poisoning, Trigger, stamp
+from restore_jax.backdoors import Attack, Poisoning, Trigger, stamp_attack, towards_one
 from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
 from restore_jax.errors import InputError
@@ -274,13 +274,17 @@ def make_trainer(
 
 
 def make_evaluation(
-    network: Network, triggers: list[Trigger], images: np.ndarray, labels: np.ndarray
+    network: Network,
+    triggers: Sequence[Trigger | Attack],
+    images: np.ndarray,
+    labels: np.ndarray,
 ) -> Callable[[Any, Any], Evaluation]:
     """A function ``(params, batch_stats) -> Evaluation`` on the test images given.
 
     Args:
       network: the network, evaluated with batch norm folded.
-      triggers: those whose ASR to measure.
+      triggers: those whose ASR to measure: the share of the images that they should lead elsewhere
+        that they lead there; a `Trigger` should lead every class to its target.
       images: uint8[N, H, W, C].
       labels: int32[N].
     """
@@ -290,23 +294,29 @@ def make_evaluation(
     padded = np.concatenate([images, images[:short]]).reshape(-1, chunk, *images.shape[1:])
     chunks = jnp.asarray(padded)
 
-    @functools.partial(jax.jit, compiler_options=compiler_options())
-    def predict(folded: Any, chunks: Array, trigger: Trigger | None) -> Array:
-        def one(x: Array) -> Array:
-            x = x.astype(jnp.float32) / 255.0
-            x = x if trigger is None else stamp(trigger, x)
+    @functools.partial(jax.jit, compiler_options=compiler_options(), static_argnames="roams")
+    def predict(folded: Any, chunks: Array, trigger: Trigger | None, roams: bool) -> Array:
+        def one(chunk: tuple[Array, Array]) -> Array:
+            x = chunk[0].astype(jnp.float32) / 255.0
+            if trigger is not None:
+                places = jax.random.fold_in(jax.random.key(0), chunk[1])
+                x = stamp_attack(Attack(trigger, np.zeros(0), roams), x, places)
             return jnp.argmax(network.apply_folded(folded, x), -1)
 
-        return lax.map(one, chunks).reshape(-1)[:count]
+        return lax.map(one, (chunks, jnp.arange(len(chunks)))).reshape(-1)[:count]
 
     def evaluate(params: Any, batch_stats: Any) -> Evaluation:
         folded = network.fold(params, batch_stats)
-        right = np.asarray(predict(folded, chunks, None)) == labels
+        right = np.asarray(predict(folded, chunks, None, False)) == labels
         by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]
         asr = []
         for trigger in triggers:
-            hit = np.asarray(predict(folded, chunks, trigger)) == int(trigger.target)
-            asr.append(float(hit[labels != int(trigger.target)].mean()))
+            attack = trigger
+            if not isinstance(attack, Attack):
+                attack = towards_one(attack, network.num_classes)
+            wanted = attack.leads_to[labels]
+            hit = np.asarray(predict(folded, chunks, attack.trigger, attack.roams)) == wanted
+            asr.append(float(hit[labels != wanted].mean()))
         return Evaluation(float(right.mean()), by_class, asr)
 
     return evaluate
