@@ -4,7 +4,6 @@ Whatever is in such a file, reading it ends with what it should hold or with `Un
 no more memory than the limits here say.
 """
 
-import io
 import json
 import math
 import zipfile
@@ -124,6 +123,12 @@ class Archive:
             raise Unreadable(f"more than {MOST_JSON} bytes of JSON")
         return parse_json(self.read(name), deepest)
 
+    def array(self, name: str) -> np.ndarray:
+        """A member's array of numbers."""
+        member = self._member(name)
+        with _as_unreadable(), self._archive.open(member) as file:
+            return _array(file, member.file_size)
+
     def _member(self, name: str) -> zipfile.ZipInfo:
         if name not in self._members:
             raise Unreadable(f"no part {name}")
@@ -153,14 +158,16 @@ def read_npz(path: Path, most: int = MOST_ARRAYS) -> dict[str, np.ndarray]:
       OSError: the file cannot be read.
     """
     with open_archive(path, most) as archive:
-        return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.names}
+        return {name.removesuffix(".npy"): archive.array(name) for name in archive.names}
 
 
 def read_npy(path: Path, most: int = MOST_ARRAYS) -> np.ndarray:
     """The array of numbers in an .npy file; see `read_npz`."""
-    if path.stat().st_size > most:
+    size = path.stat().st_size
+    if size > most:
         raise Unreadable(f"more than {most} bytes")
-    return _array(path.read_bytes())
+    with path.open("rb") as file, _as_unreadable():
+        return _array(file, size)
 
 
 def is_zip(path: Path) -> bool:
@@ -169,18 +176,25 @@ def is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _array(content: bytes) -> np.ndarray:
-    """An array of numbers from the bytes of an .npy file, which must be as many as it says."""
-    file = io.BytesIO(content)
-    with _as_unreadable():
-        shape, by_columns, dtype = _header(file)
-        if dtype.kind not in _NUMBERS or dtype.hasobject:
-            raise Unreadable(f"an array of {dtype}")
-        left = len(content) - file.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
+def _array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array of numbers from an .npy file of so many bytes, which must be as many as it says."""
+    shape, by_columns, dtype = _header(file)
+    if dtype.kind not in _NUMBERS or dtype.hasobject:
+        raise Unreadable(f"an array of {dtype}")
+    number = math.prod(shape)
+    if min(shape, default=0) < 0 or not 0 < size - number * dtype.itemsize <= 2 * MOST_HEADER:
+        raise Unreadable("an array of another size than it says")
+    flat = np.empty(number, dtype)
+    room = memoryview(flat.view(np.uint8)) if number else memoryview(b"")
+    while room:
+        some = file.read(min(len(room), 1 << 20))
+        if not some:
             raise Unreadable("an array of another size than it says")
-        flat = np.frombuffer(content, dtype, offset=file.tell())
-        return flat.reshape(shape, order="F" if by_columns else "C").copy()
+        room[: len(some)] = some
+        room = room[len(some) :]
+    if file.read(1):  # the end of an archive's member, where its checksum is looked at
+        raise Unreadable("an array of another size than it says")
+    return flat.reshape(shape, order="F" if by_columns else "C")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -64,8 +64,9 @@ def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
         models.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
-    if args.out is not None:
-        args.out = os.path.expanduser(args.out)
+    for name in ("out", "data_dir", "probes", "images", "trigger_file"):
+        if isinstance(getattr(args, name, None), str):
+            setattr(args, name, os.path.expanduser(getattr(args, name)))
     try:
         folder = Path(default)
         if args.out is not None:
