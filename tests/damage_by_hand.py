@@ -190,7 +190,7 @@ def damaged_archive(content, draw):
             np.array(2**63, np.uint64), np.zeros(3, np.complex64),
         )))  # fmt: skip
     elif how == 5:
-        parts[place] = name, npy(np.zeros(1 << 24, np.uint8))
+        parts[place] = name, npy(np.zeros(1 << 22, np.uint8))
     elif how == 6:
         parts[place] = name, damaged(data, draw)
     elif how == 7:
