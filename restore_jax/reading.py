@@ -185,7 +185,7 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or not 0 < size - number * dtype.itemsize <= 2 * MOST_HEADER:
         raise Unreadable("an array of another size than it says")
     flat = np.empty(number, dtype)
-    room = memoryview(flat.view(np.uint8)) if number else memoryview(b"")
+    room = flat.view(np.uint8).data
     while room:
         some = file.read(min(len(room), 1 << 20))
         if not some:

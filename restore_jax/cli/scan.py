@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=on_progress,
                 journal=kept.journal,
             )
+            if found.interrupted and args.resume and not found.spaces:
+                raise KeyboardInterrupt  # what is there already says more
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
                 inputs.write(args, kept.folder, render_scan(found, oracle))

@@ -156,27 +156,27 @@ def _followed(
     order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
     descending = Descending(work, f"scan-{space.name}")
-    lanes, going, dropped, first = descending.resumed(lanes)
-    for number in range(first, settings.max_levels):
-        if number in NARROWING:
-            most = settings.lanes[NARROWING.index(number)]
-            going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
-            dropped |= set(going[most:])
-            going = sorted(going[:most])
-        going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-        if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
-            break
-        try:
+    lanes, going, dropped, number = descending.resumed(lanes)
+    try:
+        while number < settings.max_levels:
+            if number in NARROWING:
+                most = settings.lanes[NARROWING.index(number)]
+                going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
+                dropped |= set(going[most:])
+                going = sorted(going[:most])
+            going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
+            if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
+                break
             advanced = descent.advance([lanes[k] for k in going])
-        except KeyboardInterrupt:
-            descending.keep(lanes, going, dropped, number, now=True)
-            return Followed(lanes, frozenset(dropped), interrupted=True)
-        lanes |= {lane.target: lane for lane in advanced}
-        descending.keep(lanes, going, dropped, number + 1)
-        deepest = max(lanes[k].depths[-1] for k in going)
-        names = ", ".join(work.run.model.class_names[k] for k in going[:6])
-        more = f" and {len(going) - 6} more" if len(going) > 6 else ""
-        work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 2)
+            lanes, number = lanes | {lane.target: lane for lane in advanced}, number + 1
+            descending.keep(lanes, going, dropped, number)
+            deepest = max(lanes[k].depths[-1] for k in going)
+            names = ", ".join(work.run.model.class_names[k] for k in going[:6])
+            more = f" and {len(going) - 6} more" if len(going) > 6 else ""
+            work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 0)
+    except KeyboardInterrupt:
+        descending.keep(lanes, going, dropped, number, now=True)
+        return Followed(lanes, frozenset(dropped), interrupted=True)
     return Followed(lanes, frozenset(dropped))
 
 
