@@ -14,6 +14,7 @@ from restore_jax.spaces import SPACES, catalogue
 if TYPE_CHECKING:
     from restore_jax.oracles import Journal, Oracle
     from restore_jax.recovery import Progress, Recovery
+    from restore_jax.run import Saved
 
 PROTOCOLS = ("default", "reference")
 STOPS = ("estimate", "first_hit")
@@ -58,27 +59,35 @@ def run(args: argparse.Namespace) -> int:
 
         keep_programs()
         oracle = models.open_oracle(args)
-        name = f"recover-{args.target or f'trigger-{args.trigger}'}-{args.seed}"
-        with models.kept_answers(args, oracle, name) as kept:
+        with models.kept(args, oracle, _name(args, oracle)) as kept:
             recovery = _search(args, oracle, kept.journal, report)
-            report(0, 0, "drawing the result", line=False)
-            files = render_recovery(recovery, oracle)
-            name = f"recover-{recovery.target}-{args.seed}"
-            folder = inputs.write(args, kept.folder, name, files)
-            if recovery.status != "interrupted":
-                kept.done()
+            with exits.undisturbed() as signals:
+                report(0, 0, "drawing the result", line=False)
+                files = render_recovery(recovery, oracle)
+                inputs.write(args, kept.folder, files)
+                if recovery.status != "interrupted":
+                    kept.done()
     if args.json:
         from restore_jax.report import recovery_content
 
-        exits.print_json(recovery_content(recovery) | {"out": str(folder)})
+        exits.print_json(recovery_content(recovery) | {"out": str(kept.folder)})
     else:
         from restore_jax.report.text import line
 
-        print(recovery.summary())
-        print(line("files", f"{folder}/: {', '.join(files)}"))
-    if recovery.status == "interrupted":
+        exits.show(recovery.summary())
+        exits.show(line("files", f"{kept.folder}/: {', '.join(files)}"))
+    if recovery.status == "interrupted" or signals:
         return exits.INTERRUPTED
     return exits.DONE if recovery.found else exits.VERDICT
+
+
+def _name(args: argparse.Namespace, oracle: "Oracle") -> str:
+    """What the folder is called if nobody names it."""
+    from restore_jax.recovery.aims import class_to_search
+
+    if oracle.repeat_cost(1):
+        return f"recover-{args.target or f'trigger-{args.trigger}'}-{args.seed}"
+    return f"recover-{class_to_search(oracle, args.target, args.trigger)[0]}-{args.seed}"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -103,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(
-    args: argparse.Namespace, oracle: "Oracle", journal: "Journal | None", report: Any
+    args: argparse.Namespace, oracle: "Oracle", journal: "Journal | Saved", report: Any
 ) -> "Recovery":
     from restore_jax import recovery
 

@@ -65,6 +65,8 @@ def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, Any]:
         "versions": dict(provenance.versions),
         "device": provenance.device,
     }
+    if provenance.notes:
+        content["notes"] = list(provenance.notes)
     if provenance.model_options or cost.asking is not None:
         content["model_options"] = dict(provenance.model_options)
     return content
@@ -96,6 +98,7 @@ def recovery_from(content: Mapping[str, Any], **arrays: Any) -> Recovery:
             model_options=said("model_options") or {},
             versions=said("versions") or {},
             device=said("device", ""),
+            notes=tuple(said("notes") or ()),
         ),
         success=said("success", 0.95),
         space=said("space", ""),

@@ -27,6 +27,7 @@ def recovery_lines(recovery: Recovery) -> list[str]:
         *_truth(recovery),
         *_others(recovery.others),
         *_time(recovery),
+        *(line("note", note) for note in recovery.provenance.notes),
     ]
 
 
