@@ -29,7 +29,9 @@ def a_full_recovery():
     recovery = a_recovery()
     return dataclasses.replace(
         recovery,
-        cost=dataclasses.replace(recovery.cost, asking={"images": 3, "calls": 1}),
+        cost=dataclasses.replace(
+            recovery.cost, asking={"images": 3, "calls": 1, "images_sent_again": 0, "cost": 0.0}
+        ),
         spaces_tried=(NESTED["spaces_tried"],),
         others=(NESTED["others"],),
     )
