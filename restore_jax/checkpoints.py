@@ -23,15 +23,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
+from restore_jax.backdoors import planted_from_json
 from restore_jax.errors import InputError
 from restore_jax.models import NETWORKS, Network, make_network
 from restore_jax.models.layers import Params
+from restore_jax.names import checked_names
+from restore_jax.reading import Unreadable, read_json
 from restore_jax.splitting.types import Tree
 from restore_jax.types import JSON
 
 SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "models" / "shipped"
 CHECKSUMS = "checksums.json"
+MOST_SIDE, MOST_CLASSES = 4096, 100_000
+"""Of what a checkpoint's metadata may ask for."""
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
@@ -155,10 +160,10 @@ def read_metadata(folder: Path) -> dict[str, JSON]:
       CheckpointError: missing, unreadable, or of another schema or architecture.
     """
     try:
-        metadata = json.loads((folder / "metadata" / "metadata").read_text())
+        metadata = read_json(folder / "metadata" / "metadata")
         needed = {"architecture", "class_names", "image_shape", "normalisation"}
         missing = needed - metadata.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, Unreadable, AttributeError) as error:
         raise CheckpointError(
             f"{folder} is not a checkpoint of this project: its metadata cannot be read."
         ) from error
@@ -169,7 +174,7 @@ def read_metadata(folder: Path) -> dict[str, JSON]:
             f"{folder} has schema version {metadata.get('schema_version')}; this release "
             f"reads version {SCHEMA_VERSION}."
         )
-    if metadata["architecture"] not in NETWORKS:
+    if not isinstance(metadata["architecture"], str) or metadata["architecture"] not in NETWORKS:
         raise CheckpointError(
             f"{folder} holds the unknown architecture {metadata['architecture']!r}: this "
             f"release knows {', '.join(NETWORKS)}."
@@ -178,6 +183,17 @@ def read_metadata(folder: Path) -> dict[str, JSON]:
         raise CheckpointError(
             f"the metadata of {folder} has no usable class_names, image_shape and normalisation."
         )
+    try:
+        checked_names(str(folder), metadata["class_names"])
+        for fields in metadata.get("triggers", []):
+            planted = planted_from_json(fields)
+            if not 0 <= planted.target < len(metadata["class_names"]):
+                raise InputError(f"it leads to class {planted.target}")
+            planted.trigger(tuple(metadata["image_shape"]))
+    except Exception as error:  # fields of any type make anything of themselves
+        raise CheckpointError(
+            f"the metadata of {folder} describes no classes and triggers ({error})."
+        ) from error
     return metadata
 
 
@@ -187,7 +203,11 @@ def _describes_a_network(metadata: dict[str, JSON]) -> bool:
         return False
     if not isinstance(shape, list) or len(shape) != 3:
         return False
-    if not all(isinstance(side, int) for side in shape) or min(shape) < 1 or min(shape[:2]) < 8:
+    if not all(type(side) is int for side in shape) or min(shape) < 1 or min(shape[:2]) < 8:
+        return False
+    if max(shape) > MOST_SIDE or math.prod(shape) > MOST_SIDE**2 or len(names) > MOST_CLASSES:
+        return False
+    if not all(isinstance(name, str) for name in names):
         return False
     normalisation = metadata["normalisation"]
     if not isinstance(normalisation, dict):
@@ -195,7 +215,7 @@ def _describes_a_network(metadata: dict[str, JSON]) -> bool:
     for values in (normalisation.get("mean"), normalisation.get("std")):
         if not isinstance(values, list) or len(values) not in (1, shape[2]):
             return False
-        if not all(isinstance(value, int | float) for value in values):
+        if not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):
             return False
     return min(normalisation["std"]) > 0
 
@@ -291,13 +311,13 @@ def _verify(folder: Path) -> None:
     if not (checkpoint / CHECKSUMS).exists():
         return
     try:
-        sums = dict(json.loads((checkpoint / CHECKSUMS).read_text()))
+        sums = dict(read_json(checkpoint / CHECKSUMS))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint / CHECKSUMS} cannot be read.") from error
     for name, wanted in sums.items():
         if not name.startswith(f"{folder.name}/"):
             continue
-        if not (checkpoint / name).is_file():
+        if ".." in Path(name).parts or not (checkpoint / name).is_file():
             raise CheckpointError(f"{checkpoint} is not whole: its file {name} is missing.")
         if _sha256(checkpoint / name) != wanted:
             raise CheckpointError(f"{checkpoint} is damaged: {name} is not what was saved.")

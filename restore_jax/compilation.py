@@ -14,6 +14,27 @@ import jax.numpy as jnp
 _EIGEN_CONVOLUTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
+_COMPILING = (
+    "/jax/core/compile/backend_compile_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
+_seconds = 0.0
+
+
+def _count(event: str, duration_secs: float, **_: str | int) -> None:
+    global _seconds
+    if event in _COMPILING:
+        _seconds += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compiling_seconds() -> float:
+    """Seconds that this process has spent compiling, by JAX's own clock."""
+    return _seconds
+
+
 @functools.cache
 def compiler_options() -> dict[str, str | bool]:
     """XLA's options for a network's programs, for `jax.jit` or ``Lowered.compile``.

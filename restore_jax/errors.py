@@ -9,6 +9,8 @@ the commands write them as flags. Whatever else is raised is a mistake of ours.
         DataError, ModelError, CheckpointError, ResultError, ...   each where it is raised
       Inconclusive (also a RuntimeError) the question has no answer with these probes
       OutOfQueries (also a RuntimeError) the budget does not pay for the next request
+
+What goes on all the same is a warning, a `Note`.
 """
 
 
@@ -38,3 +40,7 @@ class Inconclusive(RestoreError, RuntimeError):
 
 class OutOfQueries(RestoreError, RuntimeError):
     """The budget does not pay for the next request."""
+
+
+class Note(UserWarning):
+    """What went wrong beside the result, and does not change it."""

@@ -16,7 +16,7 @@ So at most two more queries per image, and none for an image of any other class.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ from restore_jax.backdoors import Trigger, stamp
 from restore_jax.backdoors.changes import moved, with_residual
 from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
-from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.checking import check_outputs
+from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import NOBODY, Books, Images, Model, Oracle, labels
 from restore_jax.recovery import Recovery
 from restore_jax.run import Run
@@ -92,8 +93,9 @@ def purifier(
     recoveries: Recovered,
     *,
     access: str | None = None,
-    probes: str = "dead_leaves",
+    probes: str | np.ndarray = "dead_leaves",
     seed: int = 0,
+    **opening: Unpack[Opening],
 ) -> Purifier:
     """Makes the function that keeps a model's answers free of the triggers recovered from it.
 
@@ -104,6 +106,7 @@ def purifier(
       access: what the model is asked for; None: logits, or what an open model is asked for.
       probes: where the images come from onto which windows are transplanted.
       seed: of those.
+      **opening: how the model is opened; see `open_model`.
 
     Returns:
       A pure function for `jax.jit`, if the model is a JAX function. It asks the model about every
@@ -113,9 +116,9 @@ def purifier(
       InputError: nothing was found in the recoveries, or two kinds of trigger lead to one class.
       Inconclusive: the trigger leads no probe, so that nothing can be told from transplants.
     """
-    oracle = open_model(model, access)
-    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed)
-    return _purifier(oracle, defences(run, recoveries))
+    oracle = open_model(model, access, **opening)
+    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed).examine()
+    return _purifier(run.model, defences(run, recoveries))
 
 
 def defences(run: Run, recoveries: Recovered) -> list[Local | Dense]:
@@ -366,6 +369,7 @@ class Defended:
         ledger.charge(len(images))
         plain = model.map(self._plain, (images,), self._chunk)[0]
         self.queries += len(images)
+        check_outputs(model.name, model.access, plain)
         outputs, flags = plain.copy(), np.zeros(len(images), bool)
         predicted = np.asarray(labels(model.access, jnp.asarray(plain)))
         again = np.flatnonzero(np.isin(predicted, self._targets))
@@ -373,5 +377,6 @@ class Defended:
             ledger.charge(self._each * len(again))
             self.queries += self._each * len(again)
             some, flagged = model.map(self._purify, (images[again], plain[again]), self._chunk)
+            check_outputs(model.name, model.access, some)
             outputs[again], flags[again] = some, flagged
         return outputs, flags, plain

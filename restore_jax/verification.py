@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 
 from restore_jax.backdoors import Attack, Trigger, stamp_attack, towards_one
 from restore_jax.errors import Inconclusive, InputError
-from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import attack_success_rate
 from restore_jax.run import Cost, Provenance, Run
@@ -55,12 +56,13 @@ def verify(
     trigger: Trigger | Attack,
     *,
     access: str | None = None,
-    probes: str | Path = "dead_leaves",
+    probes: str | Path | np.ndarray = "dead_leaves",
     num_probes: int = 200,
     seed: int = 0,
     data_dir: str | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
+    **opening: Unpack[Opening],
 ) -> Verification:
     """Stamps a trigger on probes, and on test images where there are any.
 
@@ -76,6 +78,7 @@ def verify(
       test_data: images uint8[N, H, W, C] and labels int32[N]; those that the trigger should
         lead elsewhere are stamped.
       on_progress: told what is done next.
+      **opening: how the model is opened; see `open_model`.
 
     Raises:
       InputError: the trigger does not fit the model.
@@ -87,12 +90,13 @@ def verify(
     >>> verify(bright, white, num_probes=20).probe_success_rate
     1.0
     """
-    oracle = open_model(model, access)
+    oracle = open_model(model, access, **opening)
     attack = trigger if isinstance(trigger, Attack) else towards_one(trigger, oracle.num_classes)
     check_fit(attack.trigger, oracle)
     if num_probes < 1:
         raise InputError(f"`num_probes` must be at least 1, not {num_probes}.")
-    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir)
+    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir).examine()
+    oracle = run.model
     on_progress("asking about probes")
     with run.stage("probes"):
         images, before = _led_elsewhere(run, num_probes, attack)

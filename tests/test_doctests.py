@@ -10,7 +10,7 @@ import pytest
 import restore_jax
 
 ROOT = Path(restore_jax.__file__).parent
-SLOW = ("restore_jax.recovery.procedure",)
+SLOW = ("restore_jax.recovery.procedure", "restore_jax.splitting.host_driven")
 
 
 def modules_with_examples():

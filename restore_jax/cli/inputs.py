@@ -1,13 +1,16 @@
 """What the commands that look at a model take, and the checks that need no model."""
 
 import argparse
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restore_jax.cli import exits, models
+from restore_jax.folders import lies_in, put_files
 from restore_jax.oracles.accesses import ACCESSES
-from restore_jax.oracles.formats import examples
+from restore_jax.oracles.formats import FORMATS, examples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,12 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     models.add_arguments(parser)
 
 
-def check(args: argparse.Namespace, default: str) -> None:
+def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
     """Checks the shared flags; touches nothing.
 
     Args:
       args: the parsed flags.
       default: the folder that will be made where --out is not given, or its parent.
+      writes: whether anything is written where --out is not given.
 
     Raises:
       UsageError: a flag out of range, or a folder that could not be written.
@@ -60,11 +64,16 @@ def check(args: argparse.Namespace, default: str) -> None:
         models.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
+    for name in ("out", "data_dir", "probes", "images", "trigger_file"):
+        if isinstance(getattr(args, name, None), str):
+            setattr(args, name, os.path.expanduser(getattr(args, name)))
     try:
         folder = Path(default)
         if args.out is not None:
             folder = exits.out_folder(args.out, default, args.overwrite or (asks and args.resume))
             _spare_inputs(args, folder)
+        elif not writes:
+            return
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
@@ -75,47 +84,75 @@ def check(args: argparse.Namespace, default: str) -> None:
         raise exits.UsageError(f"--out {args.out} cannot be used ({error.strerror}).") from error
 
 
+def read_from(args: argparse.Namespace) -> dict[str, Path]:
+    """What a run reads, and what stands in the way of removing a folder: paths that exist, by
+    what they are called."""
+    kept = {"the working directory": Path.cwd(), "the home directory": Path.home()}
+    for name in ("model", "probes", "data_dir", "trigger_file", "images", "recovery"):
+        given = getattr(args, name, None) or ()
+        for value in [given] if isinstance(given, str) else given:
+            for number, path in enumerate(_paths(value)):
+                with contextlib.suppress(OSError, ValueError):
+                    if os.path.lexists(path):
+                        kept[exits.flag(name) + " " * number] = path
+    return kept
+
+
+def _paths(value: str) -> list[Path]:
+    """The paths that a word on the command line may mean."""
+    scheme, _, place = value.partition(":")
+    paths = [Path(value).expanduser()]
+    if scheme in FORMATS and place:
+        paths.append(Path(place).expanduser())
+    if scheme == "python":
+        module = place.partition(":")[0].replace(".", "/")
+        paths += [Path(module), Path(f"{module}.py")]
+    return paths
+
+
 def _spare_inputs(args: argparse.Namespace, folder: Path) -> None:
     """Refuses to replace a folder that holds what is read, or where the user is at home."""
     if not args.overwrite:
         return
-    kept = {"the working directory": Path.cwd(), "the home directory": Path.home()}
-    for flag in ("model", "probes", "data_dir", "trigger_file"):
-        value = getattr(args, flag, None)
-        if value and Path(value).exists():
-            kept[f"--{flag.replace('_', '-')}"] = Path(value)
-    for name, path in kept.items():
-        if path.resolve().is_relative_to(folder.resolve()):
+    for name, path in read_from(args).items():
+        if lies_in(path, folder):
             raise exits.UsageError(
-                f"--overwrite would remove {name}, which lies in --out {args.out}: name another "
-                "folder."
+                f"--overwrite would remove {name.rstrip()}, which lies in --out {args.out}: name "
+                "another folder."
             )
 
 
-def write(
-    args: argparse.Namespace, folder: Path | None, default: str, files: dict[str, bytes]
-) -> Path:
-    """Writes a result into its folder, which is made unless it is given.
+def write(args: argparse.Namespace, folder: Path, files: dict[str, bytes]) -> None:
+    """Writes a result into its folder; with --overwrite what was there goes then.
 
     A named folder was checked before the search; what is found is not lost to it now.
 
     Raises:
-      UsageError: it cannot be written.
+      UsageError: it cannot be written there; the sentence says where it is instead.
     """
-    from restore_jax.report import write_files
+    from restore_jax.oracles.journal import NAME
+    from restore_jax.run.saving import PREFIX
 
-    made = folder is not None
-    if folder is None:
-        folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
+    here = [path.name for path in folder.glob(f"{PREFIX}*")] if folder.is_dir() else []
     try:
-        if not made:
-            exits.make_folder(folder, args.overwrite)
-        write_files(folder, files)
+        put_files(
+            folder, files,
+            replace=args.overwrite, keep=[NAME, *here], spare=[*read_from(args).values()],
+        )  # fmt: skip
     except OSError as error:
         raise exits.UsageError(
-            f"the result cannot be written to {folder} ({error.strerror})."
+            f"the result cannot be written to {folder} ({error.strerror}){_elsewhere(files)}."
         ) from error
-    return folder
+
+
+def _elsewhere(files: dict[str, bytes]) -> str:
+    """Writes a result where there is room, and says where that is."""
+    folder = Path(tempfile.mkdtemp(prefix="restore-jax-"))
+    for some in (files, {name: data for name, data in files.items() if name.endswith(".json")}):
+        with contextlib.suppress(OSError):
+            put_files(folder, some)
+            return f", so it is in {folder}"
+    return ""
 
 
 def test_images(oracle: "Oracle", data_dir: str | None) -> "tuple[np.ndarray, np.ndarray] | None":

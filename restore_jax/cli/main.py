@@ -1,15 +1,20 @@
 """``restore-jax``, ``python -m restore_jax``, ``train.py`` and ``recover.py``."""
 
 import argparse
+import contextlib
+import logging
+import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import restore_jax
 from restore_jax.cli import exits
-from restore_jax.errors import Inconclusive, OutOfQueries, RestoreError
+from restore_jax.errors import Inconclusive, Note, OutOfQueries, RestoreError
 
 COMMANDS = {
     "train": "train a classifier, with or without backdoors",
@@ -26,11 +31,46 @@ DESCRIPTION = "Finds the backdoor of an image classifier by asking it questions.
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses with one line, as everything else here does."""
+    """A parser that refuses with one line, as everything else here does.
+
+    A value may begin with a minus, as that of ``--range -1,1``.
+    """
+
+    def __init__(self, *args: Any, **keywords: Any):
+        super().__init__(*args, **keywords)
+        # To argparse a word with one minus is a flag unless it is a number; here unless it is one.
+        self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
         """Prints the line and ends with exit code 2."""
         self.exit(exits.BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """See `argparse.ArgumentParser`; a flag that takes one value takes the next word."""
+        words = list(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        while words:
+            word = words.pop(0)
+            takes = self._flag(word)
+            if takes is not None and takes.nargs is None and words:
+                value = words[0]
+                if value.startswith("-") and self._flag(value) is None and value != "--":
+                    word = f"{word}={words.pop(0)}"
+            joined.append(word)
+        return super().parse_known_args(joined, namespace)
+
+    def _flag(self, word: str) -> argparse.Action | None:
+        """The flag that a word is, or begins as no other does."""
+        known = self._option_string_actions
+        name = word.partition("=")[0]
+        if name in known:
+            return known[name]
+        if not name.startswith("--"):
+            return None
+        alike = {id(known[flag]): known[flag] for flag in known if flag.startswith(name)}
+        return next(iter(alike.values())) if len(alike) == 1 and len(name) > 2 else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,16 +95,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == chosen:
             import_module(f"restore_jax.cli.{name}").add_arguments(child)
     args = parser.parse_args(words)
+    with quiet(), exits.ended_by_signals():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return import_module(f"restore_jax.cli.{args.command}").run(args)
     except RestoreError as error:
-        print(f"error: {exits.sentence(error)}", file=sys.stderr)
+        complain(f"error: {exits.sentence(error)}")
         inconclusive = isinstance(error, Inconclusive | OutOfQueries)
         return exits.INCONCLUSIVE if inconclusive else exits.BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return exits.INTERRUPTED
     except Exception:
-        traceback.print_exc()
-        print(REPORT, file=sys.stderr)
+        complain(f"{traceback.format_exc()}{REPORT}")
         return exits.CRASHED
+
+
+def complain(text: str) -> None:
+    """Prints to stderr, whatever can be shown there."""
+    with contextlib.suppress(OSError):
+        known = sys.stderr.encoding or "utf-8"
+        print(text.encode(known, "replace").decode(known), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What libraries say besides does not land among the lines of progress.
+
+    Warnings of this package are notes; errors that libraries log are shown.
+    """
+    # XLA reads it when it is loaded: 2 leaves errors, among which is how slowly it compiles.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    level = logging.lastResort.level if logging.lastResort else logging.WARNING
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=Note)
+        warnings.showwarning = _note
+        try:
+            if logging.lastResort:
+                logging.lastResort.setLevel(logging.ERROR)
+            yield
+        finally:
+            if logging.lastResort:
+                logging.lastResort.setLevel(level)
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    complain(f"note: {exits.sentence(str(message))}")

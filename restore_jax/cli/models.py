@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import math
 import re
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ from restore_jax.oracles.formats import FORMATS
 
 if TYPE_CHECKING:
     from restore_jax.oracles import Journal, ModelOptions, Oracle
+    from restore_jax.run import Saved
 
 _NO_MATTER = {
     "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
@@ -43,9 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of probes and triggers, if not the model's own; images are then resized to "
              "that")  # fmt: skip
     add("--layout", choices=("nchw", "nhwc"), help="of the arrays it takes")
+    add("--binary", action="store_true",
+        help="it gives one number an image: of the second of two classes the probability (a "
+             "sigmoid)")  # fmt: skip
+    add("--output", metavar="NAME", help="which of its outputs to read, by name or number (first)")
+    add("--noisy", action="store_true",
+        help="go on with a model that does not always give the same answer: each image is asked "
+             "about five times, all counted, and the answers are averaged")  # fmt: skip
     add("--batch", type=int, metavar="N", help="most images in one call, or request (64)")
     add("--trust", action="store_true",
-        help="run what the file brings along, as the code of a Lambda layer")  # fmt: skip
+        help="run what a Keras file brings along, as the code of a Lambda layer; TorchScript "
+             "files of strangers are not safe with or without it")  # fmt: skip
     add("--price", type=float, metavar="X", help="of one image, to be added up in the result")
     add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
     add("--rate", type=float, metavar="N", help="most requests per second")
@@ -56,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='where in the JSON of a response the outputs are, as result.0.scores; "" for the '
              "whole (outputs)")  # fmt: skip
     add("--resume", action="store_true",
-        help="go on with an interrupted run of the same arguments in --out; what was answered is "
-             "not asked again")  # fmt: skip
+        help="go on with an interrupted run of the same arguments in --out, from the last level "
+             "that was saved; what a model from elsewhere answered is not asked again")  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:
@@ -116,22 +124,25 @@ def open_oracle(args: argparse.Namespace) -> "Oracle":
 
 
 class Kept(NamedTuple):
-    """Where answers are kept while a command runs.
+    """What is kept while a command runs.
 
     Attributes:
-      folder: where the result will be, made; None: it is not made yet.
-      journal: keeps the answers; None of a model that costs nothing to ask again.
+      folder: where the result will be, made.
+      journal: keeps the answers of a model that costs anything to ask again, and saves where the
+        searches in another stand.
       done: to be called once the result is written: there is nothing to resume then.
     """
 
-    folder: Path | None
-    journal: "Journal | None"
+    folder: Path
+    journal: "Journal | Saved"
     done: Callable[[], None]
 
 
 @contextlib.contextmanager
-def kept_answers(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[Kept]:
-    """Keeps what a model answers that costs to ask, in the folder where the result will be.
+def kept(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[Kept]:
+    """Keeps what it takes to go on with a run that is ended, where the result will be.
+
+    What else is in the folder stays as it is.
 
     Args:
       args: the parsed flags.
@@ -139,68 +150,89 @@ def kept_answers(args: argparse.Namespace, oracle: "Oracle", default: str) -> It
       default: the folder's name where --out is not given.
 
     Raises:
-      UsageError: --resume with a folder, or a model, that cannot be resumed.
+      UsageError: --resume with a folder that holds no run, or one that cannot be written.
     """
-    if not oracle.repeat_cost(1):
-        if args.resume:
-            raise exits.UsageError(
-                f"--resume is for models that are asked from outside, but {oracle.name} runs "
-                "here: run it again without."
-            )
-        yield Kept(None, None, lambda: None)
-        return
-    from restore_jax.oracles import Journal, ModelError
-    from restore_jax.oracles.journal import NAME, JournalError
-
     folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
+    run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
+    run |= {"command": args.command, "model": oracle.name}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        if oracle.repeat_cost(1):
+            keeping = _answers(args, oracle, folder, run)
+        else:
+            keeping = _stands(args, folder, run)
+        with keeping as found:
+            yield found
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def _stands(args: argparse.Namespace, folder: Path, run: dict[str, Any]) -> Iterator[Kept]:
+    """Saves where searches in this process stand."""
+    from restore_jax.run import Saved
+
+    saved = Saved(folder, run, args.resume)
+    if args.resume and not saved.paths():
+        raise exits.UsageError(f"there is no run to resume in {folder}: no search was saved there.")
+    _make(folder)
+    yield Kept(folder, saved, saved.remove)
+
+
+@contextlib.contextmanager
+def _answers(
+    args: argparse.Namespace, oracle: "Oracle", folder: Path, run: dict[str, Any]
+) -> Iterator[Kept]:
+    """Keeps the answers of a model that costs anything to ask again."""
+    from restore_jax.oracles import Journal
+    from restore_jax.oracles.errors import ModelFailed
+    from restore_jax.oracles.journal import NAME
+
     path = folder / NAME
     if args.resume and not path.exists():
         raise exits.UsageError(f"there is no run to resume in {folder}: {NAME} is not there.")
-    made = not folder.exists()
-    run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
-    run |= {"command": args.command, "model": oracle.name}
     opened = {"classes": oracle.class_names, "asked": oracle.asked}
+    _make(folder)
+    was_there = path.exists()
     try:
-        if not args.resume:
-            exits.make_folder(folder, args.overwrite)
         journal = Journal(path, run, args.resume, opened)
     except OSError as error:
         raise exits.UsageError(f"{folder} cannot be written ({error.strerror}).") from error
     finished = False
 
-    def interrupt(*_: Any) -> None:
+    def leave() -> None:
         # What is asked to wind up is not what the run would have asked.
         journal.leaves = True
-        raise KeyboardInterrupt
-
-    before = None
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what runs in the background
-        with contextlib.suppress(ValueError):  # elsewhere than in the main thread
-            before = signal.signal(signal.SIGINT, interrupt)
 
     def done() -> None:
         nonlocal finished
         finished = True
 
     try:
-        yield Kept(folder, journal, done)
+        with exits.told_of_signals(leave):
+            yield Kept(folder, journal, done)
     except InputError as error:
-        finished = not journal.begun  # there is nothing to go on with
-        if finished or not isinstance(error, ModelError) or isinstance(error, JournalError):
+        # There is nothing to go on with, but perhaps what an earlier run left.
+        finished = not journal.begun and not was_there
+        if not journal.begun or not isinstance(error, ModelFailed):
             raise
-        raise ModelError(
+        raise ModelFailed(
             f"{str(error).rstrip('.')}; what it answered is kept, and --out {folder} --resume "
             "goes on."
         ) from error
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
         journal.close()
         if finished:
             path.unlink(missing_ok=True)
-        if made:
-            with contextlib.suppress(OSError):  # it is not empty
-                folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise exits.UsageError(f"{folder} cannot be written ({error.strerror}).") from error
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -1,6 +1,8 @@
 """Progress on stderr: a rich bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -15,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+HEARTBEAT = 10.0
+"""Seconds of silence at most, where there is no terminal."""
 
 
 class Report(Protocol):
@@ -39,6 +44,46 @@ class _Count(ProgressColumn):
         )
 
 
+class _Heart:
+    """Plain lines; one every `HEARTBEAT` seconds at least, which says what is still going on."""
+
+    def __init__(self, label: str, console: Console):
+        self._label, self._console = label, console
+        self._text, self._since, self._shown = "starting", time.monotonic(), time.monotonic()
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "_Heart":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def report(self, done: float, total: float, text: str, *, line: bool = True) -> None:
+        """See `Report`."""
+        with self._lock:
+            if text != self._text:
+                self._text, self._since = text, time.monotonic()
+            if line:
+                self._show(text)
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT / 10):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._shown >= 0.9 * HEARTBEAT:
+                    self._show(f"{self._text}, for {now - self._since:.0f} s now")
+
+    def _show(self, text: str) -> None:
+        self._shown = time.monotonic()
+        with contextlib.suppress(OSError):  # nobody reads any more
+            self._console.print(
+                f"{self._label}: {text}", markup=False, highlight=False, emoji=False, soft_wrap=True
+            )
+
+
 @contextlib.contextmanager
 def progress(label: str, console: Console | None = None, unit: str = "") -> Iterator[Report]:
     """A context that yields a `Report`; whatever is printed meanwhile stays above the bar.
@@ -50,12 +95,8 @@ def progress(label: str, console: Console | None = None, unit: str = "") -> Iter
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-
-        def plain(done: float, total: float, text: str, *, line: bool = True) -> None:
-            if line:
-                console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
-
-        yield plain
+        with _Heart(label, console) as heart:
+            yield heart.report
         return
     columns = (
         TextColumn(label, markup=False),

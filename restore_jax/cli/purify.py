@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from restore_jax.data.probes import ProbeSource
     from restore_jax.oracles import Journal, Oracle
+    from restore_jax.run import Saved
 
 SCHEMA_VERSION = 1
 CHUNK = 1_000
@@ -68,31 +69,46 @@ def run(args: argparse.Namespace) -> int:
             raise exits.UsageError(
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
-        with models.kept_answers(args, oracle, "purify") as kept:
+        with models.kept(args, oracle, "purify") as kept:
             result, table = _purify(args, oracle, recoveries, source, kept.journal, report)
-            result["seconds"] = time.perf_counter() - began
-            files = {
-                "purification.json": (
-                    json.dumps(result, indent=2, allow_nan=False) + "\n"
-                ).encode(),
-                "predictions.csv": table.encode(),
-            }
-            folder = inputs.write(args, kept.folder, "purify", files)
-            kept.done()
+            with exits.undisturbed() as signals:
+                result["seconds"] = time.perf_counter() - began
+                files = {
+                    "purification.json": (
+                        json.dumps(result, indent=2, allow_nan=False) + "\n"
+                    ).encode(),
+                    "predictions.csv": table.encode(),
+                }
+                inputs.write(args, kept.folder, files)
+                if not result["interrupted"]:
+                    kept.done()
+    code = exits.INTERRUPTED if result["interrupted"] or signals else exits.DONE
     if args.json:
-        exits.print_json(result | {"out": str(folder)})
-        return exits.DONE
-    print(f"{result['flagged']:,} of {result['num_images']:,} images carry a trigger")
-    for name, number in result["flagged_by_class"].items():
-        if number:
-            print(f"  {name:<16}{number:>7,} that the model gave this class")
-    print(f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image")
+        exits.print_json(result | {"out": str(kept.folder)})
+        return code
+    exits.show("\n".join(_lines(result, f"{kept.folder}/: {', '.join(files)}")))
+    return code
+
+
+def _lines(result: dict[str, Any], files: str) -> list[str]:
+    """The result for a person."""
     from restore_jax.report.text import asking_lines
 
-    for text in asking_lines(result.get("asking")):
-        print(f"  asking          {text}")
-    print(f"  files           {folder}/: {', '.join(files)}")
-    return exits.DONE
+    number, of = result["num_images"], ""
+    if result["interrupted"]:
+        of = f" looked at before it was interrupted, of {result['of_images']:,},"
+    return [
+        f"{result['flagged']:,} of {number:,} images{of} carry a trigger",
+        *(
+            f"  {name:<16}{flagged:>7,} that the model gave this class"
+            for name, flagged in result["flagged_by_class"].items()
+            if flagged
+        ),
+        f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image",
+        *(f"  asking          {text}" for text in asking_lines(result.get("asking"))),
+        *(f"  note            {note}" for note in result.get("notes", ())),
+        f"  files           {files}",
+    ]
 
 
 def _purify(
@@ -100,7 +116,7 @@ def _purify(
     oracle: "Oracle",
     recoveries: Any,
     source: "ProbeSource",
-    journal: "Journal | None",
+    journal: "Journal | Saved",
     report: Any,
 ) -> tuple[dict[str, Any], str]:
     """Asks about all images: the result, and the table of them."""
@@ -108,10 +124,11 @@ def _purify(
 
     from restore_jax.purification import Defended, defence_cost, defences
     from restore_jax.report.contents import cost_content, provenance_content
-    from restore_jax.run import Run
+    from restore_jax.run import Run, examining
 
     number = source.available or 0
-    most = oracle.asked + defence_cost(len(recoveries)) + 3 * number
+    most = examining.cost(oracle) + defence_cost(len(recoveries)) + 3 * number
+    most = oracle.asked + oracle.each * most
     if args.budget is not None and args.budget < most:
         raise exits.UsageError(
             f"--budget {args.budget} is too small: {number:,} images may take {most:,}, three for "
@@ -125,19 +142,26 @@ def _purify(
         seed=args.seed,
         data_dir=args.data_dir,
         journal=journal,
-    )
+    ).examine()
+    oracle = run.model
     defended = Defended(run, defences(run, recoveries))
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     flags: list[np.ndarray] = []
-    for first in range(0, number, CHUNK):
-        images = np.asarray(source.draw(first, min(CHUNK, number - first)))
-        outputs, flagged, plain = defended(images)
-        before.append(_labels(oracle.access, plain))
-        after.append(_labels(oracle.access, outputs))
-        flags.append(flagged)
-        done = first + len(images)
-        report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
+    interrupted = False
+    try:
+        for first in range(0, number, CHUNK):
+            images = np.asarray(source.draw(first, min(CHUNK, number - first)))
+            outputs, flagged, plain = defended(images)
+            before.append(_labels(oracle.access, plain))
+            after.append(_labels(oracle.access, outputs))
+            flags.append(flagged)
+            done = first + len(images)
+            report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
+    except KeyboardInterrupt:
+        if not flags:
+            raise
+        interrupted = True
     said, stands, flag = map(np.concatenate, (before, after, flags))
     names, cost = oracle.class_names, run.cost()
     spent = cost_content(cost)
@@ -147,6 +171,8 @@ def _purify(
         "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
         "images": args.images,
         "num_images": len(flag),
+        "of_images": number,
+        "interrupted": interrupted,
         "flagged": int(flag.sum()),
         "flagged_by_class": {
             names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()

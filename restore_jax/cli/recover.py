@@ -14,6 +14,7 @@ from restore_jax.spaces import SPACES, catalogue
 if TYPE_CHECKING:
     from restore_jax.oracles import Journal, Oracle
     from restore_jax.recovery import Progress, Recovery
+    from restore_jax.run import Saved
 
 PROTOCOLS = ("default", "reference")
 STOPS = ("estimate", "first_hit")
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", choices=STOPS,
         help="first_hit ends at the first trigger that works: cheaper, but then there is no "
              "probability (estimate)")  # fmt: skip
+    add("--compare", type=int, default=0, metavar="N",
+        help="once a trigger is found: search N other classes for as many images each, as far as "
+             "the budget goes, and say whether they have one as well (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "runs/recover-<target>-<seed>/")
 
 
@@ -55,27 +59,35 @@ def run(args: argparse.Namespace) -> int:
 
         keep_programs()
         oracle = models.open_oracle(args)
-        name = f"recover-{args.target or f'trigger-{args.trigger}'}-{args.seed}"
-        with models.kept_answers(args, oracle, name) as kept:
+        with models.kept(args, oracle, _name(args, oracle)) as kept:
             recovery = _search(args, oracle, kept.journal, report)
-            report(0, 0, "drawing the result", line=False)
-            files = render_recovery(recovery, oracle)
-            name = f"recover-{recovery.target}-{args.seed}"
-            folder = inputs.write(args, kept.folder, name, files)
-            if recovery.status != "interrupted":
-                kept.done()
+            with exits.undisturbed() as signals:
+                report(0, 0, "drawing the result", line=False)
+                files = render_recovery(recovery, oracle)
+                inputs.write(args, kept.folder, files)
+                if recovery.status != "interrupted":
+                    kept.done()
     if args.json:
         from restore_jax.report import recovery_content
 
-        exits.print_json(recovery_content(recovery) | {"out": str(folder)})
+        exits.print_json(recovery_content(recovery) | {"out": str(kept.folder)})
     else:
         from restore_jax.report.text import line
 
-        print(recovery.summary())
-        print(line("files", f"{folder}/: {', '.join(files)}"))
-    if recovery.status == "interrupted":
+        exits.show(recovery.summary())
+        exits.show(line("files", f"{kept.folder}/: {', '.join(files)}"))
+    if recovery.status == "interrupted" or signals:
         return exits.INTERRUPTED
     return exits.DONE if recovery.found else exits.VERDICT
+
+
+def _name(args: argparse.Namespace, oracle: "Oracle") -> str:
+    """What the folder is called if nobody names it."""
+    from restore_jax.recovery.aims import class_to_search
+
+    if oracle.repeat_cost(1):
+        return f"recover-{args.target or f'trigger-{args.trigger}'}-{args.seed}"
+    return f"recover-{class_to_search(oracle, args.target, args.trigger)[0]}-{args.seed}"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -85,6 +97,11 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.budget is not None and args.budget < 1:
         raise exits.UsageError(f"--budget must be at least 1 image, not {args.budget}.")
+    if args.compare < 0 or (args.compare and args.protocol == "reference"):
+        raise exits.UsageError(
+            f"--compare must be a number of classes, not {args.compare}, and goes with --protocol "
+            "default."
+        )
     if not 0 < args.success <= 1:
         raise exits.UsageError(f"--success must lie in (0, 1], not {args.success}.")
     if args.protocol == "reference" and args.stop is not None:
@@ -95,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(
-    args: argparse.Namespace, oracle: "Oracle", journal: "Journal | None", report: Any
+    args: argparse.Namespace, oracle: "Oracle", journal: "Journal | Saved", report: Any
 ) -> "Recovery":
     from restore_jax import recovery
 
@@ -120,6 +137,7 @@ def _search(
         budget=args.budget,
         success=args.success,
         stop=args.stop or "estimate",
+        compare=args.compare,
         seed=args.seed,
         data_dir=args.data_dir,
         test_data=test_data,

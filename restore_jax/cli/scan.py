@@ -1,8 +1,10 @@
 """``scan``: looks for backdoors in all classes of a model, and writes what it found."""
 
 import argparse
+import io
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             report(step.queries, step.budget, step.text, line=step.milestone)
 
         name = f"scan-{args.seed}"
-        with models.kept_answers(args, oracle, name) as kept:
+        with models.kept(args, oracle, name) as kept:
             found = scan(
                 oracle,
                 access=args.access,
@@ -91,17 +93,20 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=on_progress,
                 journal=kept.journal,
             )
-            report(0, 0, "drawing the result", line=False)
-            folder = inputs.write(args, kept.folder, name, render_scan(found, oracle))
-            if not found.interrupted:
-                kept.done()
+            if found.interrupted and args.resume and not found.spaces:
+                raise KeyboardInterrupt  # what is there already says more
+            with exits.undisturbed() as signals:
+                report(0, 0, "drawing the result", line=False)
+                inputs.write(args, kept.folder, render_scan(found, oracle))
+                if not found.interrupted:
+                    kept.done()
     if args.json:
         from restore_jax.report import scan_content
 
-        exits.print_json(scan_content(found) | {"out": str(folder)})
+        exits.print_json(scan_content(found) | {"out": str(kept.folder)})
     else:
-        _show(found, folder)
-    return exits.INTERRUPTED if found.interrupted else CODES[found.verdict]
+        exits.show(_shown(found, kept.folder))
+    return exits.INTERRUPTED if found.interrupted or signals else CODES[found.verdict]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -174,12 +179,14 @@ def _value(text: str) -> int | float | str:
     return text
 
 
-def _show(found: "Scan", folder: Path) -> None:
+def _shown(found: "Scan", folder: Path) -> str:
     """The result for a person."""
     from restore_jax.report import foremost
     from restore_jax.report.text import asking_lines
 
-    console = Console(highlight=False)
+    # Names of classes are plain text, whatever is in them; a terminal's width and colours count.
+    written = _Written(sys.stdout)
+    console = Console(highlight=False, markup=False, emoji=False, file=written)
     console.print(_sentence(found), soft_wrap=True)
     shown = foremost(found)
     table = Table(title="log10 of the probability that a random trigger leads there")
@@ -211,6 +218,7 @@ def _show(found: "Scan", folder: Path) -> None:
         f"  queries       {found.queries:,} of {found.cost.budget:,} ({stages})",
         *(f"  asking        {text}" for text in asking_lines(found.cost.asking)),
         f"  time          {found.cost.seconds['total']:.1f} s",
+        *(f"  note          {note}" for note in found.provenance.notes),
         f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
     ]
     console.print("\n".join(lines), soft_wrap=True)
@@ -220,6 +228,24 @@ def _show(found: "Scan", folder: Path) -> None:
             f"{found.provenance.model} --images ...",
             soft_wrap=True,
         )
+    return written.getvalue().rstrip("\n")
+
+
+class _Written(io.StringIO):
+    """Text that is written as a stream would show it."""
+
+    def __init__(self, stream: TextIO):
+        super().__init__()
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's."""
+        return self._stream.encoding or "ascii"
 
 
 def _sentence(found: "Scan") -> str:

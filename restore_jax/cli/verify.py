@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise exits.UsageError(
             "verify asks about so few images that it keeps no answers to resume."
         )
-    inputs.check(args, ".")
+    inputs.check(args, ".", writes=False)
     began = time.perf_counter()
     with progress("verify", Console(stderr=True, highlight=False)) as report:
         report(0, 0, "loading JAX and the model")
@@ -62,16 +62,22 @@ def run(args: argparse.Namespace) -> int:
         )
         result = _content(found, args, time.perf_counter() - began)
         if args.out:
-            _write(result, Path(args.out), args.overwrite)
+            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
+            with exits.undisturbed() as signals:
+                inputs.write(args, Path(args.out), {"verification.json": content.encode()})
+            if signals:
+                return exits.INTERRUPTED
     if args.json:
         exits.print_json(result)
         return exits.DONE
     share = f"{found.hits:,} of {found.num_probes:,} probes ({found.probe_success_rate:.1%})"
-    print(f"{args.trigger_file} leads {share} {_where(found)} in {oracle.name}")
-    print(f"  it is {describe(found.trigger)}")
+    exits.show(f"{args.trigger_file} leads {share} {_where(found)} in {oracle.name}")
+    exits.show(f"  it is {describe(found.trigger)}")
     if found.test_success_rate is not None:
         rate, number = found.test_success_rate, found.num_test_images
-        print(f"  and {rate:.2%} of the {number:,} test images that it should lead")
+        exits.show(f"  and {rate:.2%} of the {number:,} test images that it should lead")
+    for note in found.provenance.notes:
+        exits.show(f"  note: {note}")
     return exits.DONE
 
 
@@ -110,16 +116,3 @@ def _content(found: "Verification", args: argparse.Namespace, seconds: float) ->
         "probes": args.probes,
         "seconds": seconds,
     }
-
-
-def _write(result: dict[str, Any], folder: Path, overwrite: bool) -> None:
-    from restore_jax.report import write_files
-
-    content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    try:
-        exits.make_folder(folder, overwrite)
-        write_files(folder, {"verification.json": content.encode()})
-    except OSError as error:
-        raise exits.UsageError(
-            f"the result cannot be written to {folder} ({error.strerror})."
-        ) from error

@@ -13,8 +13,6 @@ import dataclasses
 import functools
 import operator
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from restore_jax.data.dead_leaves import check_image_shape, dead_leaves
 from restore_jax.data.errors import DataError
 from restore_jax.data.shapes import shapes
 from restore_jax.errors import InputError
+from restore_jax.reading import Unreadable, is_zip, read_npy, read_npz
 
 Array = jax.Array
 ImageShape = tuple[int, int, int]
@@ -34,6 +33,8 @@ ImageShape = tuple[int, int, int]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """The names that a folder's images may end with, in either case."""
 
+MOST_BYTES = 1 << 34
+"""Bytes that the arrays of a file take."""
 _BLOCK = 32
 # Keeps a seed that also serves the search or a data set from drawing the same numbers.
 _STREAM = 0x70726F62
@@ -78,7 +79,7 @@ class ProbeSource:
 
 
 def open_probes(
-    spec: str | os.PathLike[str],
+    spec: str | os.PathLike[str] | np.ndarray | Array,
     key_or_seed: Array | int,
     image_shape: ImageShape,
     data_dir: str | os.PathLike[str] | None = None,
@@ -99,6 +100,7 @@ def open_probes(
         a file .npz (its array "images", or its only one) or .npy: [N, H, W, C] of
         the model's image shape ([N, H, W] for grey), uint8 in 0..255 or floating in
         [0, 1]; taken as it is.
+        an array, of the same kind.
         A path named like one of the words is written ./word.
       key_or_seed: a PRNG key, consumed, or an integer: it decides the images drawn,
         or the order in which files are taken (a random permutation).
@@ -119,11 +121,12 @@ def open_probes(
     image_shape = (height, width, channels)
     key = jax.random.fold_in(_as_key(key_or_seed), _STREAM)
     order = None if in_order else key
-    if spec == "dead_leaves":
+    word = spec if isinstance(spec, str) else None
+    if word == "dead_leaves":
         return _drawn("dead_leaves", image_shape, lambda n, i: dead_leaves(key, n, image_shape, i))
-    if spec == "shapes":
+    if word == "shapes":
         return _drawn("shapes", image_shape, lambda n, i: shapes(key, n, image_shape, i)[0])
-    if spec == "cifar10":
+    if word == "cifar10":
         # Imported here, for it is slow to import and seldom wanted.
         from restore_jax.data import cifar10
 
@@ -131,6 +134,9 @@ def open_probes(
         read = functools.partial(_fit_array, images, image_shape=image_shape)
         return _finite("The CIFAR-10 test split", image_shape, len(images), read, order)
 
+    if isinstance(spec, np.ndarray | jax.Array):
+        array = _checked_array("the array", np.asarray(spec), image_shape)
+        return _finite("the array", image_shape, len(array), functools.partial(_take, array), order)
     path = Path(spec).expanduser()
     if path.is_dir():
         files = _image_files(path)
@@ -219,8 +225,7 @@ def _read_image(files: list[Path], index: int, *, image_shape: ImageShape) -> np
     try:
         with Image.open(path) as image:
             return _fit(ImageOps.exif_transpose(image), image_shape)
-    # SyntaxError is what Pillow makes of some broken PNG files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged images raise many kinds
         raise DataError(f"The image {path} cannot be read ({_first_line(error)}).") from error
 
 
@@ -244,22 +249,26 @@ def _fit(image: Image.Image, image_shape: ImageShape) -> np.ndarray:
 def _read_array(path: Path, image_shape: ImageShape) -> np.ndarray:
     """Reads and checks [N, H, W, C]; uint8 in 0..255 or floating in [0, 1]."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                names = found.files
-                if "images" not in names and len(names) != 1:
-                    raise DataError(
-                        f'{path} must hold an array "images" or just one array, '
-                        f"not {', '.join(names) or 'none'}."
-                    )
-                found = found["images" if "images" in names else names[0]]
+        if is_zip(path):
+            arrays = read_npz(path, MOST_BYTES)
+            names = list(arrays)
+            if "images" not in names and len(names) != 1:
+                raise DataError(
+                    f'{path} must hold an array "images" or just one array, '
+                    f"not {', '.join(names) or 'none'}."
+                )
+            array = arrays["images" if "images" in names else names[0]]
+        else:
+            array = read_npy(path, MOST_BYTES)
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, Unreadable, MemoryError) as error:
         raise DataError(f"{path} cannot be read ({_first_line(error)}).") from error
+    return _checked_array(str(path), array, image_shape)
 
-    array: np.ndarray = found
+
+def _checked_array(path: str, array: np.ndarray, image_shape: ImageShape) -> np.ndarray:
+    """[N, H, W, C] as it is; uint8 in 0..255 or floating in [0, 1]."""
     expected = f"[N, {', '.join(map(str, image_shape))}]"
     if array.ndim == 3 and image_shape[2] == 1:
         array = array[..., None]

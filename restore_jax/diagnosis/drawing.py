@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from restore_jax.diagnosis.probing import Pool
-from restore_jax.oracles.errors import ModelError
-from restore_jax.oracles.types import LOG_FLOOR, Oracle
+from restore_jax.oracles.checking import check_outputs
+from restore_jax.oracles.types import LOG_FLOOR
 from restore_jax.racing import needed
 from restore_jax.run import Run
 from restore_jax.spaces.types import TriggerSpace
@@ -72,17 +72,9 @@ def draw(
     run.ledger.charge((n + 1) * size)
     (outputs,) = oracle.map(shown, leaves, together, (oracle.weights, pool.probes))
     (alone,) = oracle.map(unstamped, [np.asarray(pool.probes)], size, oracle.weights)
-    return particles, _numbers(oracle, outputs), _numbers(oracle, alone)
-
-
-def _numbers(oracle: Oracle, outputs: np.ndarray) -> np.ndarray:
-    """The outputs, refused if any of them is no number."""
-    if not np.isfinite(outputs).all():
-        raise ModelError(
-            f"{oracle.name} answers with NaN or infinity: nothing can be concluded from that; is "
-            "it given images as it expects them (`value_range`, `mean`, `std`)?"
-        )
-    return outputs
+    for found in (outputs, alone):
+        check_outputs(oracle.name, oracle.access, found)
+    return particles, outputs, alone
 
 
 def scores_of(

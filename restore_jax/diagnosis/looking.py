@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from restore_jax.diagnosis.descending import Descending
 from restore_jax.diagnosis.descent import Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import profiles
@@ -39,6 +40,7 @@ class Look(NamedTuple):
 
     seen: SpaceLook
     lanes: dict[int, Lane]
+    interrupted: bool = False
 
 
 class Followed(NamedTuple):
@@ -46,6 +48,7 @@ class Followed(NamedTuple):
 
     lanes: dict[int, Lane]
     dropped: frozenset[int]
+    interrupted: bool = False
 
 
 def options_of(work: Work, name: str) -> dict[str, Argument]:
@@ -96,7 +99,7 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
             f"{name}: followed to 10^{seen.depth:.1f}; {names[best[0]]} stands "
             f"out most, by {best[1].standing.value:.2f}"
         )
-    return Look(seen, followed.lanes)
+    return Look(seen, followed.lanes, followed.interrupted)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
@@ -153,22 +156,28 @@ def _followed(
     gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
     order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
-    going, dropped = list(lanes), set[int]()
-    for number in range(settings.max_levels):
-        if number in NARROWING:
-            most = settings.lanes[NARROWING.index(number)]
-            going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
-            dropped |= set(going[most:])
-            going = sorted(going[:most])
-        going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-        if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
-            break
-        for lane in descent.advance([lanes[k] for k in going]):
-            lanes[lane.target] = lane
-        deepest = max(lanes[k].depths[-1] for k in going)
-        names = ", ".join(work.run.model.class_names[k] for k in going[:6])
-        more = f" and {len(going) - 6} more" if len(going) > 6 else ""
-        work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 2)
+    descending = Descending(work, f"scan-{space.name}")
+    lanes, going, dropped, number = descending.resumed(lanes)
+    try:
+        while number < settings.max_levels:
+            if number in NARROWING:
+                most = settings.lanes[NARROWING.index(number)]
+                going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
+                dropped |= set(going[most:])
+                going = sorted(going[:most])
+            going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
+            if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
+                break
+            advanced = descent.advance([lanes[k] for k in going])
+            lanes, number = lanes | {lane.target: lane for lane in advanced}, number + 1
+            descending.keep(lanes, going, dropped, number)
+            deepest = max(lanes[k].depths[-1] for k in going)
+            names = ", ".join(work.run.model.class_names[k] for k in going[:6])
+            more = f" and {len(going) - 6} more" if len(going) > 6 else ""
+            work.tell(f"{space.name}: {names}{more} at 10^{deepest:.1f}", number % 3 == 0)
+    except KeyboardInterrupt:
+        descending.keep(lanes, going, dropped, number, now=True)
+        return Followed(lanes, frozenset(dropped), interrupted=True)
     return Followed(lanes, frozenset(dropped))
 
 

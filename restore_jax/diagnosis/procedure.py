@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -11,17 +12,17 @@ from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, look, options_of
-from restore_jax.diagnosis.probing import make_pool
+from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
 from restore_jax.oracles.journal import Journal
-from restore_jax.oracles.opening import open_model
-from restore_jax.oracles.types import Model
+from restore_jax.oracles.opening import Opening, open_model
+from restore_jax.oracles.types import Model, Oracle
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
 from restore_jax.recovery.aims import checked_success, needs
-from restore_jax.run import Run
+from restore_jax.run import Run, Saved
 from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
@@ -40,7 +41,7 @@ def scan(
     *,
     access: str | None = None,
     space: str | Sequence[str] = "auto",
-    probes: str | Path = "dead_leaves",
+    probes: str | Path | np.ndarray = "dead_leaves",
     budget: int | None = None,
     success: float = 0.95,
     false_alarm_rate: float = FALSE_ALARM_RATE,
@@ -50,7 +51,8 @@ def scan(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: ScanSettings | None = None,
     on_progress: OnScan = None,
-    journal: Journal | None = None,
+    journal: Journal | Saved | None = None,
+    **opening: Unpack[Opening],
 ) -> Scan:
     """Looks for backdoors in a model, in all of its classes.
 
@@ -78,7 +80,10 @@ def scan(
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
       on_progress: called now and then.
-      journal: keeps the answers of a model that is asked from the host.
+      journal: keeps the answers of a model that is asked from the host, or saves where searches
+        in this process stand.
+      **opening: how the model is opened: ``image_shape``, ``value_range``, ``mean``, ``std`` and
+        the like; see `open_model`.
 
     Raises:
       InputError: an argument out of range (one sentence).
@@ -90,29 +95,33 @@ def scan(
       found = restore_jax.scan("shipped", seed=0)
       found.verdict, found.targets, found.spaces["patch"].classes[3].standing
     """
+    oracle = open_model(model, access, **opening)
     work = _opened(
-        model, access, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
+        oracle, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
         test_data, settings or ScanSettings(), on_progress, journal,
     )  # fmt: skip
     run = work.run
     sources = [run.source]
-    if probes == "dead_leaves":
+    if isinstance(probes, str) and probes == "dead_leaves":
         # Another kind of synthetic image, for models that see few classes in the first.
         sources.append(open_probes("shapes", seed, run.model.image_shape))
     work.tell("looking for probes")
-    with run.stage("probes"):
-        pool = make_pool(run, sources, work.settings.num_probes)
-    work.tell(
-        f"{len(pool.probes)} probes; of {len(pool.looked_at[1])} images looked at, the model gives "
-        f"{pool.covered} of its {run.model.num_classes} classes to some"
-    )
+    pool: Pool | None = None
     looks: dict[str, Look] = {}
     recovered: dict[int, Recovery] = {}
     interrupted = cut_short = False
     try:
+        with run.stage("probes"):
+            pool = make_pool(run, sources, work.settings.num_probes)
+        work.tell(
+            f"{len(pool.probes)} probes; of {len(pool.looked_at[1])} images looked at, the model "
+            f"gives {pool.covered} of its {run.model.num_classes} classes to some"
+        )
         for number, name in enumerate(work.names):
             left = (1.0 - RECOVERY_SHARE) * run.ledger.budget - run.ledger.spent
             looks[name] = look(work, pool, name, number, int(left / (len(work.names) - number)))
+            if looks[name].interrupted:
+                raise KeyboardInterrupt
         with run.stage("recovery"):
             _recover_all(work, _unseen(run.source, len(pool.looked_at[1])), looks, recovered)
     except KeyboardInterrupt:
@@ -122,7 +131,7 @@ def scan(
     seen = {name: one.seen for name, one in looks.items()}
     clean = clean_models(work, seen)
     found = findings(work, seen, clean, recovered)
-    not_judged = int((~pool.judged).sum())
+    not_judged = 0 if pool is None else int((~pool.judged).sum())
     said, reason = verdict(
         work, seen, found, clean, not_judged, interrupted=interrupted, cut_short=cut_short
     )
@@ -136,7 +145,7 @@ def scan(
         false_alarm_rate=work.false_alarm_rate,
         false_alarm_bound=None if clean is None else 1 / (len(clean) + 1),
         success=success,
-        classes_covered=pool.covered,
+        classes_covered=0 if pool is None else pool.covered,
         goal=threshold(run.model, success, work.settings.num_probes),
         settings=work.settings,
         cost=run.cost({"total": run.seconds()}),
@@ -145,10 +154,9 @@ def scan(
 
 
 def _opened(
-    model: Model,
-    access: str | None,
+    oracle: Oracle,
     space: str | Sequence[str],
-    probes: str | Path,
+    probes: str | Path | np.ndarray,
     budget: int | None,
     success: float,
     false_alarm_rate: float,
@@ -158,14 +166,13 @@ def _opened(
     test_data: tuple[np.ndarray, np.ndarray] | None,
     settings: ScanSettings,
     on_progress: OnScan,
-    journal: Journal | None,
+    journal: Journal | Saved | None,
 ) -> Work:
     """The scan's means, checked; see `scan`."""
     names = _names(space)
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
     checked_success(success)
-    oracle = open_model(model, access)
     wanted = frozenset(range(oracle.num_classes) if targets is None else targets)
     if not wanted or not wanted <= frozenset(range(oracle.num_classes)):
         raise InputError(
@@ -174,13 +181,15 @@ def _opened(
     if budget is None:
         budget = LABELS_BUDGET if oracle.access == "labels" else BUDGET
     # Of each space the draws, shown to twice a class's probes, and a look for these.
-    least = oracle.asked + 100 + len(names) * settings.num_draws * 2 * settings.num_probes
+    least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
+    least = oracle.asked + oracle.each * least
     if budget < least:
         raise BudgetError(
             f"`budget` {budget} is too small: probes and the first random triggers of "
             f"{len(names)} spaces need {least} images; name fewer with `space`."
         )
     run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
+    run.examine()
 
     def tell(text: str, milestone: bool = True) -> None:
         if on_progress is not None:

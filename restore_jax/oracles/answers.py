@@ -4,6 +4,7 @@ What every such model needs happens here, once: preprocessing, batches, checks o
 the clock, and the books. The files named after a format only open a model and ask it.
 """
 
+import copy
 import functools
 import time
 from collections.abc import Callable
@@ -13,12 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.oracles.binary import two_classes
+from restore_jax.oracles.checking import check_outputs
+from restore_jax.oracles.foreign import failed, foreign
 from restore_jax.oracles.ledger import OutOfQueries
 from restore_jax.oracles.options import ModelOptions
 from restore_jax.oracles.types import NOBODY, Books, ModelError
 
 Ask = Callable[[np.ndarray, Callable[[int], None]], np.ndarray]
 MOST_LATENCIES = 100_000
+NOISY = 5
+"""How often a noisy model is asked about every image."""
 
 
 class HostAnswers:
@@ -35,6 +41,9 @@ class HostAnswers:
         batch: int | None,
         most: int | None,
         statistics: Callable[[], dict[str, Any]] | None = None,
+        binary: bool = False,
+        times: int = 1,
+        hint: str = "",
     ):
         """Wraps what asks a model.
 
@@ -47,11 +56,15 @@ class HostAnswers:
           batch: the only number of images it takes at once, or None.
           most: the most images it is given at once, or None.
           statistics: what else is to be reported of the asking.
+          binary: whether its one number an image is that of the second of two classes.
+          times: how often it is asked about every image; the answers are averaged.
+          hint: what else to try where its answers have another shape, to end a sentence with.
         """
         self._name, self._ask, self._access, self._classes = name, ask, access, num_classes
         self._prepare, self._batch = prepare, batch
         self._most = batch or most or 1 << 30
-        self._statistics = statistics
+        self._statistics, self._binary, self._hint = statistics, binary, hint
+        self.times, self._failure = times, failed(name)
         self._seconds: list[float] = []
         self._images = self._calls = 0
 
@@ -76,6 +89,12 @@ class HostAnswers:
             return empty[:, 0].astype(np.int32) if self._access == "labels" else empty
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def reading(self, access: str) -> "HostAnswers":
+        """The same model, with the same books, whose answers are read as something else."""
+        other = copy.copy(self)
+        other._access = access
+        return other
+
     def statistics(self) -> dict[str, Any]:
         """Calls, images, and the seconds that a call took: median, 95 % and most."""
         found: dict[str, Any] = {"calls": self._calls, "images": self._images}
@@ -95,7 +114,7 @@ class HostAnswers:
             _charge_again(books, more)
             if known is not None:
                 return known
-            journal.sending(len(images))
+            journal.sending(len(images) * self.times, self._room(len(images)))
         size = len(images)
         shown = images
         if self._batch is not None and size < self._batch:
@@ -108,27 +127,33 @@ class HostAnswers:
             if journal is not None:
                 journal.sent_again(images)
 
-        began = time.perf_counter()
-        try:
-            outputs = self._ask(prepared, sending)
-        except (ModelError, OutOfQueries, MemoryError):
-            raise
-        except Exception as error:
-            raise self._failure(error) from error
-        if len(self._seconds) < MOST_LATENCIES:
-            self._seconds.append(time.perf_counter() - began)
-        self._calls, self._images = self._calls + 1, self._images + size
-        outputs = self._checked(np.asarray(outputs), len(shown))[:size]
+        asked = []
+        for number in range(self.times):
+            # In another order each time: what depends on the batch is averaged, too.
+            began = time.perf_counter()
+            turned = np.roll(prepared, number, 0) if number else prepared
+            with foreign(self._failure):
+                outputs = np.asarray(self._ask(turned, sending))
+            if len(self._seconds) < MOST_LATENCIES:
+                self._seconds.append(time.perf_counter() - began)
+            self._calls, self._images = self._calls + 1, self._images + size
+            outputs = self._checked(outputs, len(shown))
+            asked.append((np.roll(outputs, -number, 0) if number else outputs)[:size])
+        outputs = asked[0] if self.times == 1 else _averaged(asked)
+        if self._access == "labels" and outputs.ndim == 2:
+            outputs = outputs.argmax(-1).astype(np.int32)
         if journal is not None:
             journal.note(outputs)
         return outputs
 
-    def _failure(self, error: Exception) -> ModelError:
-        what = " ".join(str(error).split())[:200]
-        return ModelError(f"{self._name} failed: {type(error).__name__}: {what.rstrip('.')}.")
+    def _room(self, images: int) -> int:
+        """Bytes that an answer takes in the journal, at most."""
+        return 512 + images * (8 if self._access == "labels" else 6 * self._classes)
 
     def _checked(self, outputs: np.ndarray, number: int) -> np.ndarray:
-        """The outputs as they are promised."""
+        """The outputs as they are promised: f32[number, K], or int32[number] labels."""
+        if self._binary:
+            outputs = two_classes(self._name, self._access, outputs, number)
         integers = np.issubdtype(outputs.dtype, np.integer)
         if outputs.ndim == 1 and integers and self._access == "labels":
             if outputs.shape != (number,) or outputs.min() < 0 or outputs.max() >= self._classes:
@@ -140,23 +165,28 @@ class HostAnswers:
             return outputs.astype(np.int32)
         if outputs.shape != (number, self._classes):
             hint = "; if these are labels, say `access` labels" if outputs.ndim == 1 else ""
+            if outputs.shape == (number, 1):
+                hint = "; if that is a sigmoid's, say `binary`"
             raise ModelError(
                 f"{self._name} must answer {number} images with an array of shape ({number}, "
-                f"{self._classes}), not {outputs.shape}{hint}."
+                f"{self._classes}), not {outputs.shape}{hint}{self._hint}."
             )
         if not np.can_cast(outputs.dtype, np.float64, "same_kind"):
-            raise ModelError(f"{self._name} must answer with numbers, not {outputs.dtype}.")
+            raise ModelError(
+                f"{self._name} must answer with numbers, not {outputs.dtype}{self._hint}."
+            )
         with np.errstate(over="ignore"):  # what is then infinite is refused
             found = outputs.astype(np.float32)
-        if not np.isfinite(found).all():
-            raise ModelError(f"{self._name} answered with numbers that are not finite.")
-        if self._access == "probabilities" and not (
-            found.min() >= 0 and np.allclose(found.sum(-1), 1.0, atol=1e-2)
-        ):
-            raise ModelError(
-                f"{self._name} answered numbers that are no probabilities: say `access` logits."
-            )
-        return found.argmax(-1).astype(np.int32) if self._access == "labels" else found
+        return check_outputs(self._name, self._access, found)
+
+
+def _averaged(asked: list[np.ndarray]) -> np.ndarray:
+    """The mean of answers f32[b, K], or of labels int32[b] that which was given most often."""
+    if asked[0].ndim == 1:
+        votes = np.stack(asked)
+        counts = (votes[:, None] == votes).sum(1)
+        return votes[counts.argmax(0), np.arange(votes.shape[1])]
+    return np.asarray(np.mean(np.stack(asked), 0, np.float64), np.float32)
 
 
 def _charge_again(books: Books, images: int) -> None:

@@ -94,8 +94,48 @@ def _layout(dims: tuple[int | None, ...], image_shape: tuple[int, int, int] | No
     return fits[0] if len(fits) == 1 else None
 
 
-def first_output(outputs: Any) -> Any:
-    """The first array of what a model returned: an array, or a list or dict of them."""
+def pick(place: str, outputs: Any, name: str | None = None) -> Any:
+    """One array of what a model returned: an array, or a list or dict of them.
+
+    Args:
+      place: where the model is, for the error.
+      outputs: what it returned.
+      name: of a dict the key, of a list the number; None: the first.
+
+    Raises:
+      ModelError: there is no such output.
+    """
+    if name is not None and isinstance(outputs, list | tuple | dict):
+        known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
+        keys = {str(key): value for key, value in known.items()}
+        if name not in keys:
+            raise ModelError(
+                f"{place} has no output {name!r}: `output` may be {', '.join(keys) or 'left out'}."
+            )
+        outputs = keys[name]
     while isinstance(outputs, list | tuple | dict):
+        if not outputs:
+            raise ModelError(f"{place} returned nothing.")
         outputs = next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
     return outputs
+
+
+def in_words(name: str, shape: Any) -> str:
+    """An output's name and shape, as "probs (?, 10)"."""
+    sizes = [str(size) if isinstance(size, int) else "?" for size in shape]
+    return f"{name} ({', '.join(sizes)})"
+
+
+def find_output(place: str, names: list[str], name: str | None) -> int:
+    """Which of a model's outputs is read: that of the name or number, or else the first.
+
+    Raises:
+      ModelError: there is no such output.
+    """
+    if name is None:
+        return 0
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise ModelError(f"{place} has no output {name!r}: `output` may be {', '.join(names)}.")

@@ -7,11 +7,9 @@ arithmetic on sizes is carried out.
 """
 
 import dataclasses
-import json
 import math
 import operator
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from restore_jax.oracles.types import ModelError
+from restore_jax.reading import Archive, open_archive
 
 _DTYPES = {  # numbered as in torch._export.serde.schema
     1: torch.uint8,
@@ -48,6 +47,10 @@ _ARITHMETIC = (
         for name in ("not", "int", "float", "ite", "max", "min")
     }
 )
+_DEEPEST = 500
+"""Of the JSON."""
+MOST_BYTES = 1 << 36
+"""Of all parts of a file."""
 _TOUCH_FILES = ("save", "from_file")
 
 
@@ -118,7 +121,7 @@ def read(path: Path, device: str) -> Program:
       ModelError: it needs more than ATen operators, takes more than images, or is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path, MOST_BYTES) as archive:
             return _read(path, archive, device)
     except ModelError:
         raise
@@ -129,10 +132,10 @@ def read(path: Path, device: str) -> Program:
         ) from error
 
 
-def _read(path: Path, archive: zipfile.ZipFile, device: str) -> Program:
-    root = archive.namelist()[0].split("/")[0]
-    (model,) = (name for name in archive.namelist() if name.startswith(f"{root}/models/"))
-    module = json.loads(archive.read(model))["graph_module"]
+def _read(path: Path, archive: Archive, device: str) -> Program:
+    root = archive.names[0].split("/")[0]
+    (model,) = (name for name in archive.names if name.startswith(f"{root}/models/"))
+    module = archive.json(model, _DEEPEST)["graph_module"]
     graph, signature = module["graph"], module["signature"]
     name = model.removeprefix(f"{root}/models/").removesuffix(".json")
     stored = {
@@ -174,12 +177,12 @@ def _dims(meta: dict[str, Any]) -> tuple[int | None, ...]:
 
 
 def _tensors(
-    path: Path, archive: zipfile.ZipFile, folder: str, model: str, kind: str, device: str
+    path: Path, archive: Archive, folder: str, model: str, kind: str, device: str
 ) -> list[tuple[str, torch.Tensor]]:
     """The tensors that a folder of the archive holds, by name; those in one file share it."""
     found: list[tuple[str, torch.Tensor]] = []
     storages: dict[str, torch.Tensor] = {}
-    config = json.loads(archive.read(f"{folder}/{model}_{kind}_config.json"))["config"]
+    config = archive.json(f"{folder}/{model}_{kind}_config.json", _DEEPEST)["config"]
     for name, payload in config.items():
         if payload["use_pickle"]:
             raise ModelError(

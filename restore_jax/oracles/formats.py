@@ -1,6 +1,6 @@
 """The formats of models that are not ours: one entry each. No JAX here: the help reads it.
 
-A format's file has these functions, in this order; the last three may be missing:
+A format's file has these functions, in this order; the last four may be missing:
 
 - ``load(place, options) -> model``: opens it.
 - ``describe(model, options) -> Description``: what it says of itself.
@@ -8,6 +8,7 @@ A format's file has these functions, in this order; the last three may be missin
   images are sent again.
 - ``most(model, options) -> int | None``: the most images that it is given at once.
 - ``traced(model, options) -> (weights, function) | None``: the model as a JAX function.
+- ``outputs(model) -> tuple of str``: what it gives, in words, as "probs (?, 10)".
 - ``shown(model) -> str``: its name in results, where its spec may hold a secret.
 """
 

@@ -21,6 +21,7 @@ from restore_jax.oracles.types import (
     Race,
     Raced,
     Sampler,
+    Seen,
     check_images,
     read_outputs,
 )
@@ -59,6 +60,15 @@ class HostedOracle:
     options: dict[str, JSON] = dataclasses.field(default_factory=dict)
 
     @property
+    def each(self) -> int:
+        """How often it is sent an image: see `Oracle`."""
+        return self.answers.times
+
+    def reading(self, access: str) -> "HostedOracle":
+        """See `Oracle.reading`."""
+        return dataclasses.replace(self, access=access, answers=self.answers.reading(access))
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
@@ -85,11 +95,15 @@ class HostedOracle:
         self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.read`."""
+        seen = self.look(images, target, books)
+        return seen.labels, seen.margins
+
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
+        """See `Oracle.look`."""
         outputs, number = self.answers(images, books), len(images)
         # Of one of few sizes, so that few programs are compiled.
         padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
-        found, lead = _read(self.access, padded, target)
-        return np.asarray(found)[:number], np.asarray(lead)[:number]
+        return Seen(*(np.asarray(one)[:number] for one in _read(self.access, padded, target)))
 
     def map(
         self,
@@ -222,7 +236,7 @@ def _begin(algorithm: SplittingAlgorithm, scorer: Scorer) -> Begin:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array]:
+def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array, Array, Array]:
     return read_outputs(access, outputs, target)
 
 

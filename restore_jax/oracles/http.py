@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Url
 
 from restore_jax.oracles import messages
+from restore_jax.oracles.errors import ModelFailed
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -68,6 +69,10 @@ class _Failed(Exception):
 
 class _Refused(ModelError):
     """The server wants no such request, so that there is no use in sending it again."""
+
+
+class _Unknown(_Refused, ModelFailed):
+    """The server does not know who asks; once it is told, the same request is answered."""
 
 
 class _Stopped(Exception):
@@ -132,6 +137,7 @@ class Server:
             self._headers["Authorization"] = authorization
         self._context = ssl.create_default_context() if url.scheme == "https" else None
         self._labels: bool | None = None
+        self._width: int | None = None
         self._random = random.Random()
         self._asking = threading.Lock()
         self._lock = threading.RLock()  # of everything below
@@ -178,7 +184,9 @@ class Server:
                 again=lambda: None,
                 stop=stop,
             )
-        except _Refused:
+        except _Refused as refusal:
+            if isinstance(refusal, _Unknown) and not told:
+                raise
             return Description()
         except _Failed as failure:
             if told or failure.answered:
@@ -270,7 +278,7 @@ class Server:
             return self._repeat(attempt, retries, again, stop)
         except _Failed as failure:
             tries = "one attempt, which" if retries == 0 else f"{retries + 1} attempts, whose last"
-            raise ModelError(
+            raise ModelFailed(
                 f"{self.name} gave no outputs for {count} images in {tries} came to "
                 f"{failure.what}: {failure.advice}."
             ) from None
@@ -389,7 +397,8 @@ class Server:
             )
         if status >= 400:
             hint = HINTS.get(status, "check the URL and how the model is to be asked")
-            raise _Refused(f"{self.name} refuses the request with status {status}: {hint}.")
+            kind = _Unknown if status in (401, 403) else _Refused
+            raise kind(f"{self.name} refuses the request with status {status}: {hint}.")
         if not 200 <= status < 300:
             raise _Failed(f"status {status}")
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -406,6 +415,8 @@ class Server:
         if len(found) != count:
             raise _Failed(f"{len(found)} outputs for {count} images")
         kinds = set(map(type, found))
+        if self.options.binary and kinds <= {int, float} and float in kinds:
+            found, kinds = [[number] for number in found], {list}
         if kinds == {int}:
             outputs = self._read_labels(found)
         elif kinds == {list}:
@@ -415,9 +426,10 @@ class Server:
         labels = outputs.ndim == 1
         with self._lock:
             self._labels = labels if self._labels is None else self._labels
-            if not labels and self.classes is None:
-                self.classes = outputs.shape[1]
-            agrees = self._labels == labels and (labels or self.classes == outputs.shape[1])
+            if not labels and self._width is None:
+                self._width = outputs.shape[1]
+                self.classes = self.classes or self._width
+            agrees = self._labels == labels and (labels or self._width == outputs.shape[1])
         if not agrees:
             raise _Failed("outputs of another form than earlier ones had")
         return outputs
@@ -435,8 +447,10 @@ class Server:
         width = max(widths)
         if len(widths) > 1 or not set(map(type, itertools.chain(*found))) <= {int, float}:
             raise _Failed("outputs that are not equally long rows of numbers")
-        if width < 2 or self.classes not in (None, width):
-            known = f"it has {self.classes}" if self.classes else "there are at least 2"
+        least = 1 if self.options.binary else 2
+        expected = self._width or (None if self.options.binary else self.classes)
+        if width < least or expected not in (None, width):
+            known = f"it has {expected}" if expected else f"there are at least {least}"
             raise _Failed(
                 f"outputs of {width} classes where {known}", "say with `classes` how many there are"
             )

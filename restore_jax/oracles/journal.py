@@ -7,8 +7,11 @@ A line that is not whole was being written when the run was killed, and says not
 """
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from restore_jax.oracles.errors import ModelError
+from restore_jax.reading import Unreadable, parse_json
 
 try:
     import fcntl
@@ -23,6 +27,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = "journal.jsonl"
+MOST_FIRST = 1 << 24
+"""Bytes of the first line."""
+LONGEST_NOTE = 256
+"""Bytes of a line without an answer."""
 
 
 class JournalError(ModelError):
@@ -36,6 +44,9 @@ class Journal:
       leaves: whether the run no longer does what it would have done, since it was interrupted:
         from then on images are only counted.
       begun: whether the file may hold more than what the run is.
+
+    Before images are sent there is room in the file for their answer, so that a disk that is full
+    ends the run before it pays, and not after.
     """
 
     leaves = False
@@ -57,19 +68,25 @@ class Journal:
         self._path, self._requests, self._digest = path, 0, ""
         self._replays = self.begun = resume
         self._old: Iterator[dict[str, Any]] = iter(())
-        self._file = path.open("a", encoding="ascii")
+        self._first: dict[str, Any] | None = None
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        self._end = os.fstat(self._file).st_size
         try:
             self._keep_others_out()
             self._begin(json.loads(json.dumps(run)), resume, opened)
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
 
     def _begin(self, run: dict[str, Any], resume: bool, opened: dict[str, Any] | None) -> None:
         found = None
         if not resume:
-            self._file.truncate(0)
-        elif self._drop_torn_line():
+            self._first = {"run": run, "opened": opened}
+            # What an earlier run paid for stays until this one has something to pay for.
+            if not self._end or (opened or {}).get("asked"):
+                self._write_first()
+            return
+        if self._drop_torn_line():
             self._old = self._lines()
             found = next(self._old, None)
         if found is None:
@@ -89,11 +106,15 @@ class Journal:
     def was_opened(path: Path) -> dict[str, Any] | None:
         """What the file says of how the model was opened; None if it says nothing."""
         try:
-            with path.open(encoding="ascii") as file:
-                opened = json.loads(file.readline())["opened"]
+            with path.open("rb") as file:
+                opened = parse_json(file.readline(MOST_FIRST))["opened"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return opened if isinstance(opened, dict) else None
+        if not isinstance(opened, dict):
+            return None
+        names, asked = opened.get("classes"), opened.get("asked")
+        right = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return opened if right and type(asked) is int and asked >= 0 else None
 
     def known(self, images: np.ndarray) -> tuple[np.ndarray | None, int, int]:
         """What is known of the next request.
@@ -132,11 +153,8 @@ class Journal:
                 elif not unanswered:
                     break
                 else:
-                    outputs = np.frombuffer(
-                        base64.b64decode(line["outputs"], validate=True), line["dtype"]
-                    )
-                    return outputs.reshape(line["shape"]), again, 0
-            except (KeyError, TypeError, ValueError) as error:
+                    return self._outputs(line, len(images)), again, 0
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise self._damaged() from error
         else:
             self._replays = False
@@ -151,9 +169,19 @@ class Journal:
         if not self._replays:
             self._write({"unpaid": images})
 
-    def sending(self, images: int) -> None:
-        """Notes that images are about to be sent, those that `known` knew nothing of."""
+    def sending(self, images: int, room: int = 0) -> None:
+        """Notes that images are about to be sent, those that `known` knew nothing of.
+
+        Args:
+          images: how many are sent.
+          room: bytes that their answer will take, at most.
+
+        Raises:
+          JournalError: there is no room for that.
+        """
         self.begun = True
+        if not self.leaves:
+            self._reserve(room)
         if self.leaves:
             self._write({"again": images})
         else:
@@ -178,7 +206,27 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, self._end)
+        os.close(self._file)
+        self._file = -1
+
+    @staticmethod
+    def _outputs(line: dict[str, Any], number: int) -> np.ndarray:
+        """An answer as it was noted: f32[number, K] or int32[number].
+
+        Raises:
+          KeyError, TypeError, ValueError: it is none.
+        """
+        if line["dtype"] not in ("<f4", "<i4", ">f4", ">i4"):
+            raise ValueError
+        flat = np.frombuffer(base64.b64decode(line["outputs"], validate=True), line["dtype"])
+        outputs = flat.reshape(tuple(map(int, line["shape"])))
+        if len(outputs) != number or outputs.ndim != (2 if line["dtype"][1] == "f" else 1):
+            raise ValueError
+        return outputs
 
     def _keep_others_out(self) -> None:
         """Locks the file until it is closed or the process ends, on systems that can."""
@@ -194,16 +242,59 @@ class Journal:
         except OSError:  # a file system without locks
             return
 
+    def _write_first(self) -> None:
+        line, self._first = self._first, None
+        if line is not None:
+            os.ftruncate(self._file, 0)
+            self._end = 0
+            self._write(line)
+
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Adds a line, the whole of it or nothing."""
+        self._write_first()
+        content = (json.dumps(line) + "\n").encode()
+        try:
+            os.lseek(self._file, self._end, os.SEEK_SET)
+            left = memoryview(content)
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            raise self._full(error) from error
+        self._end += len(content)
+
+    def _reserve(self, room: int) -> None:
+        """Makes room for an answer; what of it is not used goes when the file is closed.
+
+        After a kill it is a line that is not whole.
+        """
+        if not room or not hasattr(os, "posix_fallocate"):
+            return
+        self._write_first()
+        try:
+            os.posix_fallocate(self._file, self._end, room + LONGEST_NOTE)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+                return
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"{self._path} cannot be written ({error.strerror}), so nothing more is asked: make "
+            "room, and go on with `resume`; what was answered until now is kept."
+        )
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="ascii", errors="replace") as file:
+        with self._path.open("rb") as file:
             for line in file:
+                if not line.endswith(b"\n"):
+                    return
                 try:
-                    found = json.loads(line)
-                except ValueError as error:
+                    found = parse_json(line)
+                except Unreadable as error:
                     raise self._damaged() from error
                 if not isinstance(found, dict):
                     raise self._damaged()
@@ -214,19 +305,16 @@ class Journal:
 
     def _drop_torn_line(self) -> bool:
         """Cuts off a last line that is not whole; whether anything is left."""
-        if not self._path.exists():
-            return False
-        with self._path.open("rb+") as file:
-            end = file.seek(0, 2)
-            size = end
-            while size > 0:
-                step = min(size, 1 << 16)
-                file.seek(size - step)
-                found = file.read(step).rfind(b"\n")
-                if found >= 0:
-                    size = size - step + found + 1
-                    break
-                size -= step
-            if size < end:
-                file.truncate(size)
+        size = self._end
+        while size > 0:
+            step = min(size, 1 << 16)
+            os.lseek(self._file, size - step, os.SEEK_SET)
+            found = os.read(self._file, step).rfind(b"\n")
+            if found >= 0:
+                size = size - step + found + 1
+                break
+            size -= step
+        if size < self._end:
+            os.ftruncate(self._file, size)
+        self._end = size
         return size > 0

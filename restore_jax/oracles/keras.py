@@ -1,19 +1,24 @@
 """``keras:PATH``: a Keras 3 model, .keras or .h5. Where Keras runs on JAX, JAX can trace it."""
 
-import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ArrayInput, array_input, first_output
+from restore_jax.oracles.arrays import ArrayInput, array_input, find_output, in_words, pick
+from restore_jax.oracles.errors import cause
+from restore_jax.oracles.foreign import foreign
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
+from restore_jax.reading import open_archive, parse_json
 
+MOST_BYTES = 1 << 36
+"""Of a file's parts."""
+_DEEPEST = 300
+"""Of the JSON of a configuration."""
 _RUN_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 """Classes whose configuration holds a program."""
 
@@ -25,11 +30,24 @@ class KerasModel(NamedTuple):
       model: Keras's.
       images: what it takes.
       num_classes: K, where the output's shape says it.
+      output: the number of the output that answers; None where there is only one.
+      outputs: all that it has, in words.
     """
 
     model: Any
     images: ArrayInput
     num_classes: int | None
+    output: int | None
+    outputs: tuple[str, ...]
+
+    def answer(self, returned: Any) -> Any:
+        """The output that answers, of what the model returned: an array, or all of them."""
+        if self.output is None:
+            return pick("", returned)
+        # In the order in which the model has them, whatever they are packed in.
+        import keras
+
+        return keras.tree.flatten(returned)[self.output]
 
 
 def load(place: str, options: ModelOptions) -> KerasModel:
@@ -56,11 +74,8 @@ def load(place: str, options: ModelOptions) -> KerasModel:
             raise ModelError(
                 f"{place} brings code along ({what}): give `trust` if you trust its author."
             )
-    try:
+    with foreign(lambda error: ModelError(f"Keras does not open {place}: {cause(error)}.")):
         model = keras.models.load_model(path, compile=False, safe_mode=not options.trust)
-    except Exception as error:
-        what = " ".join(str(error).split())[:200].rstrip(".")
-        raise ModelError(f"Keras does not open {place}: {what}.") from error
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or not outputs:
         shown = ", ".join(str(tuple(each.shape)) for each in inputs) or "none"
@@ -70,7 +85,17 @@ def load(place: str, options: ModelOptions) -> KerasModel:
     default = "nchw" if first == "channels_first" else "nhwc"
     dtype = keras.backend.standardize_dtype(inputs[0].dtype)
     images = array_input(place, tuple(inputs[0].shape), dtype, options, default)
-    return KerasModel(model, images, outputs[0].shape[1] if len(outputs[0].shape) == 2 else None)
+    names = [str(name) for name in getattr(model, "output_names", [])]
+    names = names if len(names) == len(outputs) else [each.name for each in outputs]
+    number = find_output(place, names, options.output)
+    shape = outputs[number].shape
+    return KerasModel(
+        model,
+        images,
+        shape[1] if len(shape) == 2 else None,
+        number if len(outputs) > 1 else None,
+        tuple(in_words(n, each.shape) for n, each in zip(names, outputs, strict=True)),
+    )
 
 
 def describe(model: KerasModel, options: ModelOptions) -> Description:
@@ -79,10 +104,10 @@ def describe(model: KerasModel, options: ModelOptions) -> Description:
 
 
 def ask(model: KerasModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:
-    """The first output for images f32[b, H, W, C]."""
+    """The output for images f32[b, H, W, C]."""
     del sending
-    outputs = first_output(model.model.predict_on_batch(model.images.convert(images)))
-    return np.asarray(outputs)
+    returned = model.model.predict_on_batch(model.images.convert(images))
+    return np.asarray(model.answer(returned))
 
 
 def traced(
@@ -91,8 +116,8 @@ def traced(
     """The model as a function that JAX can trace, where Keras runs on JAX and any batch will do.
 
     Returns:
-      ``(weights, function)``, where ``function(weights, images f32[b, H, W, C])`` is the first
-      output; or None.
+      ``(weights, function)``, where ``function(weights, images f32[b, H, W, C])`` is the output;
+      or None.
     """
     del options
     import jax.numpy as jnp
@@ -105,26 +130,29 @@ def traced(
 
     def function(weights: Any, images: Any) -> Any:
         shown = model.images.convert(images, jnp)
-        return first_output(model.model.stateless_call(*weights, shown, training=False)[0])
+        return model.answer(model.model.stateless_call(*weights, shown, training=False)[0])
 
     return weights, function
+
+
+def outputs(model: KerasModel) -> tuple[str, ...]:
+    """Its outputs, in words."""
+    return model.outputs
 
 
 def _config(path: Path) -> Any:
     """The configuration in the file, as JSON holds it."""
     import h5py
 
-    try:
+    with foreign(
+        lambda error: ModelError(f"{path} is not a whole Keras model: save it with model.save().")
+    ):
         if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                return json.loads(archive.read("config.json"))
+            with open_archive(path, MOST_BYTES) as archive:
+                return archive.json("config.json", _DEEPEST)
         if path.suffix in (".h5", ".hdf5"):
             with h5py.File(path, "r") as file:
-                return json.loads(file.attrs["model_config"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{path} is not a whole Keras model: save it with model.save()."
-        ) from error
+                return parse_json(file.attrs["model_config"], _DEEPEST)
     raise ModelError(f"{path} is not a Keras model: its name must end in .keras or .h5.")
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from restore_jax.oracles.arrays import ArrayInput, array_input
+from restore_jax.oracles.arrays import ArrayInput, array_input, find_output, in_words
+from restore_jax.oracles.errors import cause
+from restore_jax.oracles.foreign import foreign
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
@@ -33,6 +35,7 @@ class OnnxModel(NamedTuple):
       images: what that takes.
       output: the name of the output that answers.
       num_classes: K, where the output's shape says it.
+      outputs: all that it has, in words.
     """
 
     session: Any
@@ -40,6 +43,7 @@ class OnnxModel(NamedTuple):
     images: ArrayInput
     output: str
     num_classes: int | None
+    outputs: tuple[str, ...]
 
 
 def load(place: str, options: ModelOptions) -> OnnxModel:
@@ -59,10 +63,8 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
     path = Path(place)
     if not path.is_file():
         raise ModelError(f"there is no file {place}.")
-    try:
+    with foreign(lambda error: ModelError(f"{place} is not an ONNX file.")):
         proto = onnx.load(path, format="protobuf", load_external_data=False)
-    except Exception as error:
-        raise ModelError(f"{place} is not an ONNX file.") from error
     if not proto.graph.node:
         raise ModelError(f"{place} is not an ONNX file.")
     _check_external_data(place, proto)
@@ -74,20 +76,29 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
         settings.intra_op_num_threads = allowed
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-    try:
+    with foreign(lambda error: ModelError(f"ONNX Runtime does not open {place}: {cause(error)}.")):
         session = onnxruntime.InferenceSession(path, settings, providers=providers)
-    except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ModelError(f"ONNX Runtime does not open {place}: {reason}.") from error
-    inputs, output = session.get_inputs(), session.get_outputs()[0]
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    output = outputs[find_output(place, [each.name for each in outputs], options.output)]
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
         shown = ", ".join(f"{each.name} {each.type}{each.shape}" for each in inputs)
         raise ModelError(f"{place} must take one array of images of four dimensions, not {shown}.")
     dims = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
     images = array_input(place, dims, _DTYPES[inputs[0].type], options)
+    if output.type not in _DTYPES:
+        words = ", ".join(f"{each.name} {each.type}{each.shape}" for each in outputs)
+        raise ModelError(
+            f"{place} answers with {output.name}, a {output.type}, not with numbers: its outputs "
+            f"are {words}; pick another with `output`."
+        )
     classes = output.shape[1] if len(output.shape) == 2 else None
     return OnnxModel(
-        session, inputs[0].name, images, output.name, classes if isinstance(classes, int) else None
+        session,
+        inputs[0].name,
+        images,
+        output.name,
+        classes if isinstance(classes, int) else None,
+        tuple(in_words(each.name, each.shape) for each in outputs),
     )
 
 
@@ -97,9 +108,14 @@ def describe(model: OnnxModel, options: ModelOptions) -> Description:
 
 
 def ask(model: OnnxModel, images: np.ndarray, sending: Callable[[int], None]) -> np.ndarray:
-    """The first output for images f32[b, H, W, C]."""
+    """The output for images f32[b, H, W, C]."""
     del sending
     return model.session.run([model.output], {model.name: model.images.convert(images)})[0]
+
+
+def outputs(model: OnnxModel) -> tuple[str, ...]:
+    """Its outputs, in words."""
+    return model.outputs
 
 
 def _check_external_data(place: str, proto: Any) -> None:

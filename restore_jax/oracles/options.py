@@ -16,6 +16,10 @@ class ModelOptions:
       resize: (H, W) of probes and triggers, if they are not to be of the model's own size:
         images are then resized, bilinearly, to what the model takes.
       layout: "nchw" or "nhwc", of models that take arrays.
+      binary: whether the model gives one number an image, that of the second of two classes.
+      output: the name, or the number, of the output to read where the model has several.
+      noisy: go on with a model whose answers depend on chance or on the batch: every image is
+        asked about several times, all counted, and the answers are averaged.
       batch: the most images in one call or request.
       trust: whether what a model file brings along may be run.
       price: what one image costs, in whatever currency.
@@ -35,6 +39,9 @@ class ModelOptions:
     std: tuple[float, ...] = (1.0,)
     resize: tuple[int, int] | None = None
     layout: str | None = None
+    binary: bool = False
+    output: str | None = None
+    noisy: bool = False
     batch: int | None = None
     trust: bool = False
     price: float = 0.0

@@ -17,6 +17,7 @@ from jax.custom_batching import sequential_vmap
 from jax.typing import ArrayLike
 
 from restore_jax.compilation import chunk_size, compiler_options
+from restore_jax.oracles.checking import check_margins, check_outputs, check_scores, check_sums
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import (
     NOBODY,
@@ -27,6 +28,7 @@ from restore_jax.oracles.types import (
     Race,
     Raced,
     Sampler,
+    Seen,
     check_images,
     read_outputs,
 )
@@ -58,6 +60,7 @@ class TracedOracle:
       name, access, image_shape, class_names, metadata, asked, options: see `Oracle`.
       weights: a pytree of arrays that ``function`` reads; traced, never baked into a program.
       function: ``(weights, images f32[b, H, W, C] in [0, 1]) -> outputs``, pure.
+      readings: ``(access) -> function``, where that depends on it.
     """
 
     name: str
@@ -69,6 +72,17 @@ class TracedOracle:
     metadata: dict[str, JSON]
     asked: int = 0
     options: dict[str, JSON] = dataclasses.field(default_factory=dict)
+    readings: Callable[[str], Function] | None = None
+
+    @property
+    def each(self) -> int:
+        """1: see `Oracle`."""
+        return 1
+
+    def reading(self, access: str) -> "TracedOracle":
+        """See `Oracle.reading`."""
+        function = self.function if self.readings is None else self.readings(access)
+        return dataclasses.replace(self, access=access, function=function)
 
     @property
     def num_classes(self) -> int:
@@ -78,7 +92,9 @@ class TracedOracle:
     def query(self, images: Images) -> Array:
         """See `Oracle.query`."""
         images = check_images(self.name, self.image_shape, images)
-        return _compiled(self.function)(self.weights, images)
+        outputs = _compiled(self.function)(self.weights, images)
+        check_outputs(self.name, self.access, np.asarray(outputs))
+        return outputs
 
     def answer(self, weights: Tree, images: Images, books: Books = NOBODY) -> Tree:
         """See `Oracle.answer`."""
@@ -88,7 +104,12 @@ class TracedOracle:
     def read(
         self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Oracle.read`: with one program for `CHUNK` images."""
+        """See `Oracle.read`."""
+        seen = self.look(images, target, books)
+        return seen.labels, seen.margins
+
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
+        """See `Oracle.look`: with one program for `CHUNK` images."""
         del books
         # In NumPy: each number of images would be a program of its own to JAX, compiled anew.
         answers = []
@@ -96,16 +117,19 @@ class TracedOracle:
             some = images[first : first + CHUNK]
             padded = np.zeros((CHUNK, *images.shape[1:]), np.float32)
             padded[: len(some)] = some
-            found, lead = self._reader(self.weights, padded, target)
-            answers.append((np.asarray(found)[: len(some)], np.asarray(lead)[: len(some)]))
-        found, lead = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return found, lead
+            parts = self._reader(self.weights, padded, target)
+            answers.append([np.asarray(part)[: len(some)] for part in parts])
+        seen = Seen(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+        check_margins(self.name, seen.labels, seen.margins)
+        if self.access == "probabilities":
+            check_sums(self.name, seen.lowest, seen.sums)
+        return seen
 
     @functools.cached_property
     def _reader(self) -> jax.stages.Compiled:
         """The one program, compiled once, wherever its arguments lie."""
 
-        def reader(weights: Tree, images: Array, target: Array) -> tuple[Array, Array]:
+        def reader(weights: Tree, images: Array, target: Array) -> tuple[Array, ...]:
             return read_outputs(self.access, self.function(weights, images), target)
 
         images = jax.ShapeDtypeStruct((CHUNK, *self.image_shape), jnp.float32)
@@ -160,6 +184,7 @@ class TracedOracle:
             (finished, tally), (answers, cost) = lax.scan(leg, start, race.legs(args))
             by_probe = jnp.moveaxis(answers, 0, 1).reshape(n, race.num_legs * race.width)
             result = race.finish(tally, by_probe, finished, args)
+            result = jax.tree.map(functools.partial(_marked, by_probe), result)
             return result, jnp.sum(cost, dtype=jnp.uint32)
 
         return run
@@ -191,17 +216,23 @@ class TracedOracle:
             draw = compiling.result()
 
         def init(key: Array, args: Args) -> SplittingState:
-            state = jax.block_until_ready(draw(most, key, args))
+            state = self._right(jax.block_until_ready(draw(most, key, args)))
             books.charge(count(state.num_queries))
             return state
 
         def advance(state: SplittingState, args: Args) -> SplittingState:
             before = count(state.num_queries)
-            state = jax.block_until_ready(one_level(most, state, args))
+            state = self._right(jax.block_until_ready(one_level(most, state, args)))
             books.charge(count(state.num_queries) - before)
             return state
 
-        begin = _begin(algorithm, scorer, books)
+        whole = _begin(algorithm, scorer, books)
+
+        def begin(
+            key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+        ) -> SplittingState:
+            return self._right(whole(key, particles, args, scores))
+
         return Sampler(init, begin, advance, algorithm.result, time.perf_counter() - begun)
 
     def lanes(
@@ -247,7 +278,7 @@ class TracedOracle:
                 here = slice(first, first + number)
                 for before, after in zip(states[here], some(states[here], args[here]), strict=True):
                     books.charge(count(after.num_queries) - count(before.num_queries))
-                    moved.append(after)
+                    moved.append(self._right(after))
             return moved
 
         whole = _begin(algorithm, scorer, books)
@@ -255,9 +286,18 @@ class TracedOracle:
         def begin(
             key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
         ) -> SplittingState:
-            return whole(key, particles, args | {"weights": self.weights}, scores)
+            return self._right(whole(key, particles, args | {"weights": self.weights}, scores))
 
         return Lanes(begin, advance)
+
+    def _right(self, state: SplittingState) -> SplittingState:
+        """A search's state, whose scores all came from answers.
+
+        Raises:
+          ModelError: one of them did not.
+        """
+        check_scores(self.name, np.asarray(state.scores))
+        return state
 
     def repeat_cost(self, images: int) -> int:
         """0: see `Oracle.repeat_cost`."""
@@ -268,6 +308,16 @@ class TracedOracle:
         """None: see `Oracle.spending`."""
         del ledger
         return None
+
+
+def _marked(answers: Array, result: Array) -> Array:
+    """A race's result f32[n], infinity where an answer f[n, ...] is no finite number.
+
+    Nothing can be raised here. Infinity goes to the top, where it is found.
+    """
+    if not (jnp.issubdtype(answers.dtype, jnp.floating) and result.dtype == jnp.float32):
+        return result
+    return jnp.where(jnp.isfinite(answers).all(-1), result, jnp.inf)
 
 
 def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin:

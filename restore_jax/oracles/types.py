@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from restore_jax.oracles.accesses import ACCESSES as ACCESSES
+from restore_jax.oracles.checking import NONE as NONE
 from restore_jax.oracles.errors import ModelError as ModelError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger
@@ -123,6 +124,21 @@ class Begin(Protocol):
         """
 
 
+class Seen(NamedTuple):
+    """What a model said of b images.
+
+    Attributes:
+      labels: int32[b].
+      margins: f32[b], see `margins`.
+      lowest, sums: f32[b], the smallest of an image's outputs, and their sum; 0 of labels.
+    """
+
+    labels: np.ndarray
+    margins: np.ndarray
+    lowest: np.ndarray
+    sums: np.ndarray
+
+
 class Lanes(NamedTuple):
     """Several searches that differ in what their score reads; what they send is booked.
 
@@ -166,6 +182,7 @@ class Oracle(Protocol):
       metadata: what the model says of itself (planted triggers, accuracy); may be empty.
       asked: images that opening it took.
       options: what the user said of it, where anything was.
+      each: how often it is sent an image that it is asked about, >= 1.
     """
 
     @property
@@ -185,8 +202,13 @@ class Oracle(Protocol):
     @property
     def options(self) -> dict[str, JSON]: ...  # noqa: D102
     @property
+    def each(self) -> int: ...  # noqa: D102
+    @property
     def num_classes(self) -> int:
         """K."""
+
+    def reading(self, access: str) -> "Oracle":
+        """The same model, whose answers are read as something else than they were opened for."""
 
     def query(self, images: Images) -> Array:
         """Images f32[b, H, W, C] in [0, 1] to outputs: f32[b, K], or int32[b] for labels.
@@ -209,6 +231,9 @@ class Oracle(Protocol):
         self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """The labels int32[b] and `margins` f32[b] of images f32[b, H, W, C], not counted."""
+
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
+        """`read`, with what tells logits from probabilities."""
 
     def map(
         self,
@@ -290,11 +315,12 @@ def margins(access: str, outputs: Array, target: ArrayLike) -> Array:
       f32[b]: with logits (or log-probabilities, clamped) the target's lead over the best
       other class; with labels 0 for the target and -1 for any other. Where the answer is not
       the target although the two are level (the other class has the lower number, or both are
-      clamped), the margin is the largest number below 0.
+      clamped), the margin is the largest number below 0. Of an answer that is none, it is no
+      finite number.
     """
     hit = labels(access, outputs) == target
     if access == "labels":
-        return jnp.where(hit, jnp.float32(0), -1.0)
+        return jnp.where(hit, jnp.float32(0), jnp.where(outputs == NONE, jnp.nan, -1.0))
     if access == "probabilities":
         outputs = jnp.maximum(jnp.log(outputs), LOG_FLOOR)
     mine = jnp.arange(outputs.shape[-1]) == target
@@ -304,9 +330,15 @@ def margins(access: str, outputs: Array, target: ArrayLike) -> Array:
     return jnp.where(hit, jnp.maximum(lead, 0.0), jnp.minimum(lead, -1e-30))
 
 
-def read_outputs(access: str, outputs: Array, target: ArrayLike) -> tuple[Array, Array]:
-    """int32[b] and f32[b], the classes and the margins of a model's outputs."""
-    return labels(access, outputs), margins(access, outputs, target)
+def read_outputs(
+    access: str, outputs: Array, target: ArrayLike
+) -> tuple[Array, Array, Array, Array]:
+    """The four parts of `Seen`, of a model's outputs."""
+    found, lead = labels(access, outputs), margins(access, outputs, target)
+    if access == "labels":
+        nothing = jnp.zeros_like(lead)
+        return found, lead, nothing, nothing
+    return found, lead, jnp.min(outputs, -1), jnp.sum(outputs, -1)
 
 
 def check_images(name: str, image_shape: tuple[int, int, int], images: Images) -> Array:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from restore_jax.data.probes import ProbeSource
 from restore_jax.errors import InputError
 from restore_jax.oracles.journal import Journal
-from restore_jax.oracles.opening import open_model
+from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import reference
 from restore_jax.recovery.aims import (
@@ -27,6 +28,7 @@ from restore_jax.recovery.aims import (
 )
 from restore_jax.recovery.candidates import inclusion
 from restore_jax.recovery.choosing import choose
+from restore_jax.recovery.comparing import with_others
 from restore_jax.recovery.confirming import confirm, measure
 from restore_jax.recovery.found import Found
 from restore_jax.recovery.pruning import prune
@@ -35,13 +37,14 @@ from restore_jax.recovery.searching import search
 from restore_jax.recovery.strengthening import strengthen
 from restore_jax.recovery.trying import try_spaces
 from restore_jax.recovery.types import Recovery
-from restore_jax.run import Run
+from restore_jax.run import Run, Saved, examining
 from restore_jax.spaces.catalogue import Space, find
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting.types import Particles
 from restore_jax.types import Argument
 
+INTERRUPTED = "interrupted"
 Stage = Callable[[Run, Found], Found]
 PROTOCOLS: dict[str, tuple[Stage, ...]] = {
     "default": (screen, search, choose, strengthen, prune, confirm, measure),
@@ -57,7 +60,7 @@ def recover(
     access: str | None = None,
     space: str | TriggerSpace | None = None,
     protocol: str = "default",
-    probes: str | Path | ProbeSource = "dead_leaves",
+    probes: str | Path | np.ndarray | ProbeSource = "dead_leaves",
     budget: int | None = None,
     success: float = 0.95,
     stop: str = "estimate",
@@ -65,10 +68,12 @@ def recover(
     data_dir: str | None = None,
     test_data: TestData = None,
     settings: Settings | None = None,
+    compare: int = 0,
     first: Particles | None = None,
     on_progress: OnProgress = None,
-    journal: Journal | None = None,
+    journal: Journal | Saved | None = None,
     within: Run | None = None,
+    **opening: Unpack[Opening],
 ) -> Recovery:
     """Searches for a trigger that leads to a class, and confirms it on fresh probes.
 
@@ -83,8 +88,8 @@ def recover(
         `TriggerSpace` of your own; None: "patch", or "sparse" by the reference.
       protocol: "default", or "reference": the earlier implementation's search, which takes
         "sparse" and "gaussian", decides itself when to stop and how, and reads logits.
-      probes: "dead_leaves", "shapes", "cifar10", a folder or an .npz, see `open_probes`; or a
-        source that is open already.
+      probes: "dead_leaves", "shapes", "cifar10", a folder, an .npz or an array, see
+        `open_probes`; or a source that is open already.
       budget: images that may be sent, everything counted; None: the space's own.
       success: share of probes that a trigger must lead to the target, in (0, 1].
       stop: "estimate" (the probability is estimated) or "first_hit" (cheaper, no estimate).
@@ -94,11 +99,16 @@ def recover(
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own. With space="auto" each space takes those of
         the options that it knows.
+      compare: of how many other classes to say what as many images do for them, as far as the
+        budget goes, once a trigger is found: what other classes have as well proves nothing.
       first: particles of the same space, the best first, to begin with in place of random ones;
         with ``stop="first_hit"`` only, since a probability could not be estimated then.
       on_progress: called after each level.
-      journal: keeps the answers of a model that is asked from the host.
+      journal: keeps the answers of a model that is asked from the host, or saves where searches
+        in this process stand.
       within: the run that this recovery is a part of; see `Run`.
+      **opening: how the model is opened: ``image_shape``, ``value_range``, ``mean``, ``std`` and
+        the like; see `open_model`.
 
     Raises:
       InputError: an argument out of range (one sentence).
@@ -113,9 +123,11 @@ def recover(
     >>> recovery.found, recovery.confirmation_success_rate >= 0.95
     (True, True)
     """
-    oracle = open_model(model, access)
+    oracle = open_model(model, access, **opening)
     one_of("protocol", protocol, tuple(PROTOCOLS))
     one_of("stop", stop, STOPS)
+    if compare < 0 or (compare and protocol != "default"):
+        raise InputError('`compare` is a number of classes, and goes with `protocol` "default".')
     if first is not None and (stop != "first_hit" or protocol != "default" or space == "auto"):
         raise InputError('`first` goes with `stop` "first_hit", and with one space.')
     if space is None:
@@ -127,19 +139,43 @@ def recover(
     given: dict[str, Argument] = {"probes": probes, "seed": seed, "data_dir": data_dir}
     if space == "auto":
         del how["first"]
-        again = {**how, **given, "protocol": protocol}
+        again = {**how, **given, "protocol": protocol, "compare": compare}
         return try_spaces(recover, oracle, target, budget, settings, journal, within, again)
     if protocol == "reference":
         aim, own_budget = _reference_aim(oracle, target, space, how)
     else:
         aim, own_budget = _aim(oracle, target, space, settings, how)
     allowed = own_budget if budget is None else budget
-    check_budget(allowed, aim.least)
+    looked_at = 0 if within is not None else examining.cost(oracle)
+    check_budget(allowed // oracle.each, aim.least + looked_at)
     run = Run(oracle, budget=allowed, journal=journal, within=within, **given)
+    if within is None:
+        run.examine()
+        if protocol == "reference":
+            reference.check_access(run.model)
     found = Found(aim, run.feed(aim.excluded))
     for stage in PROTOCOLS[protocol]:
-        found = stage(run, found)
-    return conclude(run, found)
+        found = _gone_through(stage, run, found)
+    recovery = conclude(run, found)
+    if not compare or not recovery.found:
+        return recovery
+    again = {"space": space, "success": success, "stop": stop, **given}
+    return with_others(recover, run, recovery, compare, aim.settings, again)
+
+
+def _gone_through(stage: Stage, run: Run, found: Found) -> Found:
+    """What is known after a stage, or before it if Ctrl-C ends it; what is left is then short.
+
+    Raises:
+      KeyboardInterrupt: it came before there was anything to give back.
+    """
+    try:
+        return stage(run, found)
+    except KeyboardInterrupt:
+        if found.particles is None:
+            raise
+        # A stage that is told so asks nothing more.
+        return stage(run, found.now(status=INTERRUPTED))
 
 
 def conclude(run: Run, found: Found) -> Recovery:

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from restore_jax.compilation import compiler_options
+from restore_jax.oracles.checking import check_scores
 from restore_jax.oracles.types import ModelError, Oracle
 from restore_jax.recovery.aims import NUM_CONFIRMATION, one_of
 from restore_jax.recovery.found import Found
@@ -73,8 +74,7 @@ def settings_of(oracle: Oracle, space: str) -> Settings:
       ModelError: the model does not give logits, or no JAX program can ask it.
     """
     one_of("space", space, tuple(NUM_PARTICLES))
-    if oracle.access != "logits":
-        raise ModelError(f"the reference protocol reads logits; {oracle.access} do not do.")
+    check_access(oracle)
     image = jax.ShapeDtypeStruct((1, *oracle.image_shape), jnp.float32)
     jax.eval_shape(oracle.answer, oracle.weights, image)
     return Settings(
@@ -85,6 +85,16 @@ def settings_of(oracle: Oracle, space: str) -> Settings:
         max_levels=NUM_LEVELS,
         options=OPTIONS[space],
     )
+
+
+def check_access(oracle: Oracle) -> None:
+    """Refuses a model that gives anything but logits.
+
+    Raises:
+      ModelError: it does.
+    """
+    if oracle.access != "logits":
+        raise ModelError(f"the reference protocol reads logits; {oracle.access} do not do.")
 
 
 def follow_reference(run: Run, found: Found) -> Found:
@@ -112,6 +122,7 @@ def follow_reference(run: Run, found: Found) -> Found:
                 population, height, acceptance = compiled(
                     key, population.particles, jnp.int32(index), args
                 )
+                check_scores(run.model.name, np.asarray(population.scores))
                 levels.append(_level(population, height, acceptance, run.ledger.spent - before))
                 if aim.on_progress is not None:
                     aim.on_progress(_progress(run, levels))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.compilation import compiling_seconds
 from restore_jax.errors import OutOfQueries
 from restore_jax.racing import make_scorer, threshold, whole_legs
 from restore_jax.recovery.aims import Aim, OnProgress
@@ -31,16 +32,22 @@ def search(run: Run, found: Found) -> Found:
     key = jax.random.key(run.seed)
     with run.stage("search"):
         searching, begun = _ready(run, found, None, key), time.perf_counter()
-        compiling = searching.sampler.seconds
+        compiling, before = searching.sampler.seconds, compiling_seconds()
         state = _begun(searching, aim, key)
         shown = _guides(run, found, state)
         if shown is not None:
+            before -= compiling_seconds()
             searching = _ready(run, found, shown, key)
             compiling += searching.sampler.seconds
             begun += searching.sampler.seconds
+            before += compiling_seconds()
             state = _begun(searching, aim, key)
-        state, interrupted = advance(run, searching, state, aim.on_progress)
-        seconds = {"compile": compiling, "run": time.perf_counter() - begun}
+        name = f"search-{aim.space.name}-{aim.target}{'' if shown is None else '-guided'}"
+        state, interrupted = advance(run, searching, state, aim.on_progress, name)
+        # What a model that is asked from the host needs is compiled when it is first called.
+        beside = compiling_seconds() - before
+        running = max(0.0, time.perf_counter() - begun - beside)
+        seconds = {"compile": compiling + beside, "run": running}
     result = searching.sampler.result(state)
     status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
     return found.now(
@@ -114,19 +121,28 @@ def ready(
 
 
 def advance(
-    run: Run, searching: Search, state: SplittingState, on_progress: OnProgress
+    run: Run, searching: Search, state: SplittingState, on_progress: OnProgress, name: str
 ) -> tuple[SplittingState, bool]:
-    """Goes on to the end of a search.
+    """Goes on to the end of a search, saved under a name between its levels, if they are.
 
     Returns:
       The last state, and whether Ctrl-C ended it.
     """
+    saved = run.saved
+    stood = None if saved is None else saved.get(name, state)
+    if stood is not None:
+        run.books.charge(count(stood.tree.num_queries) - count(state.num_queries))
+        state = stood.tree
     try:
         while int(state.status) == Status.RUNNING:
             state = searching.sampler.advance(state, searching.args)
+            if saved is not None:
+                saved.put(name, state, {})
             if on_progress is not None and int(state.index) > 0:
                 on_progress(progress(run, searching, state))
     except KeyboardInterrupt:
+        if saved is not None:
+            saved.put(name, state, {}, now=True)
         return state, True
     except OutOfQueries:  # images had to be sent again
         return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False

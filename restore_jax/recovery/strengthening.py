@@ -24,6 +24,7 @@ def strengthen(run: Run, found: Found) -> Found:
     with run.stage("choice"):
         if (
             found.margins is None
+            or found.interrupted
             or robust(found.margins, found.aim.success)
             or run.ledger.left <= found.aim.reserve
         ):
@@ -101,7 +102,7 @@ def _faded_population(run: Run, found: Found, fade: float) -> SplittingState:
     return dataclasses.replace(
         state,
         # What was sent besides the search counts against its budget, too.
-        num_queries=counting.halves(run.ledger.spent - searching.since),
+        num_queries=counting.halves((run.ledger.spent - searching.since) // run.model.each),
         particles=jax.tree.map(lambda *leaves: jnp.stack(leaves)[places], *particles),
         scores=jnp.asarray(scores),
         status=jnp.int32(Status.RUNNING),

@@ -8,7 +8,7 @@ from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery.aims import check_budget, needs, one_of
 from restore_jax.recovery.types import Attempt, Recovery
-from restore_jax.run import Run
+from restore_jax.run import Run, Saved
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.settings import Settings
 from restore_jax.types import Argument
@@ -20,7 +20,7 @@ def try_spaces(
     target: str | int | None,
     budget: int | None,
     settings: Settings | None,
-    journal: Journal | None,
+    journal: Journal | Saved | None,
     within: Run | None,
     how: dict[str, Argument],
 ) -> Recovery:
@@ -42,14 +42,25 @@ def try_spaces(
     check_budget(whole, 0)
     options = {name: how[name] for name in ("probes", "seed", "data_dir")}
     run = Run(oracle, budget=whole, journal=journal, within=within, **options)
+    if within is None:
+        run.examine()
+    oracle = run.model
     found: list[Recovery] = []
     for name in names:
         most = min(run.ledger.left, budgets[name])
         if found and most < needs(oracle, plans[name])[1]:
             break  # what is left does not pay for another space
-        attempt = recover(
-            oracle, target, space=name, budget=most, settings=plans[name], within=run, **how
-        )
+        try:
+            attempt = recover(
+                oracle, target, space=name, budget=most, settings=plans[name], within=run, **how
+            )
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            # Before it came to anything: the closest of the others is what there is.
+            interrupted = max(found, key=lambda one: one.probe_success_rate or 0.0)
+            attempt = dataclasses.replace(interrupted, status="interrupted")
+            found.remove(interrupted)
         found.append(attempt)
         if attempt.found or attempt.status == "interrupted":
             break

@@ -101,6 +101,24 @@ class Attempt(NamedTuple):
     found: bool
 
 
+class Other(NamedTuple):
+    """What the same search does for another class of the model.
+
+    Attributes:
+      target, target_name: the class.
+      found: whether fresh probes confirmed a trigger of it, too.
+      log10_prob, interval: as of `Recovery`.
+      queries: images that it took.
+    """
+
+    target: int
+    target_name: str
+    found: bool
+    log10_prob: float | None
+    interval: tuple[float | None, float | None] | None
+    queries: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Recovery:
     """What a recovery found.
@@ -134,6 +152,7 @@ class Recovery:
       pixels_before_pruning: of the trigger.
       truth: the comparison with the planted trigger, where the model says what was planted.
       spaces_tried: with ``space="auto"``, what became of each space, in order.
+      others: what as many images do for some of the model's other classes, where asked for.
       levels: of the search, in order.
       particles, scores: the last population, a pytree with leading axis n, and f32[n].
       planted_trigger: the planted one, where the model says so.
@@ -171,6 +190,7 @@ class Recovery:
     pixels_before_pruning: int | None = None
     truth: Truth | None = None
     spaces_tried: tuple[Attempt, ...] = ()
+    others: tuple[Other, ...] = ()
     levels: tuple[Level, ...] = ()
     planted_trigger: Trigger | None = None
 

@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from restore_jax.backdoors import Trigger, stamp
@@ -44,9 +45,18 @@ class Shown(NamedTuple):
     predictions: Sequence[str] | None
 
 
+def plain(figure: Figure) -> Figure:
+    """The figure, all of whose words are what they are: no dollar sign begins a formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_usetex(False)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
+    plain(figure)
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
@@ -58,7 +68,7 @@ def as_html(figure: Figure) -> str:
 
 def plot_recovery(recovery: Recovery) -> Figure:
     """`overview_figure`, without asking the model."""
-    return overview_figure(recovery, stamped_rows(recovery))
+    return plain(overview_figure(recovery, stamped_rows(recovery)))
 
 
 def stamped_rows(recovery: Recovery) -> list[Shown]:

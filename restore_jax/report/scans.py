@@ -21,9 +21,11 @@ from matplotlib.figure import Figure
 from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
-from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, png, short
-from restore_jax.report.written import ResultError, load_recovery, read_json, render_recovery
+from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
+from restore_jax.report.written import ResultError, drawn, load_recovery, read_json, render_recovery
 
+MOST_RECOVERED = 1_000
+"""Triggers that one scan confirms."""
 MOST_CLASSES = 12
 """In a figure or a table; of more classes those that stand out most."""
 
@@ -66,6 +68,7 @@ def scan_content(scan: Scan) -> dict[str, Any]:
         "settings": dataclasses.asdict(scan.settings),
         "versions": dict(scan.provenance.versions),
         "device": scan.provenance.device,
+        **({"notes": list(scan.provenance.notes)} if scan.provenance.notes else {}),
         "spaces": spaces,
         "classes": [_finding_json(finding, scan.spaces) for finding in scan.classes],
     }
@@ -111,7 +114,7 @@ def render_scan(scan: Scan, oracle: Oracle | None) -> dict[str, bytes]:
       oracle: as for `write_recovery`.
     """
     content = json.dumps(scan_content(scan), indent=2, allow_nan=False) + "\n"
-    files = {"scan.json": content.encode(), "scan.png": png(scan_figure(scan))}
+    files = {"scan.json": content.encode(), **drawn({"scan.png": lambda: scan_figure(scan)})}
     for finding in scan.classes:
         if finding.recovery is not None:
             for name, data in render_recovery(finding.recovery, oracle).items():
@@ -131,8 +134,15 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
             found.append(load_recovery(folder))
             continue
         content = read_json(folder / "scan.json", {"verdict": str, "targets": list}, SCHEMA_VERSION)
-        if not content["targets"]:
+        targets = content["targets"]
+        if not targets:
             raise ResultError(f"the scan in {folder} confirmed no trigger.")
+        whole = all(type(target) is int and target >= 0 for target in targets)
+        if not whole or len(set(targets)) < len(targets) or len(targets) > MOST_RECOVERED:
+            raise ResultError(
+                f"targets in {folder / 'scan.json'} must be at most {MOST_RECOVERED} classes, each "
+                "once."
+            )
         found += [load_recovery(folder / f"class-{target}") for target in content["targets"]]
     return found
 

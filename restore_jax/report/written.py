@@ -13,19 +13,22 @@
 
 import io
 import json
-import os
-import zipfile
-import zlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from restore_jax.backdoors import Attack, Trigger, towards_one
-from restore_jax.errors import InputError
+from restore_jax.errors import Note
+from restore_jax.folders import put_files
 from restore_jax.oracles import Asker, Oracle
+from restore_jax.oracles.errors import cause
+from restore_jax.reading import Unreadable, read_npz
+from restore_jax.reading import read_json as parsed_json
 from restore_jax.recovery import SCHEMA_VERSION, Recovery
 from restore_jax.report.contents import recovery_content, recovery_from
 from restore_jax.report.errors import ResultError
@@ -58,7 +61,6 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
 
 def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, bytes]:
     """The files of `write_recovery` by name, in memory: nothing is touched until all exist."""
-    shown = _shown(recovery, oracle)
     content = json.dumps(recovery_content(recovery), indent=2, allow_nan=False) + "\n"
     files = {
         "recovery.json": content.encode(),
@@ -66,35 +68,39 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
-        "support.png": png(inclusion_figure(recovery)),
-        "trigger.png": png(trigger_figure(recovery.trigger, recovery.target_name)),
-        "overview.png": png(overview_figure(recovery, shown)),
+        **drawn(
+            {
+                "support.png": lambda: inclusion_figure(recovery),
+                "trigger.png": lambda: trigger_figure(recovery.trigger, recovery.target_name),
+                "overview.png": lambda: overview_figure(recovery, _shown(recovery, oracle)),
+            }
+        ),
     }
     if recovery.planted_trigger is not None:
         files["planted.npz"] = _npz(trigger_arrays(recovery.planted_trigger))
     return files
 
 
+def drawn(figures: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
+    """Figures as PNG files, by name. One that cannot be drawn is left out, with a `Note`: the
+    numbers are worth more than their picture."""
+    files = {}
+    for name, draw in figures.items():
+        try:
+            files[name] = png(draw())
+        except Exception as error:
+            warnings.warn(f"{name} could not be drawn ({cause(error)})", Note, stacklevel=2)
+    return files
+
+
 def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Writes files, each beside its place and then renamed; makes the folder, and those in it.
+    """Writes files, all or none; makes the folder, and those in it.
 
     Raises:
       OSError: as the file system says; what was there under a name is then still there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_bytes(content)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-        paths.append(path)
-    return paths
+    put_files(Path(folder), files)
+    return [Path(folder) / name for name in files]
 
 
 def load_recovery(path: str | Path) -> Recovery:
@@ -109,7 +115,7 @@ def load_recovery(path: str | Path) -> Recovery:
     Raises:
       ResultError: a file is missing, damaged, or does not fit the others.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if folder.name == "recovery.json" and not folder.is_dir():
         folder = folder.parent
     if not folder.is_dir():
@@ -137,7 +143,8 @@ def load_recovery(path: str | Path) -> Recovery:
     planted_trigger = None
     if content.get("truth") is not None:
         planted_trigger = load_trigger(folder / "planted.npz")
-    return recovery_from(
+    return _recovery(
+        folder / "recovery.json",
         content,
         trigger=trigger,
         particles=particles,
@@ -146,6 +153,19 @@ def load_recovery(path: str | Path) -> Recovery:
         probes=probes,
         inclusion=inclusion,
     )
+
+
+def _recovery(path: Path, content: Mapping[str, Any], **arrays: Any) -> Recovery:
+    """The recovery that JSON and arrays make, if all that is said there can be shown."""
+    try:
+        recovery = recovery_from(content, **arrays)
+        recovery.summary()
+        repr(recovery)
+    except Exception as error:  # what is of another type than it should be is found by using it
+        raise ResultError(
+            f"{path} does not say what a recovery's should ({cause(error)})."
+        ) from error
+    return recovery
 
 
 def load_trigger(path: str | Path) -> Trigger:
@@ -157,7 +177,7 @@ def load_trigger(path: str | Path) -> Trigger:
     Raises:
       ResultError: missing, damaged, or an array of the wrong shape, type or range.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         if not (path / "trigger.npz").is_file():
             raise ResultError(f"the folder {path} holds no trigger.npz.")
@@ -175,7 +195,7 @@ def load_attack(path: str | Path, num_classes: int) -> Attack:
     Raises:
       ResultError: missing, damaged, or an array of the wrong shape, type or range.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file():
         arrays = _read_npz(path)
         if {"map", "source", "p"} <= arrays.keys():
@@ -211,14 +231,7 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
-    def read() -> dict[str, np.ndarray]:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise InputError("it is no .npz file")
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-
-    arrays = _read(path, read)
+    arrays: dict[str, np.ndarray] = _read(path, read_npz)
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise ResultError(f"{path} lacks {', '.join(missing)}.")
@@ -233,7 +246,7 @@ def read_json(
     Raises:
       ResultError: missing, damaged, of another version, or without one of them.
     """
-    content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    content = _read(path, parsed_json)
     if not isinstance(content, dict):
         raise ResultError(f"{path} holds no result.")
     if content.get("schema_version") != version:
@@ -242,25 +255,18 @@ def read_json(
             f"version {version}."
         )
     for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind):
+        if type(content.get(name)) is not kind:  # True is no number
             raise ResultError(f"{name} in {path} is missing or not what it should be.")
     return content
 
 
-def _read(path: Path, read: Callable[[], Any]) -> Any:
-    """What ``read`` gives; whatever a missing or damaged file makes it raise, as a sentence."""
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` gives; a missing or damaged file is told in a sentence."""
     if not path.is_file():
         raise ResultError(f"there is no file {path}.")
     try:
-        return read()
-    except (
-        OSError,
-        ValueError,  # pickles, broken arrays, broken JSON, broken UTF-8
-        EOFError,
-        KeyError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,  # a compression that Python does not know
-        MemoryError,  # a damaged header may promise any size
-    ) as error:
-        raise ResultError(f"{path} is damaged or is not what it should be.") from error
+        return read(path)
+    except (Unreadable, OSError) as error:
+        raise ResultError(
+            f"{path} is damaged or is not what it should be ({cause(error)})."
+        ) from error

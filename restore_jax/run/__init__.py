@@ -3,5 +3,6 @@
 from restore_jax.run.feed import ProbeFeed
 from restore_jax.run.records import Cost, Provenance
 from restore_jax.run.run import Run
+from restore_jax.run.saving import Saved
 
-__all__ = ["Cost", "ProbeFeed", "Provenance", "Run"]
+__all__ = ["Cost", "ProbeFeed", "Provenance", "Run", "Saved"]

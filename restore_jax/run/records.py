@@ -41,6 +41,7 @@ class Provenance:
       model_options: what the user said of the model, where anything was.
       versions: of Python and of the packages that a result depends on.
       device: what JAX computed on, as "gpu: NVIDIA H100".
+      notes: what was seen of the model that a reader should know, a sentence each.
     """
 
     model: str
@@ -50,3 +51,4 @@ class Provenance:
     model_options: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     device: str = ""
+    notes: tuple[str, ...] = ()

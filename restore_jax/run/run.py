@@ -14,9 +14,11 @@ from restore_jax.errors import BudgetError
 from restore_jax.oracles.asking import Asker
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger
-from restore_jax.oracles.types import Books, Images, Oracle
+from restore_jax.oracles.types import Books, Images, Oracle, Seen
+from restore_jax.run import examining
 from restore_jax.run.feed import ProbeFeed
 from restore_jax.run.records import Cost, Provenance
+from restore_jax.run.saving import Saved
 
 
 class Run:
@@ -31,7 +33,8 @@ class Run:
       ledger: counts; of a run within another, the other's counts as well.
       books: what the model is asked with: the ledger, and the journal, if answers are kept.
       source: the probes, in order.
-      asker: asks the model about images that are booked otherwise.
+      saved: where its searches are saved, if they are.
+      notes: what a reader of the result should know of the model, a sentence each.
 
     >>> import jax.numpy as jnp
     >>> from restore_jax import open_model
@@ -48,10 +51,10 @@ class Run:
         model: Oracle,
         *,
         budget: int,
-        probes: str | Path | ProbeSource = "dead_leaves",
+        probes: str | Path | np.ndarray | ProbeSource = "dead_leaves",
         seed: int = 0,
         data_dir: str | None = None,
-        journal: Journal | None = None,
+        journal: Journal | Saved | None = None,
         within: "Run | None" = None,
     ):
         """Begins a run; opening the model is booked first.
@@ -61,7 +64,8 @@ class Run:
           budget: images that may be sent, everything counted.
           probes, data_dir: see `open_probes`; or a source that is open already.
           seed: of everything drawn, probes too.
-          journal: keeps the answers of a model that is asked from the host; None: nobody does.
+          journal: keeps the answers of a model that is asked from the host, or saves where a
+            search in this process stands; None: nobody does.
           within: the run that this one is a part of, which has paid for opening the model, pays
             for all of this one, too, and keeps the answers.
 
@@ -72,20 +76,46 @@ class Run:
         if budget < 1:
             raise BudgetError(f"`budget` must be at least 1 image, not {budget}.")
         self._began = time.perf_counter()
-        self.model, self.seed = model, seed
+        self.model: Oracle = model
+        self.seed = seed
         self.source = (
             probes if isinstance(probes, ProbeSource)
             else open_probes(probes, seed, model.image_shape, data_dir)
         )  # fmt: skip
         self.ledger: Ledger = (
-            Ledger(budget, spent=model.asked)
+            Ledger(budget, spent=model.asked, each=model.each)
             if within is None
-            else Ledger(budget, payer=within.ledger)
+            else Ledger(budget, payer=within.ledger, each=model.each)
         )
-        self.books: Books = Books(self.ledger, within.books.journal if within else journal)
-        self.asker = Asker(model, self.books)
+        self.saved: Saved | None = journal if isinstance(journal, Saved) else None
+        answers = None if isinstance(journal, Saved) else journal
+        if within is not None:
+            self.saved, answers = within.saved, within.books.journal
+        self.books: Books = Books(self.ledger, answers)
+        self.notes: list[str] = [] if within is None else within.notes
         self._queries: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
+
+    @property
+    def asker(self) -> Asker:
+        """Asks the model about images that are booked otherwise."""
+        return Asker(self.model, self.books)
+
+    def examine(self) -> "Run":
+        """Looks at the model before anything is concluded from it; see `examining`."""
+        examining.examine(self)
+        return self
+
+    def look(self, images: np.ndarray) -> Seen:
+        """What the model says of images f32[b, H, W, C] that the search could do without.
+
+        They are booked where asking about them again would cost anything.
+
+        Raises:
+          OutOfQueries: the budget does not pay for them.
+        """
+        self.ledger.charge(self.model.repeat_cost(len(images)))
+        return self.model.look(images, np.int32(0), self.books)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -159,4 +189,5 @@ class Run:
             model_options=self.model.options,
             versions=versions(),
             device=device_name(),
+            notes=tuple(self.notes),
         )

@@ -11,6 +11,7 @@ from restore_jax.splitting.host_driven import host_driven
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisOptions, MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
+from restore_jax.splitting.merging import MergedResult, merge
 from restore_jax.splitting.priors import Mapped, mapped, pcn, redraw, standard_normal, uniform_box
 from restore_jax.splitting.types import (
     DrawnProposal,
@@ -37,6 +38,7 @@ __all__ = [
     "LevelInfo",
     "Lineage",
     "Mapped",
+    "MergedResult",
     "MetropolisOptions",
     "MetropolisTuning",
     "MoveInfo",
@@ -58,6 +60,7 @@ __all__ = [
     "inside_box",
     "log_prob_interval",
     "mapped",
+    "merge",
     "metropolis",
     "particle_keys",
     "pcn",

@@ -104,10 +104,11 @@ def importance_splitting(
 
     >>> import jax
     >>> from restore_jax.splitting import standard_normal
-    >>> algorithm = importance_splitting(lambda x, _: x[:, 0], standard_normal(1), threshold=3.0)
+    >>> score = lambda x, args: x.sum(-1) / 10
+    >>> algorithm = importance_splitting(score, standard_normal(100), threshold=5.0)
     >>> result = jax.jit(algorithm.run)(jax.random.key(0), ())
     >>> low, high = result.interval(0.999)
-    >>> bool(low < jnp.log(0.00135) < high)
+    >>> bool(low < jax.scipy.stats.norm.logsf(5.0) < high)
     True
     """
     settings = checked_settings(
