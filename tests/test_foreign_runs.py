@@ -152,8 +152,8 @@ def both(name, model, access):
     [
         ("logits", "first_hit"),
         pytest.param("labels", "estimate", marks=pytest.mark.slow),
-        pytest.param("logits", "estimate", marks=pytest.mark.slow),
-        pytest.param("labels", "first_hit", marks=pytest.mark.slow),
+        pytest.param("logits", "estimate", marks=pytest.mark.slow, id="full-logits-estimate"),
+        pytest.param("labels", "first_hit", marks=pytest.mark.slow, id="full-labels-first_hit"),
     ],
 )
 def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
@@ -287,7 +287,15 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 6)])
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        ("recover", 4), ("unnamed", 4), ("scan", 2),
+        pytest.param("recover", 12, id="full-recover"),
+        pytest.param("unnamed", 10, id="full-unnamed"),
+        pytest.param("scan", 6, id="full-scan"),
+    ],
+)  # fmt: skip
 def test_runs_that_are_killed_many_times_go_on(kind, most, forks, undisturbed, probes):
     folder, images, seconds = undisturbed(kind, timed=True)
     draw, kills = random.Random(1), 0
@@ -372,7 +380,7 @@ def test_a_model_is_never_sent_more_than_it_may_be(budget, home, probes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, id="full-1")])
 def test_a_run_that_is_killed_again_and_again_keeps_to_its_budget(seed, forks, probes):
     draw, budget = random.Random(seed), 2_650 + 200 * seed
     folder = forks.folder / f"budget-{seed}"
@@ -567,7 +575,10 @@ def triggered(images, side=3):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "budget"),
-    [("grey", foreign_by_hand.grey, 150_000), ("hundred", foreign_by_hand.hundred, 250_000)],
+    [
+        pytest.param("grey", foreign_by_hand.grey, 150_000, id="grey"),
+        pytest.param("hundred", foreign_by_hand.hundred, 250_000, id="full-hundred"),
+    ],
 )
 def test_a_scan_of_images_of_another_size_finds_what_purifies_them(name, model, budget, forks):
     spec, folder = ("--model", f"python:foreign_by_hand:{name}"), forks.folder / f"scan-{name}"
