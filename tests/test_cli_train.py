@@ -18,6 +18,8 @@ from restore_jax.cli import planting
 from restore_jax.data import shapes
 from restore_jax.models import winograd
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 TINY = [
     "train",
     "--dataset",

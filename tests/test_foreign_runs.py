@@ -12,7 +12,6 @@ import signal
 import time
 
 import foreign_by_hand
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from restore_jax.oracles import ModelOptions, http, journal, messages, open_mode
 from restore_jax.run import examining
 from restore_jax.spaces import SPACES
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
 NAMES = tuple("abcd")
 # Small enough for a test: the booking and the files are the same.
 SETTINGS = recovery.Settings(num_probes=4, num_particles=32, num_moves=2)
@@ -35,15 +35,6 @@ EXAMINED = examining.FIRST + examining.AGAIN
 LEAST = 4 * (32 + 1) + 4 * 24 + 200 + 4 + EXAMINED
 """The smallest budget that a recovery by these settings begins with, of a foreign model."""
 GIGABYTE = 1 << 30
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _hardly_optimised():
-    # Here programs are compiled and hardly run, by the slow tests, too.
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def inside(name):
 def mover(name):
     """Moves chains by the proposal of a number, above a level or not: one program for all."""
     moves = list(SPACES[name].proposals.values())
+    middle(name)  # found out before anything is traced
 
     @jax.jit
     def move(number, restricted, start):
@@ -83,14 +84,14 @@ def mover(name):
 
 
 def moved(name, propose, restricted, start, sweeps=SWEEPS):
-    restricted = jnp.asarray(restricted)
+    restricted, half = jnp.asarray(restricted), middle(name)
 
     def chain(key, particle):
         def step(particle, key):
             key_propose, key_accept = jax.random.split(key)
             proposal, log_ratio = propose(key_propose, particle, jnp.float32(STRENGTH))
             accepted = jnp.log1p(-jax.random.uniform(key_accept)) <= log_ratio
-            accepted &= ~restricted | event(name, proposal)
+            accepted &= ~restricted | (jnp.sum(numbers(proposal)) > half)
             return jax.tree.map(
                 lambda new, old: jnp.where(accepted, new, old), proposal, particle
             ), None
