@@ -29,6 +29,7 @@ def a_full_recovery():
     return dataclasses.replace(
         recovery,
         cost=dataclasses.replace(recovery.cost, asking={"images": 3, "calls": 1}),
+        provenance=dataclasses.replace(recovery.provenance, notes=("it ends in a softmax",)),
         spaces_tried=(NESTED["spaces_tried"],),
     )
 
