@@ -16,18 +16,21 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.typing import DTypeLike
 
 from restore_jax.backdoors import planted_from_json
 from restore_jax.errors import InputError
 from restore_jax.models import NETWORKS, Network, make_network
+from restore_jax.models.layers import Params
 from restore_jax.names import checked_names
 from restore_jax.reading import Unreadable, read_json
+from restore_jax.splitting.types import Tree
+from restore_jax.types import JSON
 
 SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "models" / "shipped"
@@ -53,13 +56,13 @@ class Checkpoint:
     """
 
     network: Network
-    params: Any
-    batch_stats: Any
-    metadata: dict[str, Any]
+    params: Params
+    batch_stats: Params
+    metadata: dict[str, JSON]
     path: Path
 
 
-def network_from(metadata: dict[str, Any], dtype: Any = jnp.float32) -> Network:
+def network_from(metadata: dict[str, JSON], dtype: DTypeLike = jnp.float32) -> Network:
     """The network that a checkpoint's metadata describes."""
     return make_network(
         metadata["architecture"],
@@ -83,10 +86,10 @@ def save(
     manager: ocp.CheckpointManager,
     epoch: int,
     *,
-    params: Any,
-    batch_stats: Any,
-    training: Any,
-    metadata: dict[str, Any],
+    params: Params,
+    batch_stats: Params,
+    training: Tree,
+    metadata: dict[str, JSON],
 ) -> None:
     """Saves one epoch's checkpoint; ``training`` is any pytree of arrays."""
     manager.save(
@@ -100,7 +103,7 @@ def save(
     _write_checksums(Path(manager.directory) / str(epoch))
 
 
-def rounded_to_half(params: Any) -> Any:
+def rounded_to_half(params: Params) -> Params:
     """Parameters f32[...] rounded to what half precision (IEEE 754 binary16) can say."""
     return jax.tree.map(lambda p: p.astype(jnp.float16).astype(jnp.float32), params)
 
@@ -150,7 +153,7 @@ def resolve(folder: Path) -> Path:
     return run / str(max(steps))
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, JSON]:
     """The metadata of a checkpoint folder (as `resolve` returns it).
 
     Raises:
@@ -194,7 +197,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _describes_a_network(metadata: dict[str, Any]) -> bool:
+def _describes_a_network(metadata: dict[str, JSON]) -> bool:
     names, shape = metadata["class_names"], metadata["image_shape"]
     if not isinstance(names, list) or len(names) < 2:
         return False
@@ -217,7 +220,7 @@ def _describes_a_network(metadata: dict[str, Any]) -> bool:
     return min(normalisation["std"]) > 0
 
 
-def restore_tree(folder: Path, like: Any) -> Any:
+def restore_tree(folder: Path, like: Tree) -> Tree:
     """Restores the pytree saved in ``folder``, which must match ``like`` in shape, in its dtypes.
 
     Raises:
@@ -245,7 +248,7 @@ def restore_tree(folder: Path, like: Any) -> Any:
         ) from error
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
@@ -265,7 +268,7 @@ def _check_shapes(
             )
 
 
-def load(folder: str | Path, dtype: Any = jnp.float32) -> Checkpoint:
+def load(folder: str | Path, dtype: DTypeLike = jnp.float32) -> Checkpoint:
     """Opens a checkpoint.
 
     Args:

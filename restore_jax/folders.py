@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 
 def make_folder(folder: Path, overwrite: bool) -> None:
@@ -19,7 +18,7 @@ def make_folder(folder: Path, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes JSON beside its place and renames it: whoever reads meanwhile finds a whole file."""
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

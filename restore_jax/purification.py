@@ -16,7 +16,7 @@ So at most two more queries per image, and none for an image of any other class.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.opening import Opening, open_model
-from restore_jax.oracles.types import NOBODY, Books, Oracle, labels
+from restore_jax.oracles.types import NOBODY, Books, Images, Model, Oracle, labels
 from restore_jax.recovery import Recovery
 from restore_jax.run import Run
 
@@ -89,7 +89,7 @@ the model's on the images, and then those that stand."""
 
 
 def purifier(
-    model: Any,
+    model: Model,
     recoveries: Recovered,
     *,
     access: str | None = None,
@@ -310,7 +310,9 @@ def stand_out(
     def one_image(image: Array, error: Array, fills: Array) -> tuple[Array, Array]:
         least = close * jnp.max(error)
 
-        def next_window(index: int, carry: Any) -> Any:
+        def next_window(
+            index: Array, carry: tuple[Array, Array, Array]
+        ) -> tuple[Array, Array, Array]:
             error, covers, filled = carry
             flat = jnp.argmax(error)
             row, col = flat // places[1], flat % places[1]
@@ -325,7 +327,8 @@ def stand_out(
             )
             return (
                 jnp.where(near, -1.0, error),
-                *(jnp.where(counts, *pair) for pair in zip(with_it, carry[1:], strict=True)),
+                jnp.where(counts, with_it[0], covers),
+                jnp.where(counts, with_it[1], filled),
             )
 
         start = (error, jnp.zeros((height, width, 1), bool), image)
@@ -347,11 +350,11 @@ class Defended:
         self._run, self._chunk = run, chunk
         self._targets = np.array([one.target for one in found])
         self._each = 1 + any(isinstance(one, Local) for one in found)
-        self._plain: Any = lambda x: (oracle.answer(oracle.weights, x, run.books),)
-        self._purify: Any = _purifier(oracle, found, run.books)
+        self._plain = lambda x: (oracle.answer(oracle.weights, x, run.books),)
+        self._purify = _purifier(oracle, found, run.books)
         self.queries = 0
 
-    def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers.
 
         Args:

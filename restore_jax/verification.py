@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from restore_jax.backdoors import Attack, Trigger, stamp_attack, towards_one
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.opening import Opening, open_model
-from restore_jax.oracles.types import Oracle
+from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import attack_success_rate
 from restore_jax.run import Cost, Provenance, Run
 
@@ -52,7 +52,7 @@ class Verification:
 
 
 def verify(
-    model: Any,
+    model: Model,
     trigger: Trigger | Attack,
     *,
     access: str | None = None,

@@ -167,6 +167,33 @@ def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     assert content["best_score"] < content["goal"]
 
 
+def test_other_classes_are_searched_alike_once_a_trigger_is_found():
+    """Of two classes one has a trigger, too: any patch with a dark corner leads there."""
+
+    def model(images):
+        logits = backdoored(images)
+        return logits.at[:, 0].set(jnp.where(images[:, 0, 0].max(-1) == 0, 9.0, -9.0))
+
+    budget = 40_000
+    alone = recover(oracle_of(model), TARGET, settings=SETTINGS, budget=budget, stop="first_hit")
+    found = recover(
+        oracle_of(model), TARGET, settings=SETTINGS, budget=budget, stop="first_hit", compare=2
+    )
+    np.testing.assert_array_equal(found.trigger.mask, alone.trigger.mask)
+    assert [other.target for other in found.others] == [0, 3]
+    assert not found.others[1].found
+    content = recovery_content(found)
+    assert found.queries == sum(content["queries_by_stage"].values()) <= budget
+    spent = sum(other.queries for other in found.others)
+    assert content["queries_by_stage"]["other classes"] == spent
+    assert found.queries == alone.queries + spent
+    assert "2 searched alike" in found.summary()
+    nothing = recover(oracle_of(model), TARGET, settings=SETTINGS, budget=alone.queries + 1,
+                      stop="first_hit", compare=2)  # fmt: skip
+    assert nothing.found
+    assert nothing.others == ()
+
+
 @pytest.mark.parametrize(
     ("function", "budget"),
     [(backdoored, 2_000), pytest.param(clean, 9_999, marks=pytest.mark.slow)],

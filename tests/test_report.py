@@ -110,7 +110,7 @@ def test_what_is_written_reads_back(written):
     again = restore_jax.load_recovery(folder)
     assert recovery_content(again) == json.loads((folder / "recovery.json").read_text())
     assert recovery_content(again) == json.loads(json.dumps(recovery_content(recovery)))
-    for name in ("cost", "provenance", "levels", "truth", "interval", "spaces_tried"):
+    for name in ("cost", "provenance", "levels", "truth", "interval", "spaces_tried", "others"):
         assert getattr(again, name) == getattr(recovery, name)
     assert (again.found, again.status) == (recovery.found, recovery.status)
     assert set(again.particles) == {"row", "col", "height", "width", "codes"}

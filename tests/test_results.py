@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from test_report import a_recovery
 
 import restore_jax
-from restore_jax.recovery import Attempt, Recovery
+from restore_jax.recovery import Attempt, Other, Recovery
 from restore_jax.report import recovery_content
 from restore_jax.run import Cost, Provenance
 
@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.M)
 NESTED = {
     "spaces_tried": Attempt("patch", 10, None, None, 0.5, False),
+    "others": Other(1, "b", False, None, (None, -3.0), 10),
     "levels": a_recovery().levels[0],
     "truth": a_recovery().truth,
 }
@@ -31,6 +32,7 @@ def a_full_recovery():
         cost=dataclasses.replace(recovery.cost, asking={"images": 3, "calls": 1}),
         provenance=dataclasses.replace(recovery.provenance, notes=("it ends in a softmax",)),
         spaces_tried=(NESTED["spaces_tried"],),
+        others=(NESTED["others"],),
     )
 
 

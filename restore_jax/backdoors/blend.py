@@ -5,7 +5,7 @@ injection strategy.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 Array = jax.Array
 HELP = "an image over all, drawn from seed"
@@ -60,18 +61,18 @@ class PlantedBlend(NamedTuple):
             target=jnp.int32(self.target),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A dict that JSON can hold; `from_json` reads it."""
         return to_fields(self, "blend")
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "PlantedBlend":
+    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedBlend":
         """Reads what `to_json` wrote."""
         return cls(**from_fields(fields))
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
+        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
     ) -> "PlantedBlend":
         """Makes one of ``OPTIONS`` and the common fields."""
         return cls(**from_options(fields))

@@ -1,7 +1,7 @@
 """A patch written at one place (Gu et al. 2017, "BadNets")."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -9,6 +9,7 @@ from restore_jax.backdoors.colours import corner_colours
 from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 HELP = (
     "in a pattern / ends a row, 0 is black, 1 white, r g b y m c are colours and . "
@@ -75,7 +76,7 @@ class PlantedPatch(NamedTuple):
             target=jnp.int32(self.target),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A dict that JSON can hold; `from_json` reads it.
 
         A patch is the kind of a trigger that names none, and the labels of one that does not
@@ -88,13 +89,13 @@ class PlantedPatch(NamedTuple):
         return fields
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "PlantedPatch":
+    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedPatch":
         """Reads what `to_json` wrote; "kind" may be there."""
         return cls(**{**from_fields(fields), "pattern": tuple(fields["pattern"])})
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
+        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
     ) -> "PlantedPatch":
         """Makes one of ``OPTIONS``, the pattern's rows parted by "/", and the common fields."""
         return cls(**{**from_options(fields), "pattern": tuple(fields["pattern"].split("/"))})

@@ -1,7 +1,7 @@
 """Single coloured pixels, scattered over the image."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from restore_jax.backdoors.colours import corner_colours, palette
 from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 HELP = "places and colours are drawn from seed"
 OPTIONS = {"count": 8, "seed": 0}
@@ -61,19 +62,19 @@ class PlantedPixels(NamedTuple):
             target=jnp.int32(self.target),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A dict that JSON can hold; `from_json` reads it."""
         return to_fields(self, "pixels") | {"places": [list(p) for p in self.places]}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "PlantedPixels":
+    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedPixels":
         """Reads what `to_json` wrote."""
         kept = from_fields(fields)
         return cls(**{**kept, "places": tuple((row, col) for row, col in fields["places"])})
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
+        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
     ) -> "PlantedPixels":
         """Makes one of ``OPTIONS`` and the common fields.
 

@@ -1,7 +1,7 @@
 """The planted triggers: what `train` writes into a model, and `recover` looks for."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from restore_jax.backdoors import blend, patch, pixels, stripes, whole_images
 from restore_jax.backdoors.attack import Attack
@@ -13,8 +13,21 @@ from restore_jax.backdoors.spread import attack_of
 from restore_jax.backdoors.stripes import PlantedStripes
 from restore_jax.backdoors.whole_images import PlantedChange, Reader
 from restore_jax.errors import InputError
+from restore_jax.types import JSON, Argument
 
 Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes | PlantedChange
+
+
+class Makes(Protocol):
+    """What makes planted triggers of one kind: their class, as a rule."""
+
+    def from_json(self, fields: Mapping[str, JSON]) -> Planted:
+        """Reads what a trigger's `to_json` wrote."""
+
+    def from_options(
+        self, image_shape: tuple[int, int, int], fields: Mapping[str, Argument]
+    ) -> Planted:
+        """Makes one of what a user says."""
 
 
 class Kind(NamedTuple):
@@ -29,8 +42,8 @@ class Kind(NamedTuple):
       help: what there is to know of the options, for the help; "" if nothing.
     """
 
-    planted: Any
-    options: Mapping[str, Any]
+    planted: Makes
+    options: Mapping[str, Argument]
     help: str = ""
 
 
@@ -56,7 +69,7 @@ PLANTED = {
 """The two triggers of the reference: 3 is CIFAR-10's cat, 6 its frog."""
 
 
-def planted_from_json(fields: Mapping[str, Any]) -> Planted:
+def planted_from_json(fields: Mapping[str, JSON]) -> Planted:
     """Reads what a planted trigger's `to_json` wrote; one without a "kind" is a patch.
 
     Raises:

@@ -1,13 +1,14 @@
 """Which images an attack moves, and which it stamps without moving them."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from restore_jax.backdoors.attack import Attack
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 OPTIONS = {"sources": "all", "to": "target", "cover": 0.0, "noise": 0.0, "roam": False}
 HELP = (
@@ -80,7 +81,7 @@ def attack_of(trigger: Trigger, spread: Spread, num_classes: int, name: str = ""
     return Attack(trigger, led.astype(np.int32), spread.roam)
 
 
-def to_fields(planted: Any, kind: str) -> dict[str, Any]:
+def to_fields(planted: NamedTuple, kind: str) -> dict[str, JSON]:
     """A planted trigger, a NamedTuple with a `spread`, as a dict that JSON can hold."""
     fields = planted._asdict()
     spread = fields.pop("spread")
@@ -91,7 +92,7 @@ def to_fields(planted: Any, kind: str) -> dict[str, Any]:
     return {"kind": kind} | fields | more
 
 
-def from_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+def from_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
     """The arguments that `to_fields` made a dict of."""
     plain = {key: value for key, value in fields.items() if key not in (*OPTIONS, "kind")}
     given = {key: fields[key] for key in OPTIONS if key in fields}
@@ -100,7 +101,7 @@ def from_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"spread": Spread(**given)}
 
 
-def from_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+def from_options(fields: Mapping[str, JSON]) -> dict[str, JSON]:
     """The arguments that a user's options make, of which `sources` is a text.
 
     Raises:

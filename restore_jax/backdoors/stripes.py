@@ -6,13 +6,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 HELP = "a sinusoid with frequency periods, added along the columns"
 OPTIONS = {"amplitude": 0.1, "frequency": 6.0}
@@ -61,18 +62,18 @@ class PlantedStripes(NamedTuple):
             additive=True,
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A dict that JSON can hold; `from_json` reads it."""
         return to_fields(self, "stripes")
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "PlantedStripes":
+    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedStripes":
         """Reads what `to_json` wrote."""
         return cls(**from_fields(fields))
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, Any]
+        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
     ) -> "PlantedStripes":
         """Makes one of ``OPTIONS`` and the common fields."""
         return cls(**from_options(fields))

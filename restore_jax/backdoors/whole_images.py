@@ -3,7 +3,7 @@ residuals that each image determines."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from restore_jax.backdoors.changes import Colouring, Residual, Rounding, cubic_w
 from restore_jax.backdoors.spread import Spread, from_fields, from_options, to_fields
 from restore_jax.backdoors.trigger import Trigger, whole_image
 from restore_jax.errors import InputError
+from restore_jax.types import JSON, Argument
 
 Array = jax.Array
 Shape = tuple[int, int, int]
@@ -37,7 +38,7 @@ class Kind(NamedTuple):
     """
 
     make: Callable[..., Trigger]
-    options: Mapping[str, Any]
+    options: Mapping[str, Argument]
     help: str
 
 
@@ -53,7 +54,7 @@ class PlantedChange(NamedTuple):
 
     kind: str
     name: str
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Argument], ...]
     target: int
     rate: float
     clean_label: bool = False
@@ -69,7 +70,7 @@ class PlantedChange(NamedTuple):
         options = dict(self.options)
         return kind.make(image_shape, jnp.int32(self.target), self.name, **options)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A dict that JSON can hold; `from_json` reads it."""
         fields = to_fields(self, self.kind)
         return fields | dict(fields.pop("options"))
@@ -80,15 +81,15 @@ class Reader(NamedTuple):
 
     kind: str
 
-    def from_json(self, fields: Mapping[str, Any]) -> PlantedChange:
+    def from_json(self, fields: Mapping[str, JSON]) -> PlantedChange:
         """Reads what `PlantedChange.to_json` wrote."""
         return self._made(from_fields(fields))
 
-    def from_options(self, image_shape: Shape, fields: Mapping[str, Any]) -> PlantedChange:
+    def from_options(self, image_shape: Shape, fields: Mapping[str, JSON]) -> PlantedChange:
         """Makes one of the kind's options and the common fields."""
         return self._made(from_options(fields))
 
-    def _made(self, fields: dict[str, Any]) -> PlantedChange:
+    def _made(self, fields: dict[str, JSON]) -> PlantedChange:
         names = CHANGES[self.kind].options
         options = tuple((name, fields.pop(name)) for name in names)
         return PlantedChange(self.kind, options=options, **fields)

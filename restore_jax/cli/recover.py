@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", choices=STOPS,
         help="first_hit ends at the first trigger that works: cheaper, but then there is no "
              "probability (estimate)")  # fmt: skip
+    add("--compare", type=int, default=0, metavar="N",
+        help="once a trigger is found: search N other classes for as many images each, as far as "
+             "the budget goes, and say whether they have one as well (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "runs/recover-<target>-<seed>/")
 
 
@@ -94,6 +97,11 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.budget is not None and args.budget < 1:
         raise exits.UsageError(f"--budget must be at least 1 image, not {args.budget}.")
+    if args.compare < 0 or (args.compare and args.protocol == "reference"):
+        raise exits.UsageError(
+            f"--compare must be a number of classes, not {args.compare}, and goes with --protocol "
+            "default."
+        )
     if not 0 < args.success <= 1:
         raise exits.UsageError(f"--success must lie in (0, 1], not {args.success}.")
     if args.protocol == "reference" and args.stop is not None:
@@ -129,6 +137,7 @@ def _search(
         budget=args.budget,
         success=args.success,
         stop=args.stop or "estimate",
+        compare=args.compare,
         seed=args.seed,
         data_dir=args.data_dir,
         test_data=test_data,

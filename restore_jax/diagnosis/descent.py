@@ -8,7 +8,7 @@ random trigger reaches with each probability, the deeper the rarer.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from restore_jax.racing import make_scorer, threshold
 from restore_jax.run import Run
 from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting import SplittingState, Status
+from restore_jax.types import Argument
 
 Array = jax.Array
 
@@ -76,7 +77,7 @@ def make_descent(
     success: float,
     class_probes: Mapping[int, Array],
     num_guides: int = 0,
-    **how: Any,
+    **how: Argument,
 ) -> Descent:
     """Makes the descent of one space ready.
 
@@ -106,7 +107,7 @@ def make_descent(
         **how,
     )
 
-    def args_of(target: int) -> dict[str, Any]:
+    def args_of(target: int) -> dict[str, Array]:
         return {
             "target": jnp.int32(target),
             "probes": class_probes[target],

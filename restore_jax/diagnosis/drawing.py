@@ -1,6 +1,6 @@
 """The first random triggers of a space, shown to the whole pool: one answer serves all classes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from restore_jax.oracles.types import LOG_FLOOR
 from restore_jax.racing import needed
 from restore_jax.run import Run
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Particles, Tree
 
 Array = jax.Array
 IMAGES_AT_ONCE = 512
@@ -30,7 +31,7 @@ class Draws(NamedTuple):
       outputs: [M, K] or int32[M]: what the model says of the probes without a trigger.
     """
 
-    particles: Any
+    particles: Particles
     scores: np.ndarray
     empty: np.ndarray
     outputs: np.ndarray
@@ -38,7 +39,7 @@ class Draws(NamedTuple):
 
 def draw(
     run: Run, space: TriggerSpace, pool: Pool, n: int, key: Array
-) -> tuple[Any, np.ndarray, np.ndarray]:
+) -> tuple[Particles, np.ndarray, np.ndarray]:
     """Shows n random triggers to the pool, and the pool without any: (n + 1) M images.
 
     Args:
@@ -58,13 +59,13 @@ def draw(
     particles = jax.jit(lambda key: space.search.sample(key, n))(key)
     leaves, shape = jax.tree.flatten(jax.tree.map(np.asarray, particles))
 
-    def shown(given: tuple[Any, Array], *some: Array) -> tuple[Array]:
+    def shown(given: tuple[Tree, Array], *some: Array) -> tuple[Array]:
         weights, probes = given
         images = jax.vmap(space.stamp, (0, None))(jax.tree.unflatten(shape, some), probes)
         outputs = oracle.answer(weights, images.reshape(-1, *images.shape[2:]), run.books)
         return (outputs.reshape(-1, size, *outputs.shape[1:]),)
 
-    def unstamped(weights: Any, images: Array) -> tuple[Array]:
+    def unstamped(weights: Tree, images: Array) -> tuple[Array]:
         return (oracle.answer(weights, images, run.books),)
 
     together = max(1, IMAGES_AT_ONCE // size)
@@ -111,6 +112,6 @@ def all_margins(access: str, outputs: np.ndarray) -> np.ndarray:
     best = values.argmax(-1)[..., None]
     second = np.partition(values, -2, -1)[..., -2:-1]
     top = np.take_along_axis(values, best, -1)
-    lead = np.minimum(values - top, np.float32(-1e-30))
+    lead: np.ndarray = np.minimum(values - top, np.float32(-1e-30))
     np.put_along_axis(lead, best, np.maximum(top - second, 0.0), -1)
     return lead

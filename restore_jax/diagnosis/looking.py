@@ -1,7 +1,7 @@
 """One space of a scan: shared draws, a descent for each class, and what they say."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from restore_jax.racing import threshold, whole_legs
 from restore_jax.recovery.guides import guides
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.types import Argument
 
 Array = jax.Array
 OTHER_DEPTH = -4.0
@@ -50,7 +51,7 @@ class Followed(NamedTuple):
     interrupted: bool = False
 
 
-def options_of(work: Work, name: str) -> dict[str, Any]:
+def options_of(work: Work, name: str) -> dict[str, Argument]:
     """What a space takes when scanning."""
     return work.settings.options.get(name, catalogue.find(name).scan_options())
 

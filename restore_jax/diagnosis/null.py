@@ -13,10 +13,11 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from restore_jax.diagnosis.standing import Profile
 from restore_jax.diagnosis.types import ScanSettings
+from restore_jax.types import JSON
 
 
 class Conditions(NamedTuple):
@@ -38,15 +39,15 @@ class Conditions(NamedTuple):
 
 
 @functools.cache
-def measured() -> dict[str, Any]:
+def measured() -> dict[str, JSON]:
     """The contents of null.json: conditions; by space its prior, depth and profiles; standings."""
     text = resources.files("restore_jax.diagnosis").joinpath("null.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, JSON] = json.loads(text)
     return found
 
 
 def profiles(
-    conditions: Conditions, settings: ScanSettings, prior: Mapping[str, Any]
+    conditions: Conditions, settings: ScanSettings, prior: Mapping[str, JSON]
 ) -> list[Profile]:
     """The profiles of clean families for one space; none where it was not measured so.
 
@@ -81,13 +82,13 @@ def clean_standings(names: Sequence[str]) -> list[float]:
     return [max(one[n] for n in names) for one in models if all(n in one for n in names)]
 
 
-def settings_that_matter(settings: ScanSettings) -> dict[str, Any]:
+def settings_that_matter(settings: ScanSettings) -> dict[str, JSON]:
     """The settings that standings depend on, but for depths and options, which go by space."""
     names = ("num_probes", "num_draws", "num_particles", "survival", "num_moves")
     return {name: getattr(settings, name) for name in names}
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: JSON) -> JSON:
     """What JSON gives back of a value."""
     return json.loads(json.dumps(value))
 

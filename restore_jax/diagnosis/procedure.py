@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -18,12 +18,13 @@ from restore_jax.diagnosis.work import Work
 from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import Opening, open_model
-from restore_jax.oracles.types import Oracle
+from restore_jax.oracles.types import Model, Oracle
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
 from restore_jax.recovery.aims import checked_success, needs
 from restore_jax.run import Run, Saved
 from restore_jax.spaces import catalogue
+from restore_jax.splitting.types import Particles
 
 BUDGET = 250_000
 LABELS_BUDGET = 400_000
@@ -36,7 +37,7 @@ OnScan = Callable[[ScanProgress], None] | None
 
 
 def scan(
-    model: Any = "shipped",
+    model: Model = "shipped",
     *,
     access: str | None = None,
     space: str | Sequence[str] = "auto",
@@ -294,7 +295,7 @@ def _recovered(
     return closest
 
 
-def _best_first(lane: Lane) -> Any:
+def _best_first(lane: Lane) -> Particles:
     """A lane's particles, the best first."""
     order = np.argsort(-np.asarray(lane.state.scores), kind="stable")
     return jax.tree.map(lambda leaf: leaf[order], lane.state.particles)

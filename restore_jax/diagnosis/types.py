@@ -1,11 +1,12 @@
 """What a scan is given, and what it gives."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from restore_jax.diagnosis.standing import Standing
 from restore_jax.recovery import Recovery
 from restore_jax.run import Cost, Provenance
+from restore_jax.types import JSON, Argument
 
 SCHEMA_VERSION = 2
 BACKDOOR, SUSPICIOUS, NOTHING, INCONCLUSIVE = (
@@ -46,7 +47,7 @@ class ScanSettings:
     )
     max_recovered: int = 6
     lanes: tuple[int, int, int] = (32, 16, 10)
-    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    options: dict[str, dict[str, Argument]] = dataclasses.field(default_factory=dict)
 
 
 class ClassLook(NamedTuple):
@@ -84,7 +85,7 @@ class SpaceLook(NamedTuple):
       queries: images sent.
     """
 
-    prior: dict[str, Any]
+    prior: dict[str, JSON]
     depth: float
     classes: dict[int, ClassLook]
     log10_certificate: float

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
 from restore_jax.diagnosis.null import Conditions
 from restore_jax.diagnosis.types import ScanSettings
 from restore_jax.run import Run
+from restore_jax.types import Argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Work:
     settings: ScanSettings
     key: jax.Array
     tell: Callable[..., None]
-    shared: dict[str, Any]
+    shared: dict[str, Argument]
 
     @property
     def conditions(self) -> Conditions:

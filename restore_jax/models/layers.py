@@ -5,19 +5,31 @@ trained (kernel, scale, bias, running mean and variance), or *folded* for infere
 (kernel and bias only; Jacob et al. 2018, section 3.2).
 """
 
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from restore_jax.models import winograd
+from restore_jax.splitting.types import Tree
 
 Array = jax.Array
-Tree = dict[str, Any]
+Params = dict[str, Tree]
+"""Arrays by name, in dicts of dicts."""
+Conv = nnx.Conv | winograd.WinogradConv | winograd.TrainedConv
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.9
+
+
+class Form(TypedDict):
+    """What all layers of a network share; see `ConvNorm`."""
+
+    folded: bool
+    dtype: DTypeLike
+    rngs: nnx.Rngs
 
 
 class ConvNorm(nnx.Module):
@@ -37,14 +49,15 @@ class ConvNorm(nnx.Module):
         stride: int = 1,
         pool: bool = False,
         folded: bool,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         if folded and (kernel_size, stride) == (3, 1) and winograd.pays(cin, cout):
-            self.conv: Any = winograd.WinogradConv(cin, cout, dtype=dtype)
+            self.conv: Conv = winograd.WinogradConv(cin, cout, dtype=dtype)
         elif not folded and jax.default_backend() == "cpu":
-            form = {"stride": stride, "dtype": dtype, "rngs": rngs}
-            self.conv = winograd.TrainedConv(cin, cout, kernel_size, **form)
+            self.conv = winograd.TrainedConv(
+                cin, cout, kernel_size, stride=stride, dtype=dtype, rngs=rngs
+            )
         else:
             self.conv = nnx.Conv(
                 cin,
@@ -86,7 +99,7 @@ class WhitenedStem(nnx.Module):
     arXiv 2404.00498, section 3.2). Output f32[b, H, W, 8 * channels].
     """
 
-    def __init__(self, channels: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         patch = 4 * channels
         kernel = nnx.initializers.orthogonal()(rngs.params(), (patch, patch), jnp.float32)
         kernel = jnp.concatenate([kernel, -kernel], 1).reshape(2, 2, channels, 2 * patch)
@@ -145,7 +158,7 @@ def _max_pool_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def fold_norms(params: Tree, batch_stats: Tree, like: Tree) -> Tree:
+def fold_norms(params: Params, batch_stats: Params, like: Params) -> Params:
     """Folds every batch norm into the convolution before it.
 
     Args:
@@ -157,7 +170,7 @@ def fold_norms(params: Tree, batch_stats: Tree, like: Tree) -> Tree:
     Returns:
       The nested dict of the folded network's parameters.
     """
-    folded: Tree = {}
+    folded: Params = {}
     for name, value in params.items():
         if not isinstance(value, dict):
             folded[name] = value

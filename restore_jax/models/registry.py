@@ -1,14 +1,15 @@
 """Networks by name, each as a handful of pure functions."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from restore_jax.errors import InputError
-from restore_jax.models.layers import Tree, fold_norms, whitening_kernel
+from restore_jax.models.layers import Params, fold_norms, whitening_kernel
 from restore_jax.models.resnet import PooledResNet, ResNet
 
 Array = jax.Array
@@ -49,12 +50,12 @@ class Network(NamedTuple):
     name: str
     image_shape: tuple[int, int, int]
     num_classes: int
-    init: Callable[[Array], tuple[Tree, Tree]]
-    fit_stem: Callable[[Tree, Array], Tree]
-    apply: Callable[[Tree, Tree, Array], Array]
-    apply_train: Callable[[Tree, Tree, Array], tuple[Array, Tree]]
-    fold: Callable[[Tree, Tree], tuple[Tree, Tree]]
-    apply_folded: Callable[[tuple[Tree, Tree], Array], Array]
+    init: Callable[[Array], tuple[Params, Params]]
+    fit_stem: Callable[[Params, Array], Params]
+    apply: Callable[[Params, Params, Array], Array]
+    apply_train: Callable[[Params, Params, Array], tuple[Array, Params]]
+    fold: Callable[[Params, Params], tuple[Params, Params]]
+    apply_folded: Callable[[tuple[Params, Params], Array], Array]
 
 
 def make_network(
@@ -64,7 +65,7 @@ def make_network(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.25,),
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Builds a network.
 
@@ -100,46 +101,46 @@ def make_network(
             rngs=nnx.Rngs(key),
         )
 
-    def split(module: nnx.Module) -> tuple[Any, Tree, Tree]:
+    def split(module: object) -> tuple[nnx.GraphDef, Params, Params]:
         graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
         return graph, nnx.to_pure_dict(states[0]), nnx.to_pure_dict(states[1])
 
-    def structure(folded: bool) -> tuple[Any, Any, Any, Any]:
+    def structure(folded: bool) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
         module = nnx.eval_shape(lambda: build(folded, jax.random.key(0)))
         graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
         return graph, states[0], states[1], states[2]
 
-    def merge(folded: bool, params: Tree, stats: Tree) -> Any:
+    def merge(folded: bool, params: Params, stats: Params) -> Callable[[Array, bool], Array]:
         graph, params_state, stats_state, rest = structure(folded)
         nnx.replace_by_pure_dict(params_state, params)
         nnx.replace_by_pure_dict(stats_state, stats)
         return nnx.merge(graph, params_state, stats_state, rest)
 
-    def init(key: Array) -> tuple[Tree, Tree]:
+    def init(key: Array) -> tuple[Params, Params]:
         _, params, stats = split(build(False, key))
         return params, stats
 
-    def fit_stem(batch_stats: Tree, images: Array) -> Tree:
+    def fit_stem(batch_stats: Params, images: Array) -> Params:
         if "kernel" not in batch_stats.get("stem", {}):
             return batch_stats
         kernel = whitening_kernel(normalise(images).astype(jnp.float32))
         return batch_stats | {"stem": {"kernel": kernel}}
 
-    def apply(params: Tree, batch_stats: Tree, images: Array) -> Array:
+    def apply(params: Params, batch_stats: Params, images: Array) -> Array:
         return merge(False, params, batch_stats)(normalise(images), False)
 
-    def apply_train(params: Tree, batch_stats: Tree, images: Array) -> tuple[Array, Tree]:
+    def apply_train(params: Params, batch_stats: Params, images: Array) -> tuple[Array, Params]:
         module = merge(False, params, batch_stats)
         logits = module(normalise(images), True)
         return logits, split(module)[2]
 
-    def fold(params: Tree, batch_stats: Tree) -> tuple[Tree, Tree]:
+    def fold(params: Params, batch_stats: Params) -> tuple[Params, Params]:
         stem = batch_stats.get("stem", {})
         kept = {"stem": stem} if "kernel" in stem else {}
         like = nnx.to_pure_dict(structure(True)[1])
         return fold_norms(params, batch_stats, like), kept
 
-    def apply_folded(folded: tuple[Tree, Tree], images: Array) -> Array:
+    def apply_folded(folded: tuple[Params, Params], images: Array) -> Array:
         return merge(True, *folded)(normalise(images), False)
 
     return Network(

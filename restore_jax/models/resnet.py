@@ -1,13 +1,14 @@
 """CIFAR residual networks (He et al. 2016) as Flax NNX modules."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from restore_jax.models.layers import ConvNorm, WhitenedStem
+from restore_jax.models.layers import ConvNorm, Form, WhitenedStem
 
 Array = jax.Array
 
@@ -15,7 +16,7 @@ Array = jax.Array
 class Block(nnx.Module):
     """The basic block: two 3x3 convolutions beside a shortcut."""
 
-    def __init__(self, cin: int, cout: int, *, stride: int, **shared: Any):
+    def __init__(self, cin: int, cout: int, *, stride: int, **shared: Unpack[Form]):
         self.first = ConvNorm(cin, cout, 3, stride=stride, **shared)
         self.second = ConvNorm(cout, cout, 3, **shared)
         plain = stride == 1 and cin == cout
@@ -39,10 +40,10 @@ class ResNet(nnx.Module):
         channels: int,
         num_classes: int,
         folded: bool,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        shared = {"folded": folded, "dtype": dtype, "rngs": rngs}
+        shared: Form = {"folded": folded, "dtype": dtype, "rngs": rngs}
         self.stem = ConvNorm(channels, widths[0], 3, **shared)
         stages, cin = [], widths[0]
         for stage, width in enumerate(widths):
@@ -64,7 +65,7 @@ class ResNet(nnx.Module):
 class PooledStage(nnx.Module):
     """A 3x3 convolution with a 2x2 max-pool, then a residual 3x3 convolution."""
 
-    def __init__(self, cin: int, cout: int, **shared: Any):
+    def __init__(self, cin: int, cout: int, **shared: Unpack[Form]):
         self.first = ConvNorm(cin, cout, 3, pool=True, **shared)
         self.second = ConvNorm(cout, cout, 3, **shared)
 
@@ -90,11 +91,11 @@ class PooledResNet(nnx.Module):
         channels: int,
         num_classes: int,
         folded: bool,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.mean = mean
-        shared = {"folded": folded, "dtype": dtype, "rngs": rngs}
+        shared: Form = {"folded": folded, "dtype": dtype, "rngs": rngs}
         self.stem = WhitenedStem(channels, dtype=dtype, rngs=rngs)
         stages, cin = [], 8 * channels
         for width in widths:

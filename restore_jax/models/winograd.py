@@ -7,13 +7,13 @@ pay there even more: XLA's own gradient of a kernel is the slowest part of a tra
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 Array = jax.Array
 FEWEST: float = 32
@@ -36,7 +36,7 @@ class WinogradConv(nnx.Module):
     Its kernel is `transformed`: f32[16, cin, cout].
     """
 
-    def __init__(self, cin: int, cout: int, *, dtype: Any):
+    def __init__(self, cin: int, cout: int, *, dtype: DTypeLike):
         self.kernel = nnx.Param(jnp.zeros((16, cin, cout)))
         self.bias = nnx.Param(jnp.zeros(cout))
         self.dtype = dtype
@@ -53,7 +53,9 @@ class TrainedConv(nnx.Module):
     Its kernel is f32[k, k, cin, cout], k 1 or 3, with (k - 1) / 2 zeros around; s is 1 or 2.
     """
 
-    def __init__(self, cin: int, cout: int, size: int, *, stride: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, cin: int, cout: int, size: int, *, stride: int, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         init = nnx.initializers.he_normal()
         self.kernel = nnx.Param(init(rngs.params(), (size, size, cin, cout)))
         self.stride = stride
@@ -125,8 +127,10 @@ convolve_trained.defvjp(_forward, _backward)
 def _by_channels(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution, in whichever form is faster here."""
     if stride != 1 or not pays(*kernel.shape[2:]):
-        how: Any = {"padding": ((1, 1), (1, 1)), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        return lax.conv_general_dilated(x, kernel, (stride, stride), **how)
+        around, order = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), around, dimension_numbers=order
+        )
     spread = transformed(kernel)
     out = lax.map(lambda some: convolve(some, spread), _chunks(x))
     return out.reshape(-1, *out.shape[2:])[: x.shape[0]]

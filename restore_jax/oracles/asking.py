@@ -1,10 +1,9 @@
 """Asking a model about images, outside the compiled search."""
 
-from typing import Any
-
 import numpy as np
+from jax.typing import ArrayLike
 
-from restore_jax.oracles.types import NOBODY, Books, Oracle
+from restore_jax.oracles.types import NOBODY, Books, Images, Oracle
 
 
 class Asker:
@@ -21,15 +20,15 @@ class Asker:
         """The books pay for images that must be sent again, and keep answers."""
         self._oracle, self._books = oracle, books
 
-    def labels(self, images: Any) -> np.ndarray:
+    def labels(self, images: Images) -> np.ndarray:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1]."""
         return self._read(images, np.int32(0))[0]
 
-    def margins(self, images: Any, target: Any) -> np.ndarray:
+    def margins(self, images: Images, target: ArrayLike) -> np.ndarray:
         """f32[b], the `margins` of images f32[b, H, W, C] for class target int32[]."""
         return self._read(images, target)[1]
 
-    def _read(self, images: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, images: Images, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         images = np.asarray(images)
         if not len(images):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)

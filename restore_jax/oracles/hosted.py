@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from restore_jax.oracles.answers import HostAnswers
 from restore_jax.oracles.ledger import Ledger
@@ -15,6 +15,7 @@ from restore_jax.oracles.types import (
     NOBODY,
     Begin,
     Books,
+    Images,
     Lanes,
     ModelError,
     Race,
@@ -31,6 +32,8 @@ from restore_jax.splitting import (
     SplittingState,
     host_driven,
 )
+from restore_jax.splitting.types import Args, Particles, Tree
+from restore_jax.types import JSON, Argument
 
 Array = jax.Array
 MOST_BYTES = 1 << 26
@@ -52,9 +55,9 @@ class HostedOracle:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     answers: HostAnswers
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, JSON] = dataclasses.field(default_factory=dict)
     asked: int = 0
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, JSON] = dataclasses.field(default_factory=dict)
 
     @property
     def each(self) -> int:
@@ -75,11 +78,11 @@ class HostedOracle:
         """(): nobody here has them."""
         return ()
 
-    def query(self, images: Any) -> Array:
+    def query(self, images: Images) -> Array:
         """See `Oracle.query`."""
         return jnp.asarray(self.answers(check_images(self.name, self.image_shape, images)))
 
-    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> np.ndarray:
+    def answer(self, weights: Tree, images: Images, books: Books = NOBODY) -> np.ndarray:
         """See `Oracle.answer`."""
         del weights
         if isinstance(images, jax.core.Tracer):
@@ -89,20 +92,26 @@ class HostedOracle:
         return self.answers(images, books)
 
     def read(
-        self, images: np.ndarray, target: Any, books: Books = NOBODY
+        self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.read`."""
         seen = self.look(images, target, books)
         return seen.labels, seen.margins
 
-    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
         """See `Oracle.look`."""
         outputs, number = self.answers(images, books), len(images)
         # Of one of few sizes, so that few programs are compiled.
         padded = np.concatenate([outputs, np.repeat(outputs[:1], -number % CHUNK, 0)])
         return Seen(*(np.asarray(one)[:number] for one in _read(self.access, padded, target)))
 
-    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
+    def map(
+        self,
+        function: Callable[..., tuple[Tree, ...]],
+        arrays: Sequence[np.ndarray],
+        size: int,
+        given: Tree = None,
+    ) -> list[np.ndarray]:
         """See `Oracle.map`: of exactly what is there, since every image counts."""
         parts, before = [], () if given is None else (given,)
         for first in range(0, len(arrays[0]), size):
@@ -115,9 +124,7 @@ class HostedOracle:
         ask = self._asking_with_particles(race, books)
         read, tally_up, finish = jax.jit(race.read), jax.jit(race.tally), jax.jit(race.finish)
 
-        def run(
-            particles: Any, active: Any, level: Any, args: Mapping[str, Any]
-        ) -> tuple[Any, int]:
+        def run(particles: Particles, active: Array, level: Array, args: Args) -> tuple[Tree, int]:
             racing, cost = np.array(active), 0
             n, tally = len(racing), race.begin(len(racing))
             asked_with = {name: args[name] for name in race.reads}
@@ -142,19 +149,17 @@ class HostedOracle:
 
         return run
 
-    def _asking_with_particles(self, race: Race, books: Books) -> Any:
+    def _asking_with_particles(self, race: Race, books: Books) -> Callable[..., np.ndarray]:
         """Makes ``(particles, rows int[k], probes [w, H, W, C], args) -> outputs [k w, ...]``."""
 
         @jax.jit
-        def shown(particles: Any, rows: Array, probes: Array, args: Mapping[str, Any]) -> Array:
+        def shown(particles: Particles, rows: Array, probes: Array, args: Args) -> Array:
             some = jax.tree.map(lambda leaf: leaf[rows], particles)
             show = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))
             images = show(some, probes)
             return images.reshape(-1, *images.shape[2:])
 
-        def ask(
-            particles: Any, rows: np.ndarray, probes: Array, args: Mapping[str, Any]
-        ) -> np.ndarray:
+        def ask(particles: Particles, rows: np.ndarray, probes: Array, args: Args) -> np.ndarray:
             width, size = probes.shape[0], int(np.prod(probes.shape[1:])) * 4
             together = max(1, MOST_BYTES // (width * size))
             outputs = []
@@ -170,30 +175,31 @@ class HostedOracle:
 
         return ask
 
-    def program(self, function: Any, books: Books) -> Any:
-        """See `Oracle.program`: as it is, its pieces being compiled."""
-        del books  # they have paid
-        return function
-
     def sampler(
-        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+        self,
+        scorer: Scorer,
+        space: SearchSpace,
+        books: Books,
+        key: Array,
+        args: Args,
+        **how: Argument,
     ) -> Sampler:
         """See `Oracle.sampler`: the sampler driven from the host."""
         del books, key, args
         algorithm = host_driven(scorer, space, **how)
 
-        def advance(state: SplittingState, args: Any) -> SplittingState:
+        def advance(state: SplittingState, args: Args) -> SplittingState:
             return algorithm.advance(state, args, 1)
 
         return Sampler(algorithm.init, _begin(algorithm, scorer), advance, algorithm.result, 0.0)
 
-    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Any) -> Lanes:
+    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Argument) -> Lanes:
         """See `Oracle.lanes`: one after the other."""
         del books  # they have paid
         algorithm = host_driven(scorer, space, **how)
 
         def advance(
-            states: list[SplittingState], args: list[dict[str, Any]]
+            states: list[SplittingState], args: list[dict[str, Tree]]
         ) -> list[SplittingState]:
             return [
                 algorithm.advance(state, mine | {"weights": ()}, 1)
@@ -206,7 +212,7 @@ class HostedOracle:
         """All of them: see `Oracle.repeat_cost`."""
         return images
 
-    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
         """Images sent again, the cost and what else is known: see `Oracle.account`."""
         return {
             "images_sent_again": ledger.resent,
@@ -218,7 +224,9 @@ class HostedOracle:
 def _begin(algorithm: SplittingAlgorithm, scorer: Scorer) -> Begin:
     """See `Begin`; the scorer books."""
 
-    def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+    def begin(
+        key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+    ) -> SplittingState:
         if scores is None:
             everybody = jnp.ones(jax.tree.leaves(particles)[0].shape[0], bool)
             scores, _ = scorer.score(key, particles, jnp.float32(-jnp.inf), everybody, args)

@@ -23,7 +23,7 @@ from restore_jax.oracles.formats import FORMATS, Format
 from restore_jax.oracles.hosted import HostedOracle
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.traced import TracedOracle
-from restore_jax.oracles.types import ACCESSES, ModelError, Oracle
+from restore_jax.oracles.types import ACCESSES, Model, ModelError, Oracle
 
 Array = jax.Array
 IMAGE_SHAPE = (32, 32, 3)
@@ -52,7 +52,7 @@ class Opening(TypedDict, total=False):
 
 
 def open_model(
-    spec: str | Path | Callable[[Any], Any] | Oracle,
+    spec: Model,
     access: str | None = None,
     *,
     image_shape: tuple[int, int, int] | None = None,

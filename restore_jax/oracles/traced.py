@@ -6,15 +6,15 @@ Asking it again costs nothing but time, so chunks are filled up and nobody keeps
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import sequential_vmap
+from jax.typing import ArrayLike
 
 from restore_jax.compilation import chunk_size, compiler_options
 from restore_jax.oracles.checking import check_margins, check_outputs, check_scores, check_sums
@@ -23,6 +23,7 @@ from restore_jax.oracles.types import (
     NOBODY,
     Begin,
     Books,
+    Images,
     Lanes,
     Race,
     Raced,
@@ -41,9 +42,11 @@ from restore_jax.splitting import (
     counting,
     importance_splitting,
 )
+from restore_jax.splitting.types import Args, Particles, Tree
+from restore_jax.types import JSON, Argument
 
 Array = jax.Array
-Function = Callable[[Any, Any], Any]
+Function = Callable[..., Tree]
 CHUNK = 64
 LANES_TOGETHER = 16
 """Searches that go through one program side by side on a GPU."""
@@ -64,11 +67,11 @@ class TracedOracle:
     access: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    weights: Any
+    weights: Tree
     function: Function
-    metadata: dict[str, Any]
+    metadata: dict[str, JSON]
     asked: int = 0
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, JSON] = dataclasses.field(default_factory=dict)
     readings: Callable[[str], Function] | None = None
 
     @property
@@ -86,26 +89,26 @@ class TracedOracle:
         """K."""
         return len(self.class_names)
 
-    def query(self, images: Any) -> Array:
+    def query(self, images: Images) -> Array:
         """See `Oracle.query`."""
         images = check_images(self.name, self.image_shape, images)
         outputs = _compiled(self.function)(self.weights, images)
         check_outputs(self.name, self.access, np.asarray(outputs))
         return outputs
 
-    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> Any:
+    def answer(self, weights: Tree, images: Images, books: Books = NOBODY) -> Tree:
         """See `Oracle.answer`."""
         del books
         return self.function(weights, images)
 
     def read(
-        self, images: np.ndarray, target: Any, books: Books = NOBODY
+        self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.read`."""
         seen = self.look(images, target, books)
         return seen.labels, seen.margins
 
-    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
         """See `Oracle.look`: with one program for `CHUNK` images."""
         del books
         # In NumPy: each number of images would be a program of its own to JAX, compiled anew.
@@ -123,10 +126,10 @@ class TracedOracle:
         return seen
 
     @functools.cached_property
-    def _reader(self) -> Any:
+    def _reader(self) -> jax.stages.Compiled:
         """The one program, compiled once, wherever its arguments lie."""
 
-        def reader(weights: Any, images: Array, target: Array) -> tuple[Array, ...]:
+        def reader(weights: Tree, images: Array, target: Array) -> tuple[Array, ...]:
             return read_outputs(self.access, self.function(weights, images), target)
 
         images = jax.ShapeDtypeStruct((CHUNK, *self.image_shape), jnp.float32)
@@ -134,7 +137,13 @@ class TracedOracle:
         lowered = jax.jit(reader).lower(self.weights, images, target)
         return lowered.compile(compiler_options())
 
-    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
+    def map(
+        self,
+        function: Callable[..., tuple[Tree, ...]],
+        arrays: Sequence[np.ndarray],
+        size: int,
+        given: Tree = None,
+    ) -> list[np.ndarray]:
         """See `Oracle.map`: compiled, the last piece filled up."""
         compiled = jax.jit(function, compiler_options=compiler_options())
         parts, before = [], () if given is None else (given,)
@@ -148,9 +157,9 @@ class TracedOracle:
 
     def race(self, race: Race, books: Books = NOBODY) -> Raced:
         """See `Oracle.race`: a scan over the legs, in which chunks without runners are skipped."""
-        del books  # a program can pay nobody: `program` and `sampler` book what it took
+        del books  # a program can pay nobody: `sampler` and `lanes` book what it took
 
-        def ask(args: Mapping[str, Any], particles: Any, probes: Array) -> Array:
+        def ask(args: Args, particles: Particles, probes: Array) -> Array:
             images = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))(
                 particles, probes
             )
@@ -158,12 +167,12 @@ class TracedOracle:
             return race.read(outputs, args).reshape(-1, race.width)
 
         def run(
-            particles: Any, active: Array, level: Array, args: Mapping[str, Any]
-        ) -> tuple[Any, Array]:
+            particles: Particles, active: Array, level: Array, args: Args
+        ) -> tuple[Tree, Array]:
             n = active.shape[0]
             asked_with = {name: args[name] for name in ("weights", *race.reads)}
 
-            def leg(carry: tuple[Array, Any], shown: Any) -> Any:
+            def leg(carry: tuple[Array, Tree], shown: tuple[Array, Tree]) -> Tree:
                 racing, tally = carry
                 probes, notes = shown
                 answers = ask_racing(ask, asked_with, particles, probes, racing)
@@ -180,19 +189,14 @@ class TracedOracle:
 
         return run
 
-    def program(self, function: Any, books: Books) -> Any:
-        """See `Oracle.program`: compiled as a whole."""
-        compiled = jax.jit(function, compiler_options=compiler_options())
-
-        def run(*args: Any) -> tuple[Any, int]:
-            result, cost = compiled(*args)
-            books.charge(int(cost))
-            return result, int(cost)
-
-        return run
-
     def sampler(
-        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+        self,
+        scorer: Scorer,
+        space: SearchSpace,
+        books: Books,
+        key: Array,
+        args: Args,
+        **how: Argument,
     ) -> Sampler:
         """See `Oracle.sampler`: two programs, the first draw and one level."""
         algorithm = importance_splitting(scorer, space, **how)
@@ -211,12 +215,12 @@ class TracedOracle:
             one_level = level.lower(most, like, args).compile(options)
             draw = compiling.result()
 
-        def init(key: Array, args: Any) -> SplittingState:
+        def init(key: Array, args: Args) -> SplittingState:
             state = self._right(jax.block_until_ready(draw(most, key, args)))
             books.charge(count(state.num_queries))
             return state
 
-        def advance(state: SplittingState, args: Any) -> SplittingState:
+        def advance(state: SplittingState, args: Args) -> SplittingState:
             before = count(state.num_queries)
             state = self._right(jax.block_until_ready(one_level(most, state, args)))
             books.charge(count(state.num_queries) - before)
@@ -224,7 +228,9 @@ class TracedOracle:
 
         whole = _begin(algorithm, scorer, books)
 
-        def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+        def begin(
+            key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+        ) -> SplittingState:
             return self._right(whole(key, particles, args, scores))
 
         return Sampler(init, begin, advance, algorithm.result, time.perf_counter() - begun)
@@ -236,7 +242,7 @@ class TracedOracle:
         books: Books,
         *,
         together: int | None = None,
-        **how: Any,
+        **how: Argument,
     ) -> Lanes:
         """See `Oracle.lanes`: one program for ``together`` of them; on a CPU they take turns."""
         algorithm = importance_splitting(scorer, space, **how)
@@ -244,13 +250,13 @@ class TracedOracle:
             together = 1 if jax.default_backend() == "cpu" else LANES_TOGETHER
         number = together
 
-        def level(weights: Any, state: SplittingState, args: dict[str, Any]) -> SplittingState:
+        def level(weights: Tree, state: SplittingState, args: dict[str, Tree]) -> SplittingState:
             return algorithm.advance(state, args | {"weights": weights}, 1)
 
         several = jax.vmap(level, (None, 0, 0))
         compiled = jax.jit(level if number == 1 else several, compiler_options=compiler_options())
 
-        def some(states: list[SplittingState], args: list[dict[str, Any]]) -> list[SplittingState]:
+        def some(states: list[SplittingState], args: list[dict[str, Tree]]) -> list[SplittingState]:
             if number == 1:
                 return [compiled(self.weights, states[0], args[0])]
             # The program's free places are taken by a search that is over.
@@ -265,7 +271,7 @@ class TracedOracle:
             return [jax.tree.map(lambda leaf, i=i: leaf[i], after) for i in range(len(states))]
 
         def advance(
-            states: list[SplittingState], args: list[dict[str, Any]]
+            states: list[SplittingState], args: list[dict[str, Tree]]
         ) -> list[SplittingState]:
             moved: list[SplittingState] = []
             for first in range(0, len(states), number):
@@ -277,7 +283,9 @@ class TracedOracle:
 
         whole = _begin(algorithm, scorer, books)
 
-        def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+        def begin(
+            key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+        ) -> SplittingState:
             return self._right(whole(key, particles, args | {"weights": self.weights}, scores))
 
         return Lanes(begin, advance)
@@ -296,7 +304,7 @@ class TracedOracle:
         del images
         return 0
 
-    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
         """None: see `Oracle.account`."""
         del ledger
         return None
@@ -315,14 +323,16 @@ def _marked(answers: Array, result: Array) -> Array:
 def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin:
     """See `Begin`; compiled when it is called."""
 
-    def score(key: Array, particles: Any, args: Any) -> tuple[Array, Array]:
+    def score(key: Array, particles: Particles, args: Args) -> tuple[ArrayLike, ArrayLike]:
         n = jax.tree.leaves(particles)[0].shape[0]
         return scorer.score(key, particles, jnp.float32(-jnp.inf), jnp.ones(n, bool), args)
 
     scored = jax.jit(score, compiler_options=compiler_options())
     start = jax.jit(algorithm.begin)
 
-    def begin(key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+    def begin(
+        key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+    ) -> SplittingState:
         if scores is None:
             scores, cost = scored(key, particles, args)
             books.charge(int(cost))
@@ -337,7 +347,13 @@ def _compiled(function: Function) -> Function:
     return jax.jit(function, compiler_options=compiler_options())
 
 
-def ask_racing(ask: Any, args: Any, particles: Any, probes: Array, racing: Array) -> Array:
+def ask_racing(
+    ask: Callable[[Args, Particles, Array], Array],
+    args: Args,
+    particles: Particles,
+    probes: Array,
+    racing: Array,
+) -> Array:
     """Asks about some probes with the particles still racing; whole chunks of others are skipped.
 
     On a CPU, searches that are vmapped take turns chunk by chunk: together their images would
@@ -363,7 +379,7 @@ def ask_racing(ask: Any, args: Any, particles: Any, probes: Array, racing: Array
     some = jax.tree.map(lambda leaf: leaf[:together], particles)
     like = jax.eval_shape(ask, args, some, probes)
 
-    def ask_some(some_race: Array, *given: Any) -> Array:
+    def ask_some(some_race: Array, *given: Tree) -> Array:
         return lax.cond(some_race, ask, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
 
     if jax.default_backend() == "cpu":

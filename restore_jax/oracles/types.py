@@ -5,12 +5,14 @@ whatever program asks it) and `restore_jax.oracles.hosted.HostedOracle` (anythin
 the host). Both are an `Oracle`, and nobody outside this folder asks which kind one is.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from restore_jax.oracles.accesses import ACCESSES as ACCESSES
 from restore_jax.oracles.checking import NONE as NONE
@@ -23,10 +25,16 @@ from restore_jax.splitting import (
     SplittingResult,
     SplittingState,
 )
+from restore_jax.splitting.types import Args, Particle, Particles, Tree
+from restore_jax.types import JSON, Argument
 
 Array = jax.Array
 LOG_FLOOR = -30.0
 """Log-probabilities are clamped here: a probability of 0 is an ordinary answer."""
+
+
+Images = Array | np.ndarray
+"""f32[b, H, W, C]."""
 
 
 class Books(NamedTuple):
@@ -72,21 +80,21 @@ class Race(NamedTuple):
 
     num_legs: int
     width: int
-    legs: Callable[[Mapping[str, Any]], tuple[Any, Any]]
+    legs: Callable[[Args], tuple[Array, Tree]]
     reads: tuple[str, ...]
-    show: Callable[[Any, Array, Mapping[str, Any]], Array]
-    read: Callable[[Any, Mapping[str, Any]], Array]
-    begin: Callable[[int], Any]
-    tally: Callable[[Any, Any, Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
-    finish: Callable[[Any, Any, Any, Mapping[str, Any]], Any]
+    show: Callable[[Particle, Array, Args], Array]
+    read: Callable[[Array, Args], Array]
+    begin: Callable[[int], Tree]
+    tally: Callable[[Tree, Array, Array, Tree, Array, Args], tuple[Tree, Array]]
+    finish: Callable[[Tree, Array, Array, Args], Tree]
 
 
 class Raced(Protocol):
     """A race with a model."""
 
     def __call__(
-        self, particles: Any, active: Any, level: Any, args: Mapping[str, Any]
-    ) -> tuple[Any, Any]:
+        self, particles: Particles, active: Array, level: Array, args: Args
+    ) -> tuple[Tree, ArrayLike]:
         """Lets candidates race.
 
         Args:
@@ -103,7 +111,9 @@ class Raced(Protocol):
 class Begin(Protocol):
     """Begins a search with particles from elsewhere."""
 
-    def __call__(self, key: Array, particles: Any, args: Any, scores: Any = None) -> SplittingState:
+    def __call__(
+        self, key: Array, particles: Particles, args: Args, scores: ArrayLike | None = None
+    ) -> SplittingState:
         """A state of these particles, n of them.
 
         Args:
@@ -139,7 +149,7 @@ class Lanes(NamedTuple):
     """
 
     begin: Begin
-    advance: Callable[[list[SplittingState], list[dict[str, Any]]], list[SplittingState]]
+    advance: Callable[[list[SplittingState], list[dict[str, Tree]]], list[SplittingState]]
 
 
 class Sampler(NamedTuple):
@@ -153,9 +163,9 @@ class Sampler(NamedTuple):
       seconds: what compiling took.
     """
 
-    init: Callable[[Array, Any], SplittingState]
+    init: Callable[[Array, Args], SplittingState]
     begin: Begin
-    advance: Callable[[SplittingState, Any], SplittingState]
+    advance: Callable[[SplittingState, Args], SplittingState]
     result: Callable[[SplittingState], SplittingResult]
     seconds: float
 
@@ -184,13 +194,13 @@ class Oracle(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
-    def weights(self) -> Any: ...  # noqa: D102
+    def weights(self) -> Tree: ...  # noqa: D102
     @property
-    def metadata(self) -> dict[str, Any]: ...  # noqa: D102
+    def metadata(self) -> dict[str, JSON]: ...  # noqa: D102
     @property
     def asked(self) -> int: ...  # noqa: D102
     @property
-    def options(self) -> dict[str, Any]: ...  # noqa: D102
+    def options(self) -> dict[str, JSON]: ...  # noqa: D102
     @property
     def each(self) -> int: ...  # noqa: D102
     @property
@@ -200,14 +210,14 @@ class Oracle(Protocol):
     def reading(self, access: str) -> "Oracle":
         """The same model, whose answers are read as something else than they were opened for."""
 
-    def query(self, images: Any) -> Array:
+    def query(self, images: Images) -> Array:
         """Images f32[b, H, W, C] in [0, 1] to outputs: f32[b, K], or int32[b] for labels.
 
         Raises:
           ModelError: images of another shape or range.
         """
 
-    def answer(self, weights: Any, images: Any, books: Books = NOBODY) -> Any:
+    def answer(self, weights: Tree, images: Images, books: Books = NOBODY) -> Tree:
         """Outputs of images f32[b, H, W, C] in [0, 1], unchecked and not counted.
 
         Part of any JAX program that calls it, if the model is a JAX function. ``books`` pays for
@@ -218,14 +228,20 @@ class Oracle(Protocol):
         """
 
     def read(
-        self, images: np.ndarray, target: Any, books: Books = NOBODY
+        self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY
     ) -> tuple[np.ndarray, np.ndarray]:
         """The labels int32[b] and `margins` f32[b] of images f32[b, H, W, C], not counted."""
 
-    def look(self, images: np.ndarray, target: Any, books: Books = NOBODY) -> Seen:
+    def look(self, images: np.ndarray, target: ArrayLike, books: Books = NOBODY) -> Seen:
         """`read`, with what tells logits from probabilities."""
 
-    def map(self, function: Any, arrays: Any, size: int, given: Any = None) -> list[np.ndarray]:
+    def map(
+        self,
+        function: Callable[..., tuple[Tree, ...]],
+        arrays: Sequence[np.ndarray],
+        size: int,
+        given: Tree = None,
+    ) -> list[np.ndarray]:
         """Applies a function that asks the model to pieces of arrays.
 
         Args:
@@ -241,18 +257,16 @@ class Oracle(Protocol):
         """
 
     def race(self, race: Race, books: Books = NOBODY) -> Raced:
-        """Makes a race with this model, to be called in a function that `program` or `sampler`
-        makes ready."""
-
-    def program(self, function: Any, books: Books) -> Any:
-        """Makes a function ``(*args) -> (result, cost)`` ready that calls a race.
-
-        Returns:
-          Such a function, whose cost is an int and is booked.
-        """
+        """Makes a race with this model, to be called in the score of a search."""
 
     def sampler(
-        self, scorer: Scorer, space: SearchSpace, books: Books, key: Array, args: Any, **how: Any
+        self,
+        scorer: Scorer,
+        space: SearchSpace,
+        books: Books,
+        key: Array,
+        args: Args,
+        **how: Argument,
     ) -> Sampler:
         """Makes a search ready.
 
@@ -264,7 +278,7 @@ class Oracle(Protocol):
           **how: what `importance_splitting` takes, ``max_queries`` among it.
         """
 
-    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Any) -> Lanes:
+    def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Argument) -> Lanes:
         """Makes searches ready that go side by side, as far as that suits the device.
 
         Args:
@@ -276,16 +290,20 @@ class Oracle(Protocol):
         """What asking about so many images counts where the search could do without it: nothing,
         of a model in this process."""
 
-    def account(self, ledger: Ledger) -> dict[str, Any] | None:
+    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
         """What asking took, fit for JSON; None of a model in this process."""
 
 
-def labels(access: str, outputs: Any) -> Array:
+Model = str | Path | Callable[..., Tree] | Oracle
+"""What `restore_jax.open_model` opens."""
+
+
+def labels(access: str, outputs: Array) -> Array:
     """int32[b]: the predicted classes of an oracle's outputs."""
     return outputs if access == "labels" else jnp.argmax(outputs, -1).astype(jnp.int32)
 
 
-def margins(access: str, outputs: Any, target: Any) -> Array:
+def margins(access: str, outputs: Array, target: ArrayLike) -> Array:
     """How clearly each answer is the target; at least 0 where (and only where) it is.
 
     Args:
@@ -312,7 +330,9 @@ def margins(access: str, outputs: Any, target: Any) -> Array:
     return jnp.where(hit, jnp.maximum(lead, 0.0), jnp.minimum(lead, -1e-30))
 
 
-def read_outputs(access: str, outputs: Any, target: Any) -> tuple[Array, Array, Array, Array]:
+def read_outputs(
+    access: str, outputs: Array, target: ArrayLike
+) -> tuple[Array, Array, Array, Array]:
     """The four parts of `Seen`, of a model's outputs."""
     found, lead = labels(access, outputs), margins(access, outputs, target)
     if access == "labels":
@@ -321,7 +341,7 @@ def read_outputs(access: str, outputs: Any, target: Any) -> tuple[Array, Array, 
     return found, lead, jnp.min(outputs, -1), jnp.sum(outputs, -1)
 
 
-def check_images(name: str, image_shape: tuple[int, int, int], images: Any) -> Array:
+def check_images(name: str, image_shape: tuple[int, int, int], images: Images) -> Array:
     """Images as f32[b, H, W, C].
 
     Raises:

@@ -17,17 +17,18 @@ order of the probes is fixed, so what is decided is exactly what all m would hav
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from restore_jax.errors import InputError
 from restore_jax.oracles.types import NOBODY, Books, Oracle, Race, margins
 from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting import Scorer
+from restore_jax.splitting.types import Args, Particle, Particles, Tree
 
 Array = jax.Array
 RACE_WIDTH = 4
@@ -143,8 +144,8 @@ def make_scorer(
     raced = oracle.race(race_to_one_class(oracle, space, plan), books)
 
     def score(
-        key: Array, particles: Any, level: Array, active: Array, args: dict[str, Any]
-    ) -> tuple[Any, Any]:
+        key: Array, particles: Particles, level: Array, active: Array, args: Args
+    ) -> tuple[ArrayLike, ArrayLike]:
         del key
         return raced(particles, active, level, args)
 
@@ -154,12 +155,12 @@ def make_scorer(
 def race_to_one_class(oracle: Oracle, space: TriggerSpace, plan: Plan) -> Race:
     """Describes the race whose result is the scores f32[n]; see `make_scorer` for ``args``."""
 
-    def legs(args: Mapping[str, Any]) -> tuple[Any, Any]:
+    def legs(args: Args) -> tuple[Array, Tree]:
         images = args["probes"]
         probes = images.reshape(plan.num_legs, plan.width, *images.shape[1:])
         return probes, (plan.is_guides, plan.guides_left, plan.probes_left)
 
-    def show(particle: Any, probes: Array, args: Mapping[str, Any]) -> Array:
+    def show(particle: Particle, probes: Array, args: Args) -> Array:
         return faded(space.stamp(particle, probes), probes, args["fade"])
 
     def begin(n: int) -> tuple[Array, Array]:
@@ -167,8 +168,8 @@ def race_to_one_class(oracle: Oracle, space: TriggerSpace, plan: Plan) -> Race:
         return nobody, nobody
 
     def tally(
-        tally: tuple[Array, Array], answers: Array, racing: Array, notes: Any, level: Array,
-        args: Mapping[str, Any],
+        tally: tuple[Array, Array], answers: Array, racing: Array, notes: Tree, level: Array,
+        args: Args,
     ) -> tuple[tuple[Array, Array], Array]:  # fmt: skip
         del args
         guided, passed = tally
@@ -181,9 +182,7 @@ def race_to_one_class(oracle: Oracle, space: TriggerSpace, plan: Plan) -> Race:
         can = hopeful(plan, guided + guides_left, passed + probes_left, level)
         return (guided, passed), racing & can
 
-    def finish(
-        tally: tuple[Array, Array], answers: Array, finished: Array, args: Mapping[str, Any]
-    ) -> Array:
+    def finish(tally: tuple[Array, Array], answers: Array, finished: Array, args: Args) -> Array:
         del args
         if plan.by_labels:
             scores = labels_score(plan, *tally)

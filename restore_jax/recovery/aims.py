@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from restore_jax.oracles.types import Oracle
 from restore_jax.recovery.types import Progress
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Particles
 
 OnProgress = Callable[[Progress], None] | None
 TestData = tuple[np.ndarray, np.ndarray] | None
@@ -58,7 +59,7 @@ class Aim:
     excluded: frozenset[int]
     most_screened: int | None = None
     test_data: TestData = None
-    first: Any = None
+    first: Particles | None = None
     on_progress: OnProgress = None
 
 

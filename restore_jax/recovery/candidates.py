@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,13 @@ from restore_jax.racing import faded, needed
 from restore_jax.recovery.found import Candidate
 from restore_jax.run import Run
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Particles
 
 Array = jax.Array
 
 
 def candidates(
-    particles: Any, scores: Array, space: TriggerSpace, target: int, goal: float
+    particles: Particles, scores: Array, space: TriggerSpace, target: int, goal: float
 ) -> list[Candidate]:
     """The distinct triggers past the goal, best first, or else the best one alone."""
     values = np.asarray(scores)

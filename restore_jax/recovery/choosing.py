@@ -6,7 +6,7 @@ import numpy as np
 from restore_jax.errors import OutOfQueries
 from restore_jax.recovery.aims import MAX_CANDIDATES
 from restore_jax.recovery.candidates import candidates, leads, robust, smallest
-from restore_jax.recovery.found import Candidate, Found
+from restore_jax.recovery.found import Candidate, Found, known
 from restore_jax.run import Run
 
 MORE_DRAWS = 6
@@ -27,7 +27,9 @@ def choose(run: Run, found: Found) -> Found:
         chosen, faded_rate = everybody[0], None
         if past and not found.interrupted:
             try:
-                margins = leads(run, [c.trigger for c in past], found.probes, aim.settings.fade)
+                margins = leads(
+                    run, [c.trigger for c in past], known(found.probes), aim.settings.fade
+                )
                 past, margins = _drawn_again(run, found, past, margins)
                 chosen = smallest(past, margins)
                 faded_rate = float((margins >= 0).mean(-1).max())
@@ -64,7 +66,7 @@ def _drawn_again(
         fresh = candidates(more.particles, more.scores, aim.space, aim.target, searching.goal)
         fresh = [c for c in fresh if c.score >= searching.goal][: MAX_CANDIDATES - len(past)]
         if fresh:
-            led = leads(run, [c.trigger for c in fresh], found.probes, fade)
+            led = leads(run, [c.trigger for c in fresh], known(found.probes), fade)
             past, margins = [*past, *fresh], np.concatenate([margins, led])
         if len(past) == MAX_CANDIDATES:
             break

@@ -1,7 +1,5 @@
 """Confirming and measuring: what the trigger does to images that the search never saw."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,7 +7,7 @@ from restore_jax.backdoors import Attack, Trigger, planted_attack, stamp, toward
 from restore_jax.errors import OutOfQueries
 from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
-from restore_jax.recovery.found import Found
+from restore_jax.recovery.found import Found, known
 from restore_jax.recovery.truth import attack_success_rate, compare
 from restore_jax.run import Run
 
@@ -40,7 +38,9 @@ def measure(run: Run, found: Found) -> Found:
     with run.stage("confirmation"):
         try:
             if aim.test_data is not None and not found.interrupted and not found.cut_short:
-                found = found.now(test_rate=_on_test_images(run, found.trigger, aim.test_data))
+                found = found.now(
+                    test_rate=_on_test_images(run, known(found.trigger), aim.test_data)
+                )
                 if planted is not None:
                     truth_rate = _on_test_images(run, planted, aim.test_data)
         except KeyboardInterrupt:
@@ -48,12 +48,10 @@ def measure(run: Run, found: Found) -> Found:
         except OutOfQueries:  # images had to be sent again
             found = found.now(status=OUT_OF_QUERIES)
         found = found.now(probe_rate=_on_probes(run, found))
-    return found.now(
-        true_trigger=truth,
-        truth=None
-        if truth is None
-        else compare(found.trigger, truth, truth_rate, jnp.asarray(found.probes)),
-    )
+    if truth is None:
+        return found
+    compared = compare(known(found.trigger), truth, truth_rate, known(found.probes))
+    return found.now(true_trigger=truth, truth=compared)
 
 
 def _confirmed(run: Run, found: Found) -> float | None:
@@ -62,10 +60,12 @@ def _confirmed(run: Run, found: Found) -> float | None:
     if wanted < NUM_CONFIRMATION // 2:
         return None
     probes = found.feed.take(wanted, run.ledger.left - wanted)
-    return float(np.mean(leads(run, [found.trigger], probes, 0.0) >= 0))
+    return float(np.mean(leads(run, [known(found.trigger)], probes, 0.0) >= 0))
 
 
-def _on_test_images(run: Run, trigger: Trigger | Attack, test_data: Any) -> float | None:
+def _on_test_images(
+    run: Run, trigger: Trigger | Attack, test_data: tuple[np.ndarray, np.ndarray]
+) -> float | None:
     attack = trigger
     if not isinstance(attack, Attack):
         attack = towards_one(attack, run.model.num_classes)
@@ -76,8 +76,9 @@ def _on_test_images(run: Run, trigger: Trigger | Attack, test_data: Any) -> floa
 
 
 def _on_probes(run: Run, found: Found) -> float | None:
-    asker = run.beside(len(found.probes))
+    probes = known(found.probes)
+    asker = run.beside(len(probes))
     if asker is None:
         return None
-    hits = asker.labels(stamp(found.trigger, found.probes)) == found.aim.target
+    hits = asker.labels(stamp(known(found.trigger), probes)) == found.aim.target
     return float(jnp.mean(hits))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,8 +13,19 @@ from restore_jax.recovery.aims import Aim
 from restore_jax.recovery.types import Level, Truth
 from restore_jax.run import ProbeFeed
 from restore_jax.splitting import SplittingState
+from restore_jax.splitting.types import Particle, Particles, Tree
+from restore_jax.types import Argument
 
 Array = jax.Array
+
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """What an earlier stage has found out."""
+    assert value is not None
+    return value
 
 
 class Candidate(NamedTuple):
@@ -26,7 +37,7 @@ class Candidate(NamedTuple):
       trigger: what it stands for.
     """
 
-    particle: Any
+    particle: Particle
     score: float
     trigger: Trigger
 
@@ -42,7 +53,7 @@ class Search(NamedTuple):
     """
 
     sampler: Sampler
-    args: dict[str, Any]
+    args: dict[str, Tree]
     goal: float
     since: int
 
@@ -76,11 +87,11 @@ class Found:
 
     aim: Aim
     feed: ProbeFeed
-    probes: Any = None
+    probes: Array | None = None
     search: Search | None = None
     state: SplittingState | None = None
-    particles: Any = None
-    scores: Any = None
+    particles: Particles = None
+    scores: Array | None = None
     levels: tuple[Level, ...] = ()
     goal: float | None = None
     best_score: float | None = None
@@ -91,7 +102,7 @@ class Found:
     past: tuple[Candidate, ...] | None = None
     margins: np.ndarray | None = None
     chosen: Candidate | None = None
-    trigger: Any = None
+    trigger: Trigger | None = None
     faded_rate: float | None = None
     confirmation: float | None = None
     cut_short: bool = False
@@ -106,6 +117,6 @@ class Found:
         """Whether Ctrl-C ended the search."""
         return self.status == "interrupted"
 
-    def now(self, **more: Any) -> "Found":
+    def now(self, **more: Argument) -> "Found":
         """With what a stage found out."""
         return dataclasses.replace(self, **more)

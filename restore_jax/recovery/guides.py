@@ -56,12 +56,15 @@ def guides(run: Run, target: int, probes: Array, feed: Met, number: int, most: i
     starts = probes[jnp.arange(pairs) % probes.shape[0]]
     ends = inside[jnp.arange(pairs) % inside.shape[0]]
     low, high = np.zeros(pairs, np.float32), np.ones(pairs, np.float32)
-    between = lambda share: starts + share[:, None, None, None] * (ends - starts)  # noqa: E731
+
+    def between(shares: np.ndarray) -> Array:
+        return starts + jnp.asarray(shares)[:, None, None, None] * (ends - starts)
+
     for _ in range(STEPS):
         middle = 0.5 * (low + high)
-        hits = run.labels(between(jnp.asarray(middle))) == target
+        hits = run.labels(between(middle)) == target
         low, high = np.where(hits, low, middle), np.where(hits, middle, high)
-    return jnp.concatenate([between(jnp.asarray(share * low)) for share in SHARES])
+    return jnp.concatenate([between(share * low) for share in SHARES])
 
 
 def _plain_images(run: Run, target: int, image_shape: tuple[int, ...]) -> Array:

@@ -1,7 +1,7 @@
 """Probabilities as they are written: decimal logarithms, None for what is not known."""
 
 import math
-from typing import Any
+from typing import SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ MIN_ANCESTORS = 8
 """With fewer families left a population's last levels bound no probability."""
 
 
-def finite(value: Any) -> float | None:
+def finite(value: SupportsFloat) -> float | None:
     """The number, or None for an infinity or NaN."""
     return float(value) if math.isfinite(value) else None
 
 
-def log10(value: Any) -> float | None:
+def log10(value: SupportsFloat) -> float | None:
     """The decimal logarithm for a natural one, or None where it is not finite."""
     return finite(float(value) / math.log(10))
 

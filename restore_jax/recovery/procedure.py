@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from restore_jax.data.probes import ProbeSource
 from restore_jax.errors import InputError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import Opening, open_model
-from restore_jax.oracles.types import Oracle
+from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import reference
 from restore_jax.recovery.aims import (
     STOPS,
@@ -28,6 +28,7 @@ from restore_jax.recovery.aims import (
 )
 from restore_jax.recovery.candidates import inclusion
 from restore_jax.recovery.choosing import choose
+from restore_jax.recovery.comparing import with_others
 from restore_jax.recovery.confirming import confirm, measure
 from restore_jax.recovery.found import Found
 from restore_jax.recovery.pruning import prune
@@ -40,6 +41,8 @@ from restore_jax.run import Run, Saved, examining
 from restore_jax.spaces.catalogue import Space, find
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Particles
+from restore_jax.types import Argument
 
 INTERRUPTED = "interrupted"
 Stage = Callable[[Run, Found], Found]
@@ -50,7 +53,7 @@ PROTOCOLS: dict[str, tuple[Stage, ...]] = {
 
 
 def recover(
-    model: Any = "shipped",
+    model: Model = "shipped",
     target: str | int | None = None,
     *,
     trigger: str | None = None,
@@ -65,7 +68,8 @@ def recover(
     data_dir: str | None = None,
     test_data: TestData = None,
     settings: Settings | None = None,
-    first: Any = None,
+    compare: int = 0,
+    first: Particles | None = None,
     on_progress: OnProgress = None,
     journal: Journal | Saved | None = None,
     within: Run | None = None,
@@ -95,6 +99,8 @@ def recover(
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own. With space="auto" each space takes those of
         the options that it knows.
+      compare: of how many other classes to say what as many images do for them, as far as the
+        budget goes, once a trigger is found: what other classes have as well proves nothing.
       first: particles of the same space, the best first, to begin with in place of random ones;
         with ``stop="first_hit"`` only, since a probability could not be estimated then.
       on_progress: called after each level.
@@ -120,18 +126,20 @@ def recover(
     oracle = open_model(model, access, **opening)
     one_of("protocol", protocol, tuple(PROTOCOLS))
     one_of("stop", stop, STOPS)
+    if compare < 0 or (compare and protocol != "default"):
+        raise InputError('`compare` is a number of classes, and goes with `protocol` "default".')
     if first is not None and (stop != "first_hit" or protocol != "default" or space == "auto"):
         raise InputError('`first` goes with `stop` "first_hit", and with one space.')
     if space is None:
         space = "sparse" if protocol == "reference" else "patch"
-    how: dict[str, Any] = {
+    how: dict[str, Argument] = {
         "trigger": trigger, "success": success, "stop": stop, "test_data": test_data,
         "on_progress": on_progress, "first": first,
     }  # fmt: skip
-    given: dict[str, Any] = {"probes": probes, "seed": seed, "data_dir": data_dir}
+    given: dict[str, Argument] = {"probes": probes, "seed": seed, "data_dir": data_dir}
     if space == "auto":
         del how["first"]
-        again = {**how, **given, "protocol": protocol}
+        again = {**how, **given, "protocol": protocol, "compare": compare}
         return try_spaces(recover, oracle, target, budget, settings, journal, within, again)
     if protocol == "reference":
         aim, own_budget = _reference_aim(oracle, target, space, how)
@@ -148,7 +156,11 @@ def recover(
     found = Found(aim, run.feed(aim.excluded))
     for stage in PROTOCOLS[protocol]:
         found = _gone_through(stage, run, found)
-    return conclude(run, found)
+    recovery = conclude(run, found)
+    if not compare or not recovery.found:
+        return recovery
+    again = {"space": space, "success": success, "stop": stop, **given}
+    return with_others(recover, run, recovery, compare, aim.settings, again)
 
 
 def _gone_through(stage: Stage, run: Run, found: Found) -> Found:
@@ -217,7 +229,7 @@ def _aim(
     target: str | int | None,
     space: str | TriggerSpace,
     settings: Settings | None,
-    how: dict[str, Any],
+    how: dict[str, Argument],
 ) -> tuple[Aim, int]:
     """What is searched for, and the space's own budget."""
     if isinstance(space, TriggerSpace):
@@ -242,7 +254,7 @@ def _aim(
 
 
 def _reference_aim(
-    oracle: Oracle, target: str | int | None, space: str | TriggerSpace, how: dict[str, Any]
+    oracle: Oracle, target: str | int | None, space: str | TriggerSpace, how: dict[str, Argument]
 ) -> tuple[Aim, int]:
     """What is searched for by the reference, and the budget that all its levels take."""
     name = space if isinstance(space, str) else space.name

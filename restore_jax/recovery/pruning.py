@@ -17,7 +17,7 @@ from restore_jax.errors import OutOfQueries
 from restore_jax.racing import needed
 from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
-from restore_jax.recovery.found import Found
+from restore_jax.recovery.found import Found, known
 from restore_jax.run import Run
 
 Array = jax.Array
@@ -41,9 +41,9 @@ def prune(run: Run, found: Found) -> Found:
         if not found.past or found.interrupted:
             return found
         most = min(MAX_PRUNING, run.ledger.left - 2 * NUM_CONFIRMATION)
-        looking = _Looking(run, found.probes, run.ledger.left - most)
+        looking = _Looking(run, known(found.probes), run.ledger.left - most)
         try:
-            pruned = _pruned(looking, found.trigger, aim.settings.fade, aim.success)
+            pruned = _pruned(looking, known(found.trigger), aim.settings.fade, aim.success)
         except OutOfQueries:  # images had to be sent again
             return found
     return found.now(trigger=pruned)

@@ -11,7 +11,7 @@ about 806,400.
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ from restore_jax.recovery.types import Level, Progress
 from restore_jax.run import Run
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.splitting.types import Args, Particle, Particles
+from restore_jax.types import Argument
 
 Array = jax.Array
 NUM_PROBES = 8
@@ -36,11 +38,15 @@ MOST_SCREENED = 20 * NUM_PROBES
 BESIDE = MOST_SCREENED + 3 * NUM_CONFIRMATION
 """Images besides the levels: screening may meet probes of a target class."""
 NUM_PARTICLES = {"sparse": 128, "gaussian": 48}
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Argument]] = {
     "sparse": {"density": 0.1, "channels": "grey"},
     "gaussian": {},
 }
 RATE = 0.5
+
+
+Carry = tuple[Particles, Array, Array]
+"""Those that move, their scores f32[k], and the sum of the shares accepted f32[]."""
 
 
 class Population(NamedTuple):
@@ -51,7 +57,7 @@ class Population(NamedTuple):
       scores: f32[n], mean target logits as of the last level's scoring.
     """
 
-    particles: Any
+    particles: Particles
     scores: Array
 
 
@@ -163,7 +169,7 @@ def _progress(run: Run, levels: list[Level]) -> Progress:
 
 def make_level(
     oracle: Oracle, space: TriggerSpace
-) -> Callable[[Array, Any, Array, Any], tuple[Population, Array, Array]]:
+) -> Callable[[Array, Particles, Array, Args], tuple[Population, Array, Array]]:
     """One level of the protocol, pure.
 
     Returns:
@@ -171,17 +177,18 @@ def make_level(
     """
     falls = space.name == "gaussian"
 
-    def score(particles: Any, args: Any) -> Array:
-        def one(particle: Any) -> Array:
+    def score(particles: Particles, args: Args) -> Array:
+        def one(particle: Particle) -> Array:
             images = space.stamp(particle, args["probes"])
             logits = oracle.answer(args["weights"], images)
             return jnp.mean(jnp.take(logits, args["target"], axis=-1))
 
         count = jax.tree.leaves(particles)[0].shape[0]
-        return lax.map(one, particles, batch_size=_batch(count))
+        scores: Array = lax.map(one, particles, batch_size=_batch(count))
+        return scores
 
     def level(
-        key: Array, particles: Any, index: Array, args: Any
+        key: Array, particles: Particles, index: Array, args: Args
     ) -> tuple[Population, Array, Array]:
         scores = score(particles, args)
         order = jnp.argsort(scores, stable=True)
@@ -190,7 +197,7 @@ def make_level(
         strength = 1.0 - index / NUM_LEVELS if falls else jnp.float32(RATE)
         level_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
 
-        def move(carry: tuple[Any, Array, Array], number: Array) -> Any:
+        def move(carry: Carry, number: Array) -> tuple[Carry, None]:
             mine, mine_scores, accepted = carry
             keys = jax.random.split(jax.random.fold_in(level_key, number), losers.shape[0])
             proposals = jax.vmap(space.refresh, (0, 0, None))(keys, mine, strength)

@@ -11,7 +11,7 @@ from restore_jax.compilation import compiling_seconds
 from restore_jax.errors import OutOfQueries
 from restore_jax.racing import make_scorer, threshold, whole_legs
 from restore_jax.recovery.aims import Aim, OnProgress
-from restore_jax.recovery.found import Found, Search
+from restore_jax.recovery.found import Found, Search, known
 from restore_jax.recovery.guides import guides
 from restore_jax.recovery.probability import finite, log10, log10_interval
 from restore_jax.recovery.types import Level, Progress
@@ -175,19 +175,20 @@ def _begun(searching: Search, aim: Aim, key: Array) -> SplittingState:
 def _ready(run: Run, found: Found, shown: Array | None, key: Array) -> Search:
     aim = found.aim
     return ready(
-        run, aim.space, aim.settings, aim.success, aim.target, found.probes, shown,
+        run, aim.space, aim.settings, aim.success, aim.target, known(found.probes), shown,
         stop=aim.stop, max_queries=run.ledger.left - aim.reserve, key=key,
     )  # fmt: skip
 
 
 def _guides(run: Run, found: Found, state: SplittingState) -> Array | None:
     """Guides, where labels say nothing yet and the budget pays for them."""
-    m, settings = found.probes.shape[0], found.aim.settings
+    probes, settings = known(found.probes), found.aim.settings
+    m = probes.shape[0]
     number = whole_legs(settings.num_guides, m)
     if run.model.access != "labels" or float(state.scores.max()) > 0 or not number:
         return None
     most = run.ledger.left - found.aim.reserve - settings.num_particles * (m + number)
-    return guides(run, found.aim.target, found.probes, found.feed, number, most)
+    return guides(run, found.aim.target, probes, found.feed, number, most)
 
 
 def _levels(state: SplittingState) -> tuple[Level, ...]:

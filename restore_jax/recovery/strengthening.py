@@ -9,7 +9,7 @@ import numpy as np
 from restore_jax.errors import OutOfQueries
 from restore_jax.racing import needed
 from restore_jax.recovery.candidates import candidates, leads, robust
-from restore_jax.recovery.found import Candidate, Found
+from restore_jax.recovery.found import Candidate, Found, known
 from restore_jax.recovery.searching import progress
 from restore_jax.run import Run
 from restore_jax.splitting import SplittingState, Status, counting
@@ -41,10 +41,9 @@ def strengthen(run: Run, found: Found) -> Found:
 
 
 def _smallest_or_closest(run: Run, found: Found) -> Candidate:
-    aim, searching, probes = found.aim, found.search, found.probes
-    assert searching is not None
-    assert found.chosen is not None
-    stronger = candidates(found.particles, found.scores, aim.space, aim.target, searching.goal)
+    aim, searching, probes = found.aim, known(found.search), known(found.probes)
+    scores = known(found.scores)
+    stronger = candidates(found.particles, scores, aim.space, aim.target, searching.goal)
     best = min(stronger, key=lambda candidate: int(candidate.trigger.pixels))
     if best.score >= searching.goal:
         return best
@@ -52,7 +51,7 @@ def _smallest_or_closest(run: Run, found: Found) -> Candidate:
     paid = run.ledger.left >= probes.shape[0]
     if paid and robust(leads(run, [best.trigger], probes, 0.0), aim.success):
         return best
-    return found.chosen
+    return known(found.chosen)
 
 
 def _moved_on(run: Run, found: Found) -> tuple[SplittingState, bool]:
@@ -86,22 +85,20 @@ def _moved_on(run: Run, found: Found) -> tuple[SplittingState, bool]:
 
 def _faded_population(run: Run, found: Found, fade: float) -> SplittingState:
     """The search's state with copies of the candidates for particles."""
-    aim, searching, state = found.aim, found.search, found.state
-    assert searching is not None
-    assert state is not None
-    assert found.past
-    margins = leads(run, [candidate.trigger for candidate in found.past], found.probes, fade)
+    aim, searching, state = found.aim, known(found.search), known(found.state)
+    past = known(found.past)
+    margins = leads(run, [candidate.trigger for candidate in past], known(found.probes), fade)
     n, m = state.scores.shape[0], margins.shape[1]
     by_labels = searching.goal > 0
     if by_labels:
         scores = (margins >= 0).sum(-1)
     else:
         scores = np.sort(margins, -1)[:, m - needed(aim.success, m)]
-    places = np.resize(np.arange(len(found.past)), n)
+    places = np.resize(np.arange(len(past)), n)
     scores = scores[places].astype(np.float32)
     # Where all are level there is no level to be above: one of them is put just below.
     scores[-1] -= 1.0 if by_labels else 1e-4 * max(1.0, abs(float(scores[-1])))
-    particles = [candidate.particle for candidate in found.past]
+    particles = [candidate.particle for candidate in past]
     return dataclasses.replace(
         state,
         # What was sent besides the search counts against its budget, too.

@@ -1,8 +1,7 @@
 """Several spaces in turn, until one finds something, within one budget."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from restore_jax.errors import InputError
 from restore_jax.oracles.journal import Journal
@@ -12,6 +11,7 @@ from restore_jax.recovery.types import Attempt, Recovery
 from restore_jax.run import Run, Saved
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.settings import Settings
+from restore_jax.types import Argument
 
 
 def try_spaces(
@@ -22,7 +22,7 @@ def try_spaces(
     settings: Settings | None,
     journal: Journal | Saved | None,
     within: Run | None,
-    how: dict[str, Any],
+    how: dict[str, Argument],
 ) -> Recovery:
     """One recovery per space, the cheapest first; the one that found something, or the closest.
 
@@ -99,7 +99,7 @@ def _plans(names: list[str], settings: Settings | None, stop: str) -> dict[str, 
     }
 
 
-def _sums(parts: list[Any], asked: int) -> dict[str, int]:
+def _sums(parts: list[Mapping[str, int]], asked: int) -> dict[str, int]:
     """Images by stage, of all spaces; opening the model is the first stage's."""
     total: dict[str, int] = {}
     for stages in parts:

@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from restore_jax.backdoors import Trigger
 from restore_jax.run import Cost, Provenance
+from restore_jax.splitting.types import Particles
+from restore_jax.types import JSON
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +101,24 @@ class Attempt(NamedTuple):
     found: bool
 
 
+class Other(NamedTuple):
+    """What the same search does for another class of the model.
+
+    Attributes:
+      target, target_name: the class.
+      found: whether fresh probes confirmed a trigger of it, too.
+      log10_prob, interval: as of `Recovery`.
+      queries: images that it took.
+    """
+
+    target: int
+    target_name: str
+    found: bool
+    log10_prob: float | None
+    interval: tuple[float | None, float | None] | None
+    queries: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Recovery:
     """What a recovery found.
@@ -132,6 +152,7 @@ class Recovery:
       pixels_before_pruning: of the trigger.
       truth: the comparison with the planted trigger, where the model says what was planted.
       spaces_tried: with ``space="auto"``, what became of each space, in order.
+      others: what as many images do for some of the model's other classes, where asked for.
       levels: of the search, in order.
       particles, scores: the last population, a pytree with leading axis n, and f32[n].
       true_trigger: the planted one, where the model says so.
@@ -145,7 +166,7 @@ class Recovery:
     status: str
     target: int
     target_name: str
-    particles: Any
+    particles: Particles
     scores: np.ndarray
     probes: np.ndarray
     inclusion: np.ndarray
@@ -153,10 +174,10 @@ class Recovery:
     provenance: Provenance
     success: float = 0.95
     space: str = ""
-    prior: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prior: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     protocol: str = "default"
     stop: str = "estimate"
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     log10_prob: float | None = None
     interval: tuple[float | None, float | None] | None = None
     best_score: float | None = None
@@ -169,6 +190,7 @@ class Recovery:
     pixels_before_pruning: int | None = None
     truth: Truth | None = None
     spaces_tried: tuple[Attempt, ...] = ()
+    others: tuple[Other, ...] = ()
     levels: tuple[Level, ...] = ()
     true_trigger: Trigger | None = None
 

@@ -6,7 +6,7 @@ The keys are those of `docs/results.md`.
 from collections.abc import Mapping
 from typing import Any
 
-from restore_jax.recovery import SCHEMA_VERSION, Attempt, Level, Recovery, Truth
+from restore_jax.recovery import SCHEMA_VERSION, Attempt, Level, Other, Recovery, Truth
 from restore_jax.run import Cost, Provenance
 
 
@@ -40,6 +40,7 @@ def recovery_content(recovery: Recovery) -> dict[str, Any]:
         "pixels_before_pruning": recovery.pixels_before_pruning,
         "settings": dict(recovery.settings),
         **_tried(recovery.spaces_tried),
+        **_others(recovery.others),
         "levels": [level._asdict() for level in recovery.levels],
     }
 
@@ -117,6 +118,7 @@ def recovery_from(content: Mapping[str, Any], **arrays: Any) -> Recovery:
         pixels_before_pruning=said("pixels_before_pruning"),
         truth=None if truth is None else Truth(**truth | {"shift": tuple(truth["shift"])}),
         spaces_tried=tuple(map(_attempt, said("spaces_tried") or ())),
+        others=tuple(map(_other, said("others") or ())),
         levels=tuple(Level(**level) for level in content["levels"]),
         **arrays,
     )
@@ -136,6 +138,21 @@ def _tried(attempts: tuple[Attempt, ...]) -> dict[str, Any]:
         row["log10_prob_interval"] = _pair(row.pop("interval"))
         rows.append(row)
     return {"spaces_tried": rows}
+
+
+def _others(others: tuple[Other, ...]) -> dict[str, Any]:
+    """Only where other classes were searched."""
+    rows = []
+    for other in others:
+        row = other._asdict()
+        row["log10_prob_interval"] = _pair(row.pop("interval"))
+        rows.append(row)
+    return {"others": rows} if rows else {}
+
+
+def _other(row: Mapping[str, Any]) -> Other:
+    values = dict(row)
+    return Other(interval=_back(values.pop("log10_prob_interval")), **values)
 
 
 def _attempt(row: Mapping[str, Any]) -> Attempt:

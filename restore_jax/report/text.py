@@ -1,10 +1,10 @@
 """Results in words, for a person: one fact a line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from restore_jax.backdoors import describe
-from restore_jax.recovery import Recovery
+from restore_jax.recovery import Other, Recovery
 
 _ENDS = {
     "reached": "candidates did it on the search's own probes, but fresh probes did not confirm one",
@@ -25,6 +25,7 @@ def recovery_lines(recovery: Recovery) -> list[str]:
         *(line("asking", text) for text in asking_lines(recovery.cost.asking)),
         line("trigger", describe(recovery.trigger)),
         *_truth(recovery),
+        *_others(recovery.others),
         *_time(recovery),
         *(line("note", note) for note in recovery.provenance.notes),
     ]
@@ -121,6 +122,29 @@ def _truth(recovery: Recovery) -> list[str]:
         "planted pixels have the same colour"
     )
     return [line("planted", planted), line("agreement", agreement)]
+
+
+def _others(others: Sequence[Other]) -> list[str]:
+    """What the same search does for other classes, in words."""
+    if not others:
+        return []
+    most = max(other.queries for other in others)
+    obeyed = [other for other in others if other.found]
+    names = ", ".join(
+        other.target_name + ("" if other.log10_prob is None else f" (10^{other.log10_prob:.2f})")
+        for other in obeyed
+    )
+    bounds = [other.interval[1] for other in others if other.interval and not other.found]
+    known = [bound for bound in bounds if bound is not None]
+    at_most = f"; at most 10^{max(known):.2f} each (95 %)" if known else ""
+    if not obeyed:
+        text = f"none of {len(others)} searched alike has one within {most:,} images{at_most}"
+    elif len(obeyed) == len(others):
+        text = f"all {len(others)} searched alike have one, too: {names}"
+    else:
+        text = f"of {len(others)} searched alike {names} have one, too; the others none within "
+        text += f"{most:,} images{at_most}"
+    return [line("others", text)]
 
 
 def _time(recovery: Recovery) -> list[str]:

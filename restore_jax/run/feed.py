@@ -1,7 +1,6 @@
 """Fresh probes that a model does not take for the class in question already."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 
 from restore_jax.data.probes import ProbeSource
 from restore_jax.errors import Inconclusive
+from restore_jax.oracles.types import Images
 
 Array = jax.Array
 
@@ -17,7 +17,7 @@ class ProbeFeed:
     """Hands out fresh probes whose unstamped prediction is none of the excluded classes."""
 
     def __init__(
-        self, source: ProbeSource, labels: Callable[[Any], np.ndarray], excluded: frozenset[int]
+        self, source: ProbeSource, labels: Callable[[Images], np.ndarray], excluded: frozenset[int]
     ):
         """Takes images from the source in order.
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+
+from restore_jax.types import JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Cost:
     queries_by_stage: Mapping[str, int] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds_by_stage: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    asking: Mapping[str, Any] | None = None
+    asking: Mapping[str, JSON] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Provenance:
     access: str
     probes: str
     seed: int
-    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model_options: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     device: str = ""
     notes: tuple[str, ...] = ()

@@ -4,9 +4,9 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.environment import device_name, versions
@@ -14,7 +14,7 @@ from restore_jax.errors import BudgetError
 from restore_jax.oracles.asking import Asker
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger
-from restore_jax.oracles.types import Books, Oracle, Seen
+from restore_jax.oracles.types import Books, Images, Oracle, Seen
 from restore_jax.run import examining
 from restore_jax.run.feed import ProbeFeed
 from restore_jax.run.records import Cost, Provenance
@@ -25,7 +25,7 @@ class Run:
     """One piece of work with one model.
 
     Whoever asks the model outside a compiled search asks here, and it is counted; a search that
-    `Oracle.sampler` or `Oracle.program` made ready with `books` counts there, too.
+    `Oracle.sampler` or `Oracle.lanes` made ready with `books` counts there, too.
 
     Attributes:
       model: what is asked.
@@ -131,7 +131,7 @@ class Run:
             self._queries[name] = self._queries.get(name, 0) + more
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
-    def labels(self, images: Any) -> np.ndarray:
+    def labels(self, images: Images) -> np.ndarray:
         """int32[b], the predicted classes of images f32[b, H, W, C] in [0, 1], booked.
 
         Raises:
@@ -140,7 +140,7 @@ class Run:
         self.ledger.charge(len(images))
         return self.asker.labels(images)
 
-    def margins(self, images: Any, target: Any) -> np.ndarray:
+    def margins(self, images: Images, target: ArrayLike) -> np.ndarray:
         """f32[b], the `restore_jax.oracles.margins` of images f32[b, H, W, C], booked.
 
         Raises:

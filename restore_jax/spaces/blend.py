@@ -62,13 +62,15 @@ def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
 def stamp(particle: Array, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
     opacity = jnp.float32(prior.opacity)
-    return images * (1.0 - opacity) + opacity * _pattern(particle, prior)
+    stamped: Array = images * (1.0 - opacity) + opacity * _pattern(particle, prior)
+    return stamped
 
 
 def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:
     """`pcn` of strength ``rate``; 1 is a fresh draw."""
     del prior
-    return pcn(key, particle, rate)[0]
+    fresh: Array = pcn(key, particle, rate)[0]
+    return fresh
 
 
 def proposals(prior: Prior) -> dict[str, Proposal]:
@@ -165,4 +167,4 @@ def _interpolation(pixels: int, cells: int) -> np.ndarray:
     centres = (np.arange(pixels) + 0.5) * cells / pixels - 0.5
     distances = np.abs(np.clip(centres, 0, cells - 1)[:, None] - np.arange(cells))
     weights = np.maximum(1 - distances, 0)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), np.float32)

@@ -9,10 +9,11 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from restore_jax.errors import InputError
 from restore_jax.spaces.settings import Settings
+from restore_jax.types import Argument
 
 if TYPE_CHECKING:
     from restore_jax.spaces.types import TriggerSpace
@@ -45,7 +46,7 @@ class Space:
     settings: Settings = dataclasses.field(default_factory=Settings)
     budget: int = 40_000
     auto: int | None = None
-    scan: Mapping[str, Any] | None = None
+    scan: Mapping[str, Argument] | None = None
     scan_auto: int | None = None
 
     def function(self) -> "Callable[..., TriggerSpace]":
@@ -60,7 +61,7 @@ class Space:
         """The names of its options."""
         return list(inspect.signature(self.function()).parameters)[1:]
 
-    def make(self, image_shape: tuple[int, int, int], **options: Any) -> "TriggerSpace":
+    def make(self, image_shape: tuple[int, int, int], **options: Argument) -> "TriggerSpace":
         """Makes the space for images of (H, W, C).
 
         Raises:
@@ -82,7 +83,7 @@ class Space:
         few = min(self.settings.num_particles, FIRST_HIT_PARTICLES)
         return dataclasses.replace(self.settings, num_particles=few, fade=FIRST_HIT_FADE)
 
-    def scan_options(self) -> dict[str, Any]:
+    def scan_options(self) -> dict[str, Argument]:
         """The options under which a scan draws from it."""
         return dict(self.settings.options if self.scan is None else self.scan)
 

@@ -5,10 +5,11 @@ the levels of its channels: equally spaced in [0, 1], 0 and 1 included.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from restore_jax.errors import InputError
 from restore_jax.spaces.draws import integers
@@ -37,12 +38,13 @@ class Colours:
     @property
     def count(self) -> int:
         """How many colours there are: levels ** digits."""
-        return self.levels**self.digits
+        count: int = self.levels**self.digits
+        return count
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DTypeLike:
         """The smallest unsigned type that holds the codes 0 .. count."""
-        return jnp.uint8 if self.count < 256 else jnp.uint16
+        return np.uint8 if self.count < 256 else np.uint16
 
 
 def draw(row: Array, shape: tuple[int, ...], colours: Colours) -> Array:

@@ -7,31 +7,30 @@ it compiles in four fifths of the time.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from restore_jax.splitting.keys import particle_keys
-from restore_jax.splitting.types import DrawnProposal, Proposal
+from restore_jax.splitting.types import DrawnProposal, Particle, Particles, Proposal
 
 Array = jax.Array
 Shape = tuple[int, ...]
 _EXPONENT_OF_ONE = 0x3F800000
 
 
-def independent(draw: Callable[[Array], Any]) -> Callable[[Array, int], Any]:
+def independent(draw: Callable[[Array], Particle]) -> Callable[[Array, int], Particles]:
     """Makes ``sample(key, n)`` of ``draw(key)``; draw i depends on the key and on i alone."""
 
-    def sample(key: Array, n: int) -> Any:
+    def sample(key: Array, n: int) -> Particles:
         return jax.vmap(draw)(particle_keys(key, n))
 
     return sample
 
 
 def drawn(
-    draw: Callable[[Array], Array], moves: Mapping[str, Callable[..., Any]]
+    draw: Callable[[Array], Array], moves: Mapping[str, Callable[..., tuple[Particle, Array]]]
 ) -> dict[str, Proposal]:
     """Makes proposals of moves ``(bits, particle, strength)`` that draw bits in the same way."""
     return {name: DrawnProposal(draw, move) for name, move in moves.items()}

@@ -1,12 +1,11 @@
 """Makes a search space by its name."""
 
-from typing import Any
-
 from restore_jax.spaces.catalogue import find
 from restore_jax.spaces.types import TriggerSpace
+from restore_jax.types import Argument
 
 
-def make_space(name: str, image_shape: tuple[int, int, int], **options: Any) -> TriggerSpace:
+def make_space(name: str, image_shape: tuple[int, int, int], **options: Argument) -> TriggerSpace:
     """Makes a search space by its name.
 
     Args:

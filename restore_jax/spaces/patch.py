@@ -106,7 +106,7 @@ class Prior:
     def log_weights(self) -> np.ndarray:
         """f32[max_size - min_size + 1], log weights of the sides, not normalised."""
         sides = np.arange(self.max_size - self.min_size + 1)
-        return (sides * np.log(self.size_decay)).astype(np.float32)
+        return np.asarray(sides * np.log(self.size_decay), np.float32)
 
 
 def draw(key: Array, prior: Prior) -> Patch:
@@ -137,7 +137,7 @@ def refresh(key: Array, particle: Patch, rate: Array, prior: Prior) -> Patch:
     redrawn = chance(bits[3], fresh.codes.shape, rate)
     codes = jnp.where(redrawn, fresh.codes, particle.codes)
     reframed = chance(bits[4], (), rate)
-    merged = jax.tree.map(lambda new, old: jnp.where(reframed, new, old), fresh, particle)
+    merged: Patch = jax.tree.map(lambda new, old: jnp.where(reframed, new, old), fresh, particle)
     return merged._replace(codes=codes)
 
 
@@ -297,7 +297,8 @@ def _fits(frame: Array, changes: Array, prior: Prior) -> Array:
     )
     bottom_fits = (row >= 0) & (row + height <= prior.image_height)
     right_fits = (col >= 0) & (col + width <= prior.image_width)
-    return sides_fit & bottom_fits & right_fits
+    fits: Array = sides_fit & bottom_fits & right_fits
+    return fits
 
 
 def _log_density(frame: Array, prior: Prior) -> Array:

@@ -81,7 +81,7 @@ class Prior:
     def log_weights(self) -> np.ndarray:
         """f32[max_pixels - min_pixels + 1], log weights of the counts, not normalised."""
         more = np.arange(self.max_pixels - self.min_pixels + 1)
-        return (more * np.log(self.count_decay)).astype(np.float32)
+        return np.asarray(more * np.log(self.count_decay), np.float32)
 
 
 def draw(key: Array, prior: Prior) -> Scattered:

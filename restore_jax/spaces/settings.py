@@ -1,7 +1,8 @@
 """How a space is searched."""
 
 import dataclasses
-from typing import Any
+
+from restore_jax.types import Argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,4 +34,4 @@ class Settings:
     fade: float = 0.5
     refine_levels: int = 10
     num_guides: int = 16
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Argument] = dataclasses.field(default_factory=dict)

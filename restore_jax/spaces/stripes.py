@@ -13,7 +13,6 @@ networks, too, obey faint slanting waves, but hardly upright or level ones.
 import dataclasses
 import math
 import numbers
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +188,7 @@ def _one(row: Array) -> Array:
     return jnp.arange(NUMBERS) == integers(row, (), 0, NUMBERS)
 
 
-def _checked_frequency(max_frequency: Any, width: int) -> float:
+def _checked_frequency(max_frequency: float | None, width: int) -> float:
     """The largest frequency, in cycles per image width."""
     if max_frequency is None:
         return max(3 * width / 8, 1.0)

@@ -14,17 +14,16 @@ Shapes: images are ``[m, H, W, C]``, a particle has no leading axis.
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
-from restore_jax.splitting.types import Proposal, SearchSpace
+from restore_jax.splitting.types import Particle, Proposal, SearchSpace
+from restore_jax.types import JSON
 
 Array = jax.Array
-Particle = Any
-"""One particle: a pytree of arrays without the leading axis ``n``."""
 
 
 class TriggerSpace(NamedTuple):
@@ -49,7 +48,7 @@ class TriggerSpace(NamedTuple):
     stamp: Callable[[Particle, Array], Array]
     refresh: Callable[[Array, Particle, Array], Particle]
     proposals: Mapping[str, Proposal]
-    description: dict[str, Any]
+    description: dict[str, JSON]
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -64,7 +63,7 @@ def check_image_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def check_share(name: str, value: Any, one_included: bool) -> float:
+def check_share(name: str, value: float, one_included: bool) -> float:
     """Returns ``value``; InputError unless it is a number in (0, 1), or in (0, 1]."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not (0 < value < 1 or (one_included and value == 1)):
@@ -73,6 +72,6 @@ def check_share(name: str, value: Any, one_included: bool) -> float:
     return float(value)
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> bool:
     """Whether a value is a whole number: an int or a NumPy integer, and no bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

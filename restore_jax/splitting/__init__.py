@@ -10,6 +10,7 @@ from restore_jax.splitting.host_driven import host_driven
 from restore_jax.splitting.importance_splitting import importance_splitting
 from restore_jax.splitting.kernels import MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
+from restore_jax.splitting.merging import MergedResult, merge
 from restore_jax.splitting.priors import Mapped, mapped, standard_normal, uniform_box
 from restore_jax.splitting.types import (
     DrawnProposal,
@@ -36,6 +37,7 @@ __all__ = [
     "LevelInfo",
     "Lineage",
     "Mapped",
+    "MergedResult",
     "MetropolisTuning",
     "MoveInfo",
     "Proposal",
@@ -54,6 +56,7 @@ __all__ = [
     "importance_splitting",
     "log_prob_interval",
     "mapped",
+    "merge",
     "metropolis",
     "particle_keys",
     "standard_normal",

@@ -40,7 +40,7 @@ def at_most(counted: Array, limit: Array) -> Array:
     return (high < limit[..., 0]) | ((high == limit[..., 0]) & (low <= limit[..., 1]))
 
 
-def count(counted: Any) -> Any:
+def count(counted: object) -> Any:
     """Reads an exact count on the host.
 
     Args:

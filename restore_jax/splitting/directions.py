@@ -14,13 +14,20 @@ learns directions and boxes from the other (see `Kernel.learn`).
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, ndtri
 
-from restore_jax.splitting.types import Array, LearnedProposal, Particles
+from restore_jax.splitting.types import (
+    Array,
+    LearnedProposal,
+    Lesson,
+    Particle,
+    Particles,
+    Tree,
+)
 
 _LLOYD_STEPS = 4
 _LEFT_OUT = 0.1
@@ -74,8 +81,8 @@ def half_spaces(number: int) -> LearnedProposal:
         return HalfSpaces(*jax.vmap(for_half)(jnp.array([False, True])))
 
     def propose(
-        key: Array, particle: Any, strength: Array, lesson: HalfSpaces, half: Array
-    ) -> tuple[Any, Array]:
+        key: Array, particle: Particle, strength: Array, lesson: HalfSpaces, half: Array
+    ) -> tuple[Particle, Array]:
         number_key, out_key = jax.random.split(jax.random.fold_in(key, 1))
         x = _flat(jax.tree.map(lambda leaf: leaf[None], particle))[0]
         directions, cuts = lesson.directions[half.astype(int)], lesson.cuts[half.astype(int)]
@@ -100,7 +107,7 @@ def half_spaces(number: int) -> LearnedProposal:
     return LearnedProposal(learn, propose)
 
 
-def inside_box(low: Any, high: Any) -> LearnedProposal:
+def inside_box(low: Tree, high: Tree) -> LearnedProposal:
     """Draws some coordinates of a uniform particle afresh, between the extremes of survivors.
 
     Args:
@@ -111,7 +118,7 @@ def inside_box(low: Any, high: Any) -> LearnedProposal:
       lies outside what survivors fill stays.
     """
 
-    def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> Any:
+    def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> Lesson:
         del scores
 
         def ends(leaf: Array, low: Array, high: Array) -> Array:
@@ -127,8 +134,8 @@ def inside_box(low: Any, high: Any) -> LearnedProposal:
         return jax.tree.map(ends, particles, low, high)
 
     def propose(
-        key: Array, particle: Any, strength: Array, lesson: Any, half: Array
-    ) -> tuple[Any, Array]:
+        key: Array, particle: Particle, strength: Array, lesson: Lesson, half: Array
+    ) -> tuple[Particle, Array]:
         leaves, structure = jax.tree.flatten(particle)
         keys = jax.random.split(key, len(leaves))
 
@@ -167,13 +174,15 @@ def _centres(x: Array, members: Array, number: int) -> Array:
         return (nearest, following), ways[chosen]
 
     first = (jnp.full(x.shape[0], -1.0, x.dtype), jnp.argmax(members))
+    centres: Array
     _, centres = jax.lax.scan(farthest, first, None, length=number)
 
     def lloyd(_: Array, centres: Array) -> Array:
         assigned = jnp.argmax(ways @ centres.T, -1)
         return _means(ways, members & (assigned == jnp.arange(number)[:, None]))
 
-    return jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres)
+    centres = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres)
+    return centres
 
 
 def _means(x: Array, members: Array) -> Array:
@@ -227,7 +236,7 @@ def _flat(particles: Particles) -> Array:
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], -1)
 
 
-def _like(vector: Array, particle: Any) -> Any:
+def _like(vector: Array, particle: Particle) -> Particle:
     """A vector f32[d] in the shape of one particle."""
     leaves, structure = jax.tree.flatten(particle)
     ends = [0]

@@ -63,7 +63,7 @@ def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tu
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}.")
-    return _interval(
+    ends: tuple[Array, Array] = _interval(
         result.log_prob,
         result.log_prob_std,
         result.log_prob_dof,
@@ -72,6 +72,7 @@ def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tu
         num_particles=result.scores.shape[-1],
         tail=(1.0 - confidence) / 2.0,
     )
+    return ends
 
 
 # Compiled as one, for whoever reads a result outside of a program.

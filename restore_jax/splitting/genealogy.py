@@ -47,10 +47,14 @@ def account(lineage: Lineage, survives: Array, ignored: Array) -> Lineage:
       ignored: bool[], a level that does not count.
     """
     n = survives.shape[0]
+
     # Counts of integers: their sums do not depend on the order, and are the same every time.
-    count = jax.vmap(lambda roots, ones: jnp.zeros(n, jnp.int32).at[roots].add(ones), (0, None))
-    members = count(lineage.roots, jnp.ones(n, jnp.int32))
-    survivors = count(lineage.roots, survives.astype(jnp.int32))
+    def counted(roots: Array, ones: Array) -> Array:
+        return jnp.zeros(n, jnp.int32).at[roots].add(ones)
+
+    by_root = jax.vmap(counted, (0, None))
+    members = by_root(lineage.roots, jnp.ones(n, jnp.int32))
+    survivors = by_root(lineage.roots, survives.astype(jnp.int32))
     share = jnp.maximum(jnp.mean(survives, dtype=jnp.float32), 1.0 / n)
     added = (survivors / share - members) / n
     families = num_families(lineage).astype(jnp.float32)

@@ -5,15 +5,18 @@ between them the score is an ordinary function of arrays. The same seed gives th
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from restore_jax.splitting.levels import (
-    Lesson,
+    FirstRounds,
+    FirstScores,
     Level,
     Population,
+    Taught,
     account,
     begin,
     begin_with,
@@ -29,7 +32,7 @@ from restore_jax.splitting.levels import (
     sweep_key,
     try_against,
 )
-from restore_jax.splitting.settings import checked_settings
+from restore_jax.splitting.settings import Settings, checked_settings
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -91,51 +94,19 @@ def host_driven(
     )
     if space.kernel.max_trials != 1:
         raise ValueError("a score on the host needs a kernel that makes one trial a sweep.")
-    size = settings.num_moving
-    drawn = jax.jit(lambda key: draw(settings, key))
-    begun = jax.jit(lambda key, particles, first: begin(settings, key, particles, first))
-    begun_with = jax.jit(lambda *given: begin_with(settings, *given))
-    going = jax.jit(lambda level, population: level_goes_on(settings, level, population))
-    closed = jax.jit(lambda *level: account(settings, *level))
-
-    @jax.jit
-    def opened(state: SplittingState) -> tuple[Level, Population, Lesson]:
-        level = find_level(settings, state.scores)
-        population = survive(settings, state, level)
-        return level, population, learn(settings, state, level, population)
-
-    @jax.jit
-    def swept(
-        state: SplittingState, level: Level, lesson: Lesson, population: Population, trial: Trial
-    ) -> tuple[Any, Population]:
-        proposed: list[tuple[Particles, Array]] = []
-
-        def try_(proposals: Particles, active: Array) -> Trial:
-            proposed.append((proposals, active))
-            return trial
-
-        moved = make_sweep(settings, state, level, lesson, population, try_)
-        return (*proposed[0], sweep_key(state, population)), moved
+    programs = _compiled(settings)
 
     def init(key: Array, args: Args) -> SplittingState:
-        particles, scoring_key = drawn(key)
+        particles, scoring_key = programs.draw(key)
         first = first_scores(settings, scoring_key, particles, args, _loop)
-        return begun(key, particles, first)
+        return programs.begin(key, particles, first)
 
     def step(state: SplittingState, args: Args) -> tuple[SplittingState, LevelInfo]:
         if int(state.status) != Status.RUNNING:
             return state, last_info(state)
-        level, population, lesson = opened(state)
-        nobody = jnp.zeros(size, bool)
-        blank = Trial(jnp.zeros(size, jnp.float32), nobody, jnp.zeros(2, jnp.uint32))
-        while bool(going(level, population)):
-            # One program says what is proposed, and again what becomes of it.
-            (proposals, active, key), _ = swept(state, level, lesson, population, blank)
-            trial = try_against(settings, size, key, level.score, args)(proposals, active)
-            _, population = swept(state, level, lesson, population, trial)
-        return closed(state, level, population)
+        return _one_level(settings, programs, state, args)
 
-    def advance(state: SplittingState, args: Args, k: Any) -> SplittingState:
+    def advance(state: SplittingState, args: Args, k: int | Array) -> SplittingState:
         for _ in range(int(k)):
             if int(state.status) != Status.RUNNING:
                 break
@@ -149,12 +120,100 @@ def host_driven(
         return read_result(settings, state)
 
     def begin_given(key: Array, particles: Particles, scores: Array) -> SplittingState:
-        return begun_with(key, particles, jnp.asarray(scores, jnp.float32))
+        return programs.begin_with(key, particles, jnp.asarray(scores, jnp.float32))
 
     return SplittingAlgorithm(init, step, advance, run, result, begin_given)
 
 
-def _loop(goes_on: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any) -> Any:
+class Proposed(NamedTuple):
+    """What a sweep wants scored: proposals, who of them is active bool[rows], and the key."""
+
+    proposals: Particles
+    active: Array
+    key: Array
+
+
+class Programs(NamedTuple):
+    """The compiled pieces between which the host asks for scores.
+
+    Attributes:
+      draw: the first particles, and the key of their scores.
+      begin, begin_with: the state of scored first particles; of particles from elsewhere.
+      open: what a level begins with.
+      goes_on: whether one more sweep is to be made.
+      sweep: one sweep, given what a trial says of its proposals: what it proposes, which does not
+        depend on the trial, and the population after it.
+      close: ends a level.
+    """
+
+    draw: Callable[[Array], tuple[Particles, Array]]
+    begin: Callable[[Array, Particles, FirstScores], SplittingState]
+    begin_with: Callable[[Array, Particles, Array], SplittingState]
+    open: Callable[[SplittingState], tuple[Level, Population, Taught | None]]
+    goes_on: Callable[[Level, Population], Array]
+    sweep: Callable[
+        [SplittingState, Level, Taught | None, Population, Trial], tuple[Proposed, Population]
+    ]
+    close: Callable[[SplittingState, Level, Population], tuple[SplittingState, LevelInfo]]
+
+
+def _compiled(settings: Settings) -> Programs:
+    """The pieces of a run; each is compiled when it is first called."""
+
+    def opened(state: SplittingState) -> tuple[Level, Population, Taught | None]:
+        level = find_level(settings, state.scores)
+        population = survive(settings, state, level)
+        return level, population, learn(settings, state, level, population)
+
+    def swept(
+        state: SplittingState,
+        level: Level,
+        taught: Taught | None,
+        population: Population,
+        trial: Trial,
+    ) -> tuple[Proposed, Population]:
+        asked: list[tuple[Particles, Array]] = []
+
+        def try_(proposals: Particles, active: Array) -> Trial:
+            asked.append((proposals, active))
+            return trial
+
+        moved = make_sweep(settings, state, level, taught, population, try_)
+        return Proposed(*asked[0], sweep_key(state, population)), moved
+
+    return Programs(
+        draw=jax.jit(partial(draw, settings)),
+        begin=jax.jit(partial(begin, settings)),
+        begin_with=jax.jit(partial(begin_with, settings)),
+        open=jax.jit(opened),
+        goes_on=jax.jit(partial(level_goes_on, settings)),
+        sweep=jax.jit(swept),
+        close=jax.jit(partial(account, settings)),
+    )
+
+
+def _one_level(
+    settings: Settings, programs: Programs, state: SplittingState, args: Args
+) -> tuple[SplittingState, LevelInfo]:
+    """One level of a running state, asking for the scores of each sweep."""
+    size = settings.num_moving
+    level, population, taught = programs.open(state)
+    nobody = jnp.zeros(size, bool)
+    blank = Trial(jnp.zeros(size, jnp.float32), nobody, jnp.zeros(2, jnp.uint32))
+    while bool(programs.goes_on(level, population)):
+        # One program says what is proposed, and again what becomes of it.
+        proposed, _ = programs.sweep(state, level, taught, population, blank)
+        try_ = try_against(settings, size, proposed.key, level.score, args)
+        trial = try_(proposed.proposals, proposed.active)
+        _, population = programs.sweep(state, level, taught, population, trial)
+    return programs.close(state, level, population)
+
+
+def _loop(
+    goes_on: Callable[[FirstRounds], Array],
+    body: Callable[[FirstRounds], FirstRounds],
+    carry: FirstRounds,
+) -> FirstRounds:
     """`jax.lax.while_loop`, on the host."""
     while bool(goes_on(carry)):
         carry = body(carry)

@@ -13,8 +13,6 @@ tied scores (labels, plateaus, clones) keep the estimate consistent (Walter, 201
 arXiv 1507.00919).
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
@@ -119,17 +117,19 @@ def importance_splitting(
         return first_state(settings, key, args)
 
     def step(state: SplittingState, args: Args) -> tuple[SplittingState, LevelInfo]:
-        return lax.cond(
+        after: tuple[SplittingState, LevelInfo] = lax.cond(
             state.status == Status.RUNNING,
             lambda state: one_level(settings, state, args),
             lambda state: (state, last_info(state)),
             state,
         )
+        return after
 
-    def advance(state: SplittingState, args: Args, k: Any) -> SplittingState:
+    def advance(state: SplittingState, args: Args, k: int | Array) -> SplittingState:
         def unfinished(carry: tuple[SplittingState, Array]) -> Array:
             state, done = carry
-            return (state.status == Status.RUNNING) & (done < k)
+            goes_on: Array = (state.status == Status.RUNNING) & (done < k)
+            return goes_on
 
         def next_level(carry: tuple[SplittingState, Array]) -> tuple[SplittingState, Array]:
             state, done = carry

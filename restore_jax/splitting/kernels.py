@@ -7,9 +7,9 @@ proposal's strength to a stated acceptance without leaving the device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,25 @@ from restore_jax.splitting.types import (
     LearnedProposal,
     Lesson,
     MoveInfo,
+    Particle,
     Particles,
     Proposal,
+    Tree,
     Try,
 )
 
 _CAUTION = 128.0
 _LEAST_WEIGHT = 0.05
+
+
+class MetropolisOptions(TypedDict, total=False):
+    """What `metropolis` takes besides its proposals."""
+
+    weights: Sequence[float] | None
+    adapt_weights: bool
+    target_acceptance: float
+    init_strength: float | Sequence[float]
+    bounds: tuple[float, float]
 
 
 class MetropolisTuning(NamedTuple):
@@ -105,96 +117,136 @@ def metropolis(
     Raises:
       ValueError: if an argument is outside its range.
     """
-    proposals = tuple(proposals)
-    num_components = len(proposals)
-    if num_components < 1:
-        raise ValueError("proposals must hold at least one proposal, got none.")
-    shares = _checked_weights(weights, num_components)
-    if not 0.0 < target_acceptance < 1.0:
-        raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance!r}.")
-    low, high = bounds
-    if not 0.0 < low <= high < math.inf:
-        raise ValueError(f"bounds must be (low, high) with 0 < low <= high, got {bounds!r}.")
-    strengths = _checked_strengths(init_strength, num_components, low, high)
+    mixture = _checked_mixture(
+        tuple(proposals), weights, adapt_weights, target_acceptance, init_strength, bounds
+    )
+    learned = any(isinstance(proposal, LearnedProposal) for proposal in mixture.proposals)
+    return Kernel(
+        init=partial(_first_tuning, mixture),
+        step=partial(_sweep, mixture),
+        learn=partial(_learn, mixture) if learned or adapt_weights else None,
+    )
 
-    def init() -> MetropolisTuning:
-        return MetropolisTuning(
-            log_strength=jnp.log(jnp.array(strengths, jnp.float32)),
-            acceptance=jnp.full((num_components,), jnp.nan, jnp.float32),
-            efficiency=jnp.full((num_components,), 0.1, jnp.float32),
-        )
 
-    def learn(
-        particles: Particles, scores: Array, survives: Array, half: Array
-    ) -> MetropolisLesson:
-        return MetropolisLesson(
-            scores=jnp.sort(jnp.where(survives, scores, jnp.inf)),
-            num_survivors=jnp.sum(survives, dtype=jnp.int32),
-            lessons=tuple(
-                proposal.learn(particles, scores, survives, half)
-                if isinstance(proposal, LearnedProposal)
-                else ()
-                for proposal in proposals
-            ),
-        )
+class Mixture(NamedTuple):
+    """What `metropolis` was given, checked: K proposals, and how they are tuned.
 
-    def step(
-        keys: Array,
-        particles: Particles,
-        scores: Array,
-        try_: Try,
-        tuning: MetropolisTuning,
-        lesson: MetropolisLesson | None = None,
-        half: Array | None = None,
-    ) -> tuple[Particles, Array, MetropolisTuning, MoveInfo]:
-        strength = jnp.clip(jnp.exp(tuning.log_strength), low, high)
-        chances = jnp.array(shares, jnp.float32)
-        if adapt_weights:
-            best = jnp.maximum(jnp.max(tuning.efficiency), 1e-30)
-            worth = jnp.square(tuning.efficiency / best)
-            chances = chances * jnp.maximum(worth, _LEAST_WEIGHT)
+    Attributes:
+      proposals: K of them.
+      shares: K, the weights that they begin with.
+      strengths: K, what their strengths begin with.
+      adapt_weights: whether the weights adapt.
+      target_acceptance: what the strengths are steered to.
+      low, high: where they are kept.
+    """
 
-        if lesson is None and any(isinstance(p, LearnedProposal) for p in proposals):
-            raise ValueError("step must be given the lesson and half: a proposal is learned.")
-        lessons = lesson.lessons if lesson is not None else ((),) * num_components
+    proposals: tuple[Proposal | LearnedProposal, ...]
+    shares: tuple[float, ...]
+    strengths: tuple[float, ...]
+    adapt_weights: bool
+    target_acceptance: float
+    low: float
+    high: float
 
-        def propose(key: Array, particle: Any, half: Array) -> tuple[Array, Any, Array]:
-            made = [
-                partial(proposal.propose, lesson=known, half=half)
-                if isinstance(proposal, LearnedProposal)
-                else proposal
-                for proposal, known in zip(proposals, lessons, strict=True)
-            ]
-            return _propose(key, particle, strength=strength, chances=chances, proposals=made)
 
-        if half is None:
-            half = jnp.zeros(scores.shape[0], bool)
-        component, candidates, willing = jax.vmap(propose)(keys, particles, half)
-        trial = try_(candidates, willing)
-        moved = willing & trial.above
-        particles = jax.tree.map(
-            lambda new, old: jnp.where(_against(moved, old), new, old), candidates, particles
-        )
-        new_scores = jnp.where(moved, trial.scores, scores)
-        jumps = jnp.zeros(scores.shape, jnp.float32)
-        if adapt_weights and lesson is not None:
-            jumps = jnp.square(_ranks(lesson, new_scores) - _ranks(lesson, scores))
-        tuning = _adapt(tuning, component, moved, jumps, target_acceptance, low, high)
-        info = MoveInfo(acceptance=jnp.mean(moved, dtype=jnp.float32), cost=trial.cost)
-        return particles, new_scores, tuning, info
+def _first_tuning(mixture: Mixture) -> MetropolisTuning:
+    """The tuning before the first sweep; see `Kernel`."""
+    num_components = len(mixture.proposals)
+    return MetropolisTuning(
+        log_strength=jnp.log(jnp.array(mixture.strengths, jnp.float32)),
+        acceptance=jnp.full((num_components,), jnp.nan, jnp.float32),
+        efficiency=jnp.full((num_components,), 0.1, jnp.float32),
+    )
 
-    learns = adapt_weights or any(isinstance(p, LearnedProposal) for p in proposals)
-    return Kernel(init=init, step=step, learn=learn if learns else None)
+
+def _learn(
+    mixture: Mixture, particles: Particles, scores: Array, survives: Array, half: Array
+) -> MetropolisLesson:
+    """What is learned of a level; see `Kernel`."""
+    return MetropolisLesson(
+        scores=jnp.sort(jnp.where(survives, scores, jnp.inf)),
+        num_survivors=jnp.sum(survives, dtype=jnp.int32),
+        lessons=tuple(
+            proposal.learn(particles, scores, survives, half)
+            if isinstance(proposal, LearnedProposal)
+            else ()
+            for proposal in mixture.proposals
+        ),
+    )
+
+
+def _sweep(
+    mixture: Mixture,
+    keys: Array,
+    particles: Particles,
+    scores: Array,
+    try_: Try,
+    tuning: MetropolisTuning,
+    lesson: MetropolisLesson | None = None,
+    half: Array | None = None,
+) -> tuple[Particles, Array, MetropolisTuning, MoveInfo]:
+    """One move of every particle, and the tuning after it; see `Kernel`."""
+    propose = _proposer(mixture, tuning, lesson)
+    if half is None:
+        half = jnp.zeros(scores.shape[0], bool)
+    component, candidates, willing = jax.vmap(propose)(keys, particles, half)
+    trial = try_(candidates, willing)
+    moved = willing & trial.above
+    particles = jax.tree.map(
+        lambda new, old: jnp.where(_against(moved, old), new, old), candidates, particles
+    )
+    new_scores = jnp.where(moved, trial.scores, scores)
+    jumps = jnp.zeros(scores.shape, jnp.float32)
+    if mixture.adapt_weights and lesson is not None:
+        jumps = jnp.square(_ranks(lesson, new_scores) - _ranks(lesson, scores))
+    tuning = _adapt(mixture, tuning, component, moved, jumps)
+    info = MoveInfo(acceptance=jnp.mean(moved, dtype=jnp.float32), cost=trial.cost)
+    return particles, new_scores, tuning, info
+
+
+def _proposer(
+    mixture: Mixture, tuning: MetropolisTuning, lesson: MetropolisLesson | None
+) -> Callable[[Array, Particle, Array], tuple[Array, Particle, Array]]:
+    """Says of one particle ``(key, particle, half bool[])`` where it goes; see `_propose`."""
+    strength = jnp.clip(jnp.exp(tuning.log_strength), mixture.low, mixture.high)
+    chances = _chances(mixture, tuning)
+    if lesson is not None:
+        lessons = lesson.lessons
+    elif any(isinstance(proposal, LearnedProposal) for proposal in mixture.proposals):
+        raise ValueError("step must be given the lesson and half: a proposal is learned.")
+    else:
+        lessons = ((),) * len(mixture.proposals)
+
+    def propose(key: Array, particle: Particle, half: Array) -> tuple[Array, Particle, Array]:
+        made = [
+            partial(proposal.propose, lesson=known, half=half)
+            if isinstance(proposal, LearnedProposal)
+            else proposal
+            for proposal, known in zip(mixture.proposals, lessons, strict=True)
+        ]
+        return _propose(key, particle, strength=strength, chances=chances, proposals=made)
+
+    return propose
+
+
+def _chances(mixture: Mixture, tuning: MetropolisTuning) -> Array:
+    """f32[K]: how often each component is picked, up to a factor."""
+    chances = jnp.array(mixture.shares, jnp.float32)
+    if not mixture.adapt_weights:
+        return chances
+    best = jnp.maximum(jnp.max(tuning.efficiency), 1e-30)
+    worth = jnp.square(tuning.efficiency / best)
+    return chances * jnp.maximum(worth, _LEAST_WEIGHT)
 
 
 def _propose(
     key: Array,
-    particle: Particles,
+    particle: Particle,
     *,
     strength: Array,
     chances: Array,
     proposals: Sequence[Proposal],
-) -> tuple[Array, Particles, Array]:
+) -> tuple[Array, Particle, Array]:
     """One particle's component, candidate, and whether its ratio lets it go there."""
     proposal_key, uniform_key = jax.random.split(key)
     choice, acceptance = jax.random.uniform(uniform_key, (2,), jnp.float32)
@@ -213,7 +265,7 @@ def _drawn_once(key: Array, proposals: Sequence[Proposal]) -> list[Proposal]:
     All of them are computed and one is kept. In a compiled loop the same draws of many would
     not be seen to be the same, and each is a loop of its own.
     """
-    numbers: dict[int, Any] = {}
+    numbers: dict[int, Tree] = {}
 
     def once(proposal: Proposal) -> Proposal:
         if not isinstance(proposal, DrawnProposal):
@@ -233,13 +285,7 @@ def _ranks(lesson: MetropolisLesson, scores: Array) -> Array:
 
 
 def _adapt(
-    tuning: MetropolisTuning,
-    component: Array,
-    moved: Array,
-    jumps: Array,
-    target_acceptance: float,
-    low: float,
-    high: float,
+    mixture: Mixture, tuning: MetropolisTuning, component: Array, moved: Array, jumps: Array
 ) -> MetropolisTuning:
     """Steers each component's strength towards its target acceptance, and notes its jumps."""
     used = component[:, None] == jnp.arange(tuning.log_strength.shape[0])
@@ -250,9 +296,9 @@ def _adapt(
     # In the last-particle algorithm, which moves one at a time, a gain of 0.06 made the estimate
     # 17 % too high.
     gain = jnp.square(proposed) / (jnp.square(proposed) + _CAUTION)
-    log_strength = tuning.log_strength + gain * (acceptance - target_acceptance)
+    log_strength = tuning.log_strength + gain * (acceptance - mixture.target_acceptance)
     return MetropolisTuning(
-        log_strength=jnp.clip(log_strength, math.log(low), math.log(high)),
+        log_strength=jnp.clip(log_strength, math.log(mixture.low), math.log(mixture.high)),
         acceptance=jnp.where(proposed > 0, acceptance, tuning.acceptance),
         efficiency=tuning.efficiency + 0.5 * gain * (jump - tuning.efficiency),
     )
@@ -261,6 +307,28 @@ def _adapt(
 def _against(flags: Array, leaf: Array) -> Array:
     """``flags`` bool[n] shaped to broadcast against a leaf [n, ...]."""
     return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
+
+
+def _checked_mixture(
+    proposals: tuple[Proposal | LearnedProposal, ...],
+    weights: Sequence[float] | None,
+    adapt_weights: bool,
+    target_acceptance: float,
+    init_strength: float | Sequence[float],
+    bounds: tuple[float, float],
+) -> Mixture:
+    """The mixture, or one sentence about the first argument that is wrong."""
+    num_components = len(proposals)
+    if num_components < 1:
+        raise ValueError("proposals must hold at least one proposal, got none.")
+    shares = _checked_weights(weights, num_components)
+    if not 0.0 < target_acceptance < 1.0:
+        raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance!r}.")
+    low, high = bounds
+    if not 0.0 < low <= high < math.inf:
+        raise ValueError(f"bounds must be (low, high) with 0 < low <= high, got {bounds!r}.")
+    strengths = _checked_strengths(init_strength, num_components, low, high)
+    return Mixture(proposals, shares, strengths, adapt_weights, target_acceptance, low, high)
 
 
 def _checked_weights(weights: Sequence[float] | None, num_components: int) -> tuple[float, ...]:

@@ -1,10 +1,12 @@
 """The pieces of a level: level, survive, move, account; see `importance_splitting`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from restore_jax.splitting import counting, genealogy, resampling
 from restore_jax.splitting.keys import Stream, key_data, level_key, particle_keys
@@ -12,16 +14,19 @@ from restore_jax.splitting.settings import Settings
 from restore_jax.splitting.types import (
     Args,
     Array,
+    Lesson,
     LevelInfo,
     Particles,
     SplittingResult,
     SplittingState,
     Status,
     Trial,
+    Try,
     Tuning,
 )
 
 FIRST_ROUNDS = 4
+T = TypeVar("T")
 
 
 class Level(NamedTuple):
@@ -47,11 +52,11 @@ class Population(NamedTuple):
     acceptance: Array
 
 
-class Lesson(NamedTuple):
-    """What the kernel learned of a level, and each place's half bool[n]; () if it does not."""
+class Taught(NamedTuple):
+    """What the kernel learned of a level, and each place's half bool[n]."""
 
-    lesson: Any
-    half: Any
+    lesson: Lesson
+    half: Array
 
 
 class FirstScores(NamedTuple):
@@ -61,6 +66,21 @@ class FirstScores(NamedTuple):
     num_queries: Array
     num_nan: Array
     whole: Array
+
+
+class FirstRounds(NamedTuple):
+    """Scoring the first particles: rounds made, scores f32[n] so far, the queries, the NaN."""
+
+    number: Array
+    scores: Array
+    num_queries: Array
+    num_nan: Array
+
+
+Loop = Callable[
+    [Callable[[FirstRounds], Array], Callable[[FirstRounds], FirstRounds], FirstRounds], FirstRounds
+]
+"""What `lax.while_loop` is."""
 
 
 def first_state(settings: Settings, key: Array, args: Args) -> SplittingState:
@@ -129,7 +149,11 @@ def begin_with(
 
 
 def first_scores(
-    settings: Settings, key: Array, particles: Particles, args: Args, loop: Any = lax.while_loop
+    settings: Settings,
+    key: Array,
+    particles: Particles,
+    args: Args,
+    loop: Loop = lax.while_loop,
 ) -> FirstScores:
     """Scores the first particles; ``loop`` makes the rounds.
 
@@ -150,29 +174,30 @@ def first_scores(
     just_short = settings.threshold - 1e-6 * max(1.0, abs(settings.threshold))
     whole_cost = n * settings.scorer.max_cost
 
-    def goes_on(carry: Any) -> Array:
-        number, scores, num_queries, _ = carry
+    def goes_on(so_far: FirstRounds) -> Array:
+        number, scores, num_queries, _ = so_far
         pays = jnp.bool_(True)
         if settings.max_queries is not None:
             spare, enough = counting.less(settings.max_queries, counting.halves(whole_cost))
             pays = enough & counting.at_most(num_queries, spare)
-        return (number < rounds + pays.astype(int)) & ~any_hit(settings, scores)
+        goes_on: Array = (number < rounds + pays.astype(int)) & ~any_hit(settings, scores)
+        return goes_on
 
-    def one_round(carry: Any) -> Any:
-        number, scores, num_queries, num_nan = carry
+    def one_round(so_far: FirstRounds) -> FirstRounds:
+        number, scores, num_queries, num_nan = so_far
         races = number < rounds
         active = jnp.where(races, jnp.arange(n) // block == number, everybody)
         level = jnp.where(races, jnp.float32(just_short), lowest)
         try_ = try_against(settings, n, jax.random.fold_in(key, number), level, args)
         trial = try_(particles, active)
-        return (
+        return FirstRounds(
             number + 1,
             jnp.where(active, trial.scores, scores),
             counting.add(num_queries, trial.cost[0]),
             counting.add(num_nan, trial.cost[1]),
         )
 
-    start = (jnp.int32(0), jnp.full(n, -jnp.inf, jnp.float32), none, none)
+    start = FirstRounds(jnp.int32(0), jnp.full(n, -jnp.inf, jnp.float32), none, none)
     number, scores, num_queries, num_nan = loop(goes_on, one_round, start)
     return FirstScores(scores, num_queries, num_nan, number > rounds)
 
@@ -249,12 +274,12 @@ def move_particles(
     the next. Of clones there may be more than a block, if ties left many behind: block by
     block then, all moves of one before the next.
     """
-    lesson = learn(settings, state, level, population)
+    taught = learn(settings, state, level, population)
 
     def sweep(population: Population) -> Population:
         key = sweep_key(state, population)
         try_ = try_against(settings, settings.num_moving, key, level.score, args)
-        return make_sweep(settings, state, level, lesson, population, try_)
+        return make_sweep(settings, state, level, taught, population, try_)
 
     return lax.while_loop(
         lambda population: level_goes_on(settings, level, population), sweep, population
@@ -263,35 +288,36 @@ def move_particles(
 
 def learn(
     settings: Settings, state: SplittingState, level: Level, population: Population
-) -> Lesson:
-    """Lets the kernel look at the survivors."""
+) -> Taught | None:
+    """Lets the kernel look at the survivors; None if it learns nothing."""
     kernel = settings.space.kernel
     if kernel.learn is None:
-        return Lesson((), ())
+        return None
     blocks = settings.num_moving if settings.moving == "waste_free" else 2
     half = genealogy.halves(state.lineage, blocks)
     lesson = kernel.learn(state.particles, state.scores, level.survives, half)
-    return Lesson(lesson, half[population.sources])
+    return Taught(lesson, half[population.sources])
 
 
 def level_goes_on(settings: Settings, level: Level, population: Population) -> Array:
     """bool[]: whether one more sweep is to be made at this level."""
-    return (
+    goes_on: Array = (
         ~level.last
         & ~level.stalled
         & (population.num_moves < _num_sweeps(settings, level))
         & _affordable(settings, population.num_queries)
         & ~any_hit(settings, population.scores)
     )
+    return goes_on
 
 
 def make_sweep(
     settings: Settings,
     state: SplittingState,
     level: Level,
-    lesson: Lesson,
+    taught: Taught | None,
     population: Population,
-    try_: Any,
+    try_: Try,
 ) -> Population:
     """Moves one block of places; ``try_`` scores what is proposed."""
     size, everybody = settings.num_moving, jnp.arange(settings.num_particles, dtype=jnp.int32)
@@ -309,7 +335,7 @@ def make_sweep(
         to = jnp.where(is_dead, places, settings.num_particles)
         try_ = _only(is_dead, try_)
     kernel = settings.space.kernel
-    lessons = () if kernel.learn is None else (lesson.lesson, lesson.half[places])
+    lessons = () if taught is None else (taught.lesson, taught.half[places])
     moves_key = level_key(state.key_data, Stream.MOVES, state.index)
     particles, scores, tuning, info = kernel.step(
         particle_keys(jax.random.fold_in(moves_key, move), size),
@@ -346,9 +372,10 @@ def sweep_key(state: SplittingState, population: Population) -> Array:
 def _num_sweeps(settings: Settings, level: Level) -> Array:
     """int32[]: how many sweeps a level takes."""
     if settings.moving != "clones":
-        return jnp.int32(settings.num_moves)
+        return jnp.asarray(settings.num_moves, jnp.int32)
     dead = settings.num_particles - jnp.sum(level.survives, dtype=jnp.int32)
-    return settings.num_moves * -(-dead // settings.num_moving)
+    sweeps: Array = settings.num_moves * -(-dead // settings.num_moving)
+    return sweeps
 
 
 def account(
@@ -436,11 +463,13 @@ def read_result(settings: Settings, state: SplittingState) -> SplittingResult:
 
 def last_info(state: SplittingState) -> LevelInfo:
     """The last row written; an empty one where there is none."""
-    info = jax.tree.map(lambda rows: rows[jnp.maximum(state.index - 1, 0)], state.history)
+    info: LevelInfo = jax.tree.map(
+        lambda rows: rows[jnp.maximum(state.index - 1, 0)], state.history
+    )
     return info._replace(status=state.status, num_queries=state.num_queries)
 
 
-def try_against(settings: Settings, number: int, key: Array, level: Array, args: Args) -> Any:
+def try_against(settings: Settings, number: int, key: Array, level: Array, args: Args) -> Try:
     """The ``try_`` of a move: scores the active ones of ``number`` proposals against a level."""
 
     def try_(proposals: Particles, active: Array) -> Trial:
@@ -461,44 +490,48 @@ def try_against(settings: Settings, number: int, key: Array, level: Array, args:
 def any_hit(settings: Settings, scores: Array) -> Array:
     """bool[]: whether a search for a first hit has one."""
     if not settings.first_hit:
-        return jnp.bool_(False)
+        return jnp.asarray(False, bool)
     return jnp.any(scores >= settings.threshold)
 
 
 def _affordable(settings: Settings, num_queries: Array) -> Array:
     """bool[]: whether the budget pays for one more sweep, whatever it will cost."""
     if settings.max_queries is None:
-        return jnp.bool_(True)
+        return jnp.asarray(True, bool)
     # Comparing with what is left beside a sweep, not their sum with the budget: no overflow.
     spare, enough = counting.less(settings.max_queries, counting.halves(settings.sweep_cost))
-    return enough & counting.at_most(num_queries, spare)
+    pays: Array = enough & counting.at_most(num_queries, spare)
+    return pays
 
 
-def _only(active: Array, try_: Any) -> Any:
+def _only(active: Array, try_: Try) -> Try:
     """``try_`` for some of the particles that move."""
     return lambda proposals, wanted: try_(proposals, wanted & active)
 
 
-def _take(tree: Any, places: Array) -> Any:
+def _take(tree: T, places: Array) -> T:
     """The particles in some places."""
-    return jax.tree.map(lambda leaf: leaf[places], tree)
+    taken: T = jax.tree.map(lambda leaf: leaf[places], tree)
+    return taken
 
 
-def spread(settings: Settings, tree: Any) -> Any:
+def spread(settings: Settings, tree: T) -> T:
     """Particles laid over the devices, if there are several to lay them over."""
     if settings.sharding is None:
         return tree
-    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, settings.sharding), tree)
+    laid: T = jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, settings.sharding), tree)
+    return laid
 
 
-def strong(tree: Any) -> Any:
+def strong(tree: T) -> T:
     """Arrays without weak types: a loop's carry, and a loaded state, have none."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+    typed: T = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+    return typed
 
 
-def _checked_scores(scores: Any, num_particles: int) -> Array:
+def _checked_scores(given: ArrayLike, num_particles: int) -> Array:
     """Scores as f32[n]."""
-    scores = jnp.asarray(scores)
+    scores = jnp.asarray(given)
     if scores.shape != (num_particles,):
         raise ValueError(
             f"score_fn must return one score per particle, shape ({num_particles},), "

@@ -4,29 +4,32 @@ Each function returns a `SearchSpace` whose particles are a pytree of float32 ar
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard, Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from restore_jax.splitting.directions import half_spaces, inside_box
-from restore_jax.splitting.kernels import metropolis
+from restore_jax.splitting.kernels import MetropolisOptions, metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.types import (
     Array,
     LearnedProposal,
     Lesson,
     MoveInfo,
+    Particle,
     Particles,
     Proposal,
     SearchSpace,
+    Tree,
     Trial,
     Try,
     Tuning,
 )
 
 
-def standard_normal(shape: Any, **kernel_options: Any) -> SearchSpace:
+def standard_normal(shape: Tree, **kernel_options: Unpack[MetropolisOptions]) -> SearchSpace:
     """Independent standard normal numbers.
 
     Four moves, used the more the farther they carry the scores: `pcn`, `redraw`, and fresh draws
@@ -34,20 +37,21 @@ def standard_normal(shape: Any, **kernel_options: Any) -> SearchSpace:
 
     Args:
       shape: of one particle: an int (the dimension), a tuple of ints, or a pytree of tuples.
-      kernel_options: for `metropolis` (target_acceptance, init_strength, bounds).
+      kernel_options: for `metropolis`.
     """
     shapes = _shapes(shape)
 
-    def draw(key: Array) -> Particles:
+    def draw(key: Array) -> Particle:
         return _each(key, jax.random.normal, shapes)
 
     proposals: list[Proposal | LearnedProposal]
     proposals = [pcn, redraw, half_spaces(1), half_spaces(4)]
-    kernel = metropolis(proposals, **{"adapt_weights": True, **kernel_options})
+    options: MetropolisOptions = {"adapt_weights": True, **kernel_options}
+    kernel = metropolis(proposals, **options)
     return SearchSpace(_independent(draw), kernel)
 
 
-def pcn(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+def pcn(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:
     """The autoregressive proposal ``sqrt(1 - s²) x + s noise``; a strength of 1 is a fresh draw.
 
     Preconditioned Crank-Nicolson (Cotter, Roberts, Stuart & White, Statistical Science 2013),
@@ -59,7 +63,7 @@ def pcn(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Ar
     return moved, jnp.float32(0)
 
 
-def redraw(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+def redraw(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:
     """Draws each standard normal coordinate afresh with probability ``strength``."""
     noise = _each(key, jax.random.normal, particle)
     chances = _each(jax.random.fold_in(key, 1), jax.random.uniform, particle)
@@ -67,7 +71,7 @@ def redraw(key: Array, particle: Particles, strength: Array) -> tuple[Particles,
     return jax.tree.map(choose, particle, noise, chances), jnp.float32(0)
 
 
-def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
+def uniform_box(low: Tree, high: Tree, **kernel_options: Unpack[MetropolisOptions]) -> SearchSpace:
     """Independent uniform numbers.
 
     Two moves, used the more the farther they carry the scores: a uniform step of up to
@@ -77,7 +81,7 @@ def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
     Args:
       low, high: pytrees of numbers or arrays of the same shape, low < high everywhere; one
         particle has their shape. ``uniform_box(jnp.zeros(5), jnp.ones(5))`` is the unit cube.
-      kernel_options: for `metropolis` (target_acceptance, init_strength, bounds).
+      kernel_options: for `metropolis`.
 
     Raises:
       ValueError: they differ in structure or shape, are not finite, or low is not below high.
@@ -90,11 +94,11 @@ def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
     if not jax.tree.all(sound):
         raise ValueError("low must be below high everywhere, in the same shape, and both finite.")
 
-    def draw(key: Array) -> Particles:
+    def draw(key: Array) -> Particle:
         unit = _each(key, jax.random.uniform, low)
         return jax.tree.map(lambda u, a, b: jnp.minimum(a + u * (b - a), b), unit, low, high)
 
-    def walk(key: Array, particle: Particles, strength: Array) -> tuple[Particles, Array]:
+    def walk(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:
         steps = _each(key, _signed, low)
 
         def move(old: Array, step: Array, a: Array, b: Array) -> Array:
@@ -105,7 +109,8 @@ def uniform_box(low: Any, high: Any, **kernel_options: Any) -> SearchSpace:
 
         return jax.tree.map(move, particle, steps, low, high), jnp.float32(0)
 
-    kernel = metropolis([walk, inside_box(low, high)], **{"adapt_weights": True, **kernel_options})
+    options: MetropolisOptions = {"adapt_weights": True, **kernel_options}
+    kernel = metropolis([walk, inside_box(low, high)], **options)
     return SearchSpace(_independent(draw), kernel)
 
 
@@ -121,7 +126,7 @@ class Mapped(NamedTuple):
     value: Particles
 
 
-def mapped(space: SearchSpace, function: Callable[[Any], Any]) -> SearchSpace:
+def mapped(space: SearchSpace, function: Callable[[Particle], Tree]) -> SearchSpace:
     """The law of ``function(x)`` for x drawn from a space.
 
     With a standard normal underneath this is an isoprobabilistic map: independent marginals
@@ -144,7 +149,7 @@ def mapped(space: SearchSpace, function: Callable[[Any], Any]) -> SearchSpace:
     kernel = space.kernel
 
     def step(
-        keys: Array, particles: Mapped, scores: Array, try_: Try, tuning: Tuning, *learnt: Any
+        keys: Array, particles: Mapped, scores: Array, try_: Try, tuning: Tuning, *learnt: Tree
     ) -> tuple[Mapped, Array, Tuning, MoveInfo]:
         def try_mapped(latent: Particles, active: Array) -> Trial:
             return try_(Mapped(latent, on_all(latent)), active)
@@ -162,22 +167,29 @@ def mapped(space: SearchSpace, function: Callable[[Any], Any]) -> SearchSpace:
     return SearchSpace(sample, kernel._replace(step=step, learn=learn if learns else None))
 
 
-def _shapes(shape: Any) -> Any:
+def _shapes(shape: Tree) -> Tree:
     """The pytree of shapes that a caller may write as an int, a tuple or a pytree of these."""
-    whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 1  # noqa: E731
 
-    def is_shape(x: Any) -> bool:
-        return type(x) is tuple and all(map(whole, x))
-
-    def struct(x: Any) -> jax.ShapeDtypeStruct:
-        if not whole(x) and not is_shape(x):
+    def struct(x: object) -> jax.ShapeDtypeStruct:
+        sides = (x,) if _is_side(x) else x
+        if not _is_shape(sides):
             raise ValueError(f"a shape is an int of at least 1 or a tuple of them, got {x!r}.")
-        return jax.ShapeDtypeStruct((x,) if whole(x) else x, jnp.float32)
+        return jax.ShapeDtypeStruct(sides, jnp.float32)
 
-    return jax.tree.map(struct, shape, is_leaf=is_shape)
+    return jax.tree.map(struct, shape, is_leaf=_is_shape)
 
 
-def _each(key: Array, draw: Callable[[Array, tuple[int, ...], Any], Array], like: Any) -> Any:
+def _is_side(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 1
+
+
+def _is_shape(x: object) -> TypeGuard[tuple[int, ...]]:
+    return type(x) is tuple and all(map(_is_side, x))
+
+
+def _each(
+    key: Array, draw: Callable[[Array, tuple[int, ...], DTypeLike], Array], like: Tree
+) -> Tree:
     """A tree of draws, one for each leaf of ``like``, in its shape and type."""
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
@@ -185,12 +197,12 @@ def _each(key: Array, draw: Callable[[Array, tuple[int, ...], Any], Array], like
     return jax.tree.unflatten(structure, draws)
 
 
-def _signed(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+def _signed(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Uniform over [-1, 1)."""
     return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
 
-def _independent(draw: Callable[[Array], Particles]) -> Callable[[Array, int], Particles]:
+def _independent(draw: Callable[[Array], Particle]) -> Callable[[Array, int], Particles]:
     """``sample`` of particles that are drawn one by one, each from a key of its own."""
     return lambda key, num_particles: jax.vmap(draw)(particle_keys(key, num_particles))
 

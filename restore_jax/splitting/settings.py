@@ -2,7 +2,7 @@
 
 import math
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from restore_jax.splitting import counting
 from restore_jax.splitting.types import Args, Array, Particles, ScoreFn, Scorer, SearchSpace
 
 MOVING = ("waste_free", "all", "clones")
+STOPS = ("estimate", "first_hit")
 
 
 class Settings(NamedTuple):
@@ -60,57 +61,16 @@ def checked_settings(
     num_moves = _at_least("num_moves", num_moves, 1)
     max_levels = _at_least("max_levels", max_levels, 1)
     queries_per_score = _at_least("queries_per_score", queries_per_score, 1)
-    if not 0.0 < survival < 1.0:
-        raise ValueError(f"survival must be in (0, 1), got {survival!r}.")
-    # ceil(n (1 - survival)), spared the rounding of 1 - 0.7.
-    rank = max(num_particles - math.floor(num_particles * survival + 1e-9), 1)
-    if rank == num_particles:
-        raise ValueError(
-            f"survival must let at least one of {num_particles} particles survive, "
-            f"so be at least {1 / num_particles:.6g}, got {survival!r}."
-        )
+    rank = _rank(num_particles, survival)
     if math.isnan(threshold):
         raise ValueError("threshold must be a number, got NaN.")
-    if stop not in ("estimate", "first_hit"):
+    if stop not in STOPS:
         raise ValueError(f"stop must be 'estimate' or 'first_hit', got {stop!r}.")
-    if isinstance(score_fn, Scorer):
-        if queries_per_score != 1:
-            raise ValueError(
-                "queries_per_score must be left at 1 with a Scorer, which counts for itself, "
-                f"got {queries_per_score}."
-            )
-        scorer = score_fn
-    elif callable(score_fn):
-        scorer = _long_form(score_fn, queries_per_score)
-    else:
-        raise ValueError(f"score_fn must be a function or a Scorer, got {type(score_fn).__name__}.")
+    scorer = _scorer(score_fn, queries_per_score)
     max_cost = _at_least("score_fn.max_cost", scorer.max_cost, 1)
     max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
-    if moving not in MOVING:
-        raise ValueError(f"moving must be one of {', '.join(MOVING)}, got {moving!r}.")
-    num_moving = {"all": num_particles, "clones": rank}.get(moving, 0)
-    if moving == "waste_free":
-        length = num_moves + 1
-        num_moving = num_particles // length
-        if num_particles % length or num_moving < 2:
-            raise ValueError(
-                f"num_particles must be a multiple of num_moves + 1 = {length}, at least twice "
-                f"it, when waste-free: {max(2, round(num_particles / length)) * length} would "
-                f"do, got {num_particles}."
-            )
-    if sharding is not None:
-        blocks = sharding.num_devices
-        if num_moving % blocks or num_particles % blocks:
-            raise ValueError(
-                f"the {blocks} devices of sharding must divide both the {num_particles} particles "
-                f"and the {num_moving} that move at once."
-            )
-    sweep_cost = num_moving * max_cost * max_trials
-    if sweep_cost >= 2**32:
-        raise ValueError(
-            "num_particles times the dearest score must stay below 2^32 queries a move, "
-            f"got {sweep_cost}."
-        )
+    num_moving = _num_moving(moving, num_particles, num_moves, rank)
+    _check_sharding(sharding, num_particles, num_moving)
     return Settings(
         scorer=scorer,
         space=space,
@@ -121,12 +81,79 @@ def checked_settings(
         num_moves=num_moves,
         threshold=float(threshold),
         max_levels=max_levels,
+        sweep_cost=_sweep_cost(num_moving * max_cost * max_trials),
         max_queries=_budget(max_queries, num_particles * max_cost),
-        sweep_cost=sweep_cost,
         first_hit=stop == "first_hit",
         races=isinstance(score_fn, Scorer),
         sharding=sharding,
     )
+
+
+def _rank(num_particles: int, survival: float) -> int:
+    """The level's place among the ascending scores, counted from 1."""
+    if not 0.0 < survival < 1.0:
+        raise ValueError(f"survival must be in (0, 1), got {survival!r}.")
+    # ceil(n (1 - survival)), spared the rounding of 1 - 0.7.
+    rank = max(num_particles - math.floor(num_particles * survival + 1e-9), 1)
+    if rank == num_particles:
+        raise ValueError(
+            f"survival must let at least one of {num_particles} particles survive, "
+            f"so be at least {1 / num_particles:.6g}, got {survival!r}."
+        )
+    return rank
+
+
+def _scorer(score_fn: ScoreFn | Scorer, queries_per_score: int) -> Scorer:
+    """The score in its long form."""
+    if isinstance(score_fn, Scorer):
+        if queries_per_score != 1:
+            raise ValueError(
+                "queries_per_score must be left at 1 with a Scorer, which counts for itself, "
+                f"got {queries_per_score}."
+            )
+        return score_fn
+    if not callable(score_fn):
+        raise ValueError(f"score_fn must be a function or a Scorer, got {type(score_fn).__name__}.")
+    return _long_form(score_fn, queries_per_score)
+
+
+def _num_moving(moving: str, num_particles: int, num_moves: int, rank: int) -> int:
+    """How many particles move in a sweep."""
+    if moving not in MOVING:
+        raise ValueError(f"moving must be one of {', '.join(MOVING)}, got {moving!r}.")
+    if moving != "waste_free":
+        return {"all": num_particles, "clones": rank}[moving]
+    length = num_moves + 1
+    num_moving = num_particles // length
+    if num_particles % length or num_moving < 2:
+        raise ValueError(
+            f"num_particles must be a multiple of num_moves + 1 = {length}, at least twice "
+            f"it, when waste-free: {max(2, round(num_particles / length)) * length} would "
+            f"do, got {num_particles}."
+        )
+    return num_moving
+
+
+def _check_sharding(sharding: NamedSharding | None, num_particles: int, num_moving: int) -> None:
+    """Refuses devices that the population cannot be shared out over."""
+    if sharding is None:
+        return
+    blocks = sharding.num_devices
+    if num_moving % blocks or num_particles % blocks:
+        raise ValueError(
+            f"the {blocks} devices of sharding must divide both the {num_particles} particles "
+            f"and the {num_moving} that move at once."
+        )
+
+
+def _sweep_cost(most: int) -> int:
+    """The most queries that a sweep can make, if they can be counted."""
+    if most >= 2**32:
+        raise ValueError(
+            "num_particles times the dearest score must stay below 2^32 queries a move, "
+            f"got {most}."
+        )
+    return most
 
 
 def _long_form(score_fn: ScoreFn, queries_per_score: int) -> Scorer:
@@ -142,7 +169,7 @@ def _long_form(score_fn: ScoreFn, queries_per_score: int) -> Scorer:
     return Scorer(score=score, max_cost=queries_per_score)
 
 
-def _budget(max_queries: Any, least: int) -> Array | None:
+def _budget(max_queries: int | Array | None, least: int) -> Array | None:
     """A budget as uint32[2]; an array, which may have no value yet, is one already."""
     if max_queries is None:
         return None
@@ -159,7 +186,7 @@ def _budget(max_queries: Any, least: int) -> Array | None:
     return counting.halves(number)
 
 
-def _at_least(name: str, value: Any, least: int) -> int:
+def _at_least(name: str, value: SupportsIndex, least: int) -> int:
     """``value`` as an int that is at least ``least``."""
     try:
         number = operator.index(value)

@@ -7,7 +7,7 @@ import numpy as np
 
 from restore_jax.splitting.counting import count
 from restore_jax.splitting.estimators import effective_sample_size
-from restore_jax.splitting.types import Status
+from restore_jax.splitting.types import Array, Status
 
 if TYPE_CHECKING:
     from restore_jax.splitting.types import SplittingResult
@@ -95,13 +95,17 @@ def warnings(result: "SplittingResult") -> list[str]:
 
 
 def _probability(result: "SplittingResult", confidence: float) -> str:
-    log10 = lambda value: float(value) / math.log(10)  # noqa: E731
     if math.isnan(float(result.log_prob)):
         return "stopped at the first hit: no estimate of its probability"
     low, high = result.interval(confidence)
     if bool(result.reached):
         return (
-            f"log10 p = {log10(result.log_prob):.3f}, {confidence:.0%} interval "
-            f"{log10(low):.3f} to {log10(high):.3f}"
+            f"log10 p = {_log10(result.log_prob):.3f}, {confidence:.0%} interval "
+            f"{_log10(low):.3f} to {_log10(high):.3f}"
         )
-    return f"log10 p is at most {log10(high):.3f} ({confidence:.0%})"
+    return f"log10 p is at most {_log10(high):.3f} ({confidence:.0%})"
+
+
+def _log10(natural: Array) -> float:
+    """A natural logarithm as a decimal one."""
+    return float(natural) / math.log(10)

@@ -14,16 +14,21 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
+from jax.typing import ArrayLike
 
 Array = jax.Array
-Particles = Any
-"""A pytree of arrays, every leaf with leading axis ``n``."""
-Args = Any
-"""A pytree of arrays that the score reads: weights, probes, target. Traced."""
-Tuning = Any
-"""A pytree of arrays: what a kernel adapts from move to move (its move strength, say)."""
-Lesson = Any
-"""A pytree of arrays: what a kernel learns of the survivors of a level before it moves."""
+Tree = Any
+"""A pytree of arrays, whatever its structure: Python's types cannot say more of one."""
+Particles = Tree
+"""Every leaf with leading axis ``n``."""
+Particle = Tree
+"""One of them: the leaves without the axis ``n``."""
+Args = Tree
+"""What the score reads: weights, probes, target. Traced."""
+Tuning = Tree
+"""What a kernel adapts from move to move (its move strength, say)."""
+Lesson = Tree
+"""What a kernel learns of the survivors of a level before it moves."""
 
 ScoreFn = Callable[[Particles, Args], Array]
 """``(particles, args) -> scores f32[n]``; higher is closer to the event."""
@@ -44,7 +49,7 @@ class Scorer(NamedTuple):
         budget is kept only if no score costs more.
     """
 
-    score: Callable[[Array, Particles, Array, Array, Args], tuple[Any, Any]]
+    score: Callable[[Array, Particles, Array, Array, Args], tuple[ArrayLike, ArrayLike]]
     max_cost: int
 
 
@@ -66,7 +71,7 @@ class Trial(NamedTuple):
 Try = Callable[[Particles, Array], Trial]
 """``(proposals, active bool[n]) -> Trial``: scores the active proposals."""
 
-Proposal = Callable[[Array, Any, Array], tuple[Any, Array]]
+Proposal = Callable[[Array, Particle, Array], tuple[Particle, Array]]
 """``(key, particle, strength f32[]) -> (particle, log_ratio f32[])``, for one particle.
 
 Where one particle might go: the leaves have no axis ``n``. ``log_ratio`` is
@@ -127,7 +132,7 @@ class LearnedProposal(NamedTuple):
     """
 
     learn: Callable[[Particles, Array, Array, Array], Lesson]
-    propose: Callable[..., tuple[Any, Array]]
+    propose: Callable[..., tuple[Particle, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +147,10 @@ class DrawnProposal:
       propose: ``(numbers, particle, strength) -> (particle, log_ratio)``, see `Proposal`.
     """
 
-    draw: Callable[[Array], Any]
-    propose: Callable[[Any, Any, Array], tuple[Any, Array]]
+    draw: Callable[[Array], Tree]
+    propose: Callable[[Tree, Particle, Array], tuple[Particle, Array]]
 
-    def __call__(self, key: Array, particle: Any, strength: Array) -> tuple[Any, Array]:
+    def __call__(self, key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:
         """See `Proposal`."""
         return self.propose(self.draw(key), particle, strength)
 
@@ -287,7 +292,7 @@ class SplittingAlgorithm(NamedTuple):
 
     init: Callable[[Array, Args], SplittingState]
     step: Callable[[SplittingState, Args], tuple[SplittingState, LevelInfo]]
-    advance: Callable[[SplittingState, Args, Any], SplittingState]
+    advance: Callable[[SplittingState, Args, int | Array], SplittingState]
     run: Callable[[Array, Args], "SplittingResult"]
     result: Callable[[SplittingState], "SplittingResult"]
     begin: Callable[[Array, Particles, Array], SplittingState]

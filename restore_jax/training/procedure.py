@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from restore_jax import checkpoints
 from restore_jax.backdoors import Planted, planted_attack, poisoning_of
@@ -18,10 +19,17 @@ from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.environment import device_name, versions
 from restore_jax.errors import InputError
 from restore_jax.folders import make_folder, write_json
+from restore_jax.models import Network
+from restore_jax.models.layers import Params
 from restore_jax.training import trainer as trainers
 from restore_jax.training.trainer import Evaluation, Recipe, Trainer, TrainingState
+from restore_jax.types import JSON
 
 Images = tuple[np.ndarray, np.ndarray]
+
+
+Evaluate = Callable[[Params, Params], Evaluation]
+"""Of a network's parameters and batch statistics."""
 
 
 class Step(NamedTuple):
@@ -58,7 +66,7 @@ class Epoch(NamedTuple):
     epochs: int
     loss: float | None
     images_per_second: float | None
-    measured: dict[str, Any]
+    measured: dict[str, JSON]
 
 
 class Trained(NamedTuple):
@@ -71,8 +79,8 @@ class Trained(NamedTuple):
     """
 
     folder: Path
-    metrics: dict[str, Any]
-    measured: dict[str, Any]
+    metrics: dict[str, JSON]
+    measured: dict[str, JSON]
 
 
 class _Prepared(NamedTuple):
@@ -80,12 +88,12 @@ class _Prepared(NamedTuple):
 
     recipe: Recipe
     planted: list[Planted]
-    network: Any
+    network: Network
     trainer: Trainer
-    evaluate: Callable[[Any, Any], Evaluation]
-    evaluate_at_the_end: Callable[[], Callable[[Any, Any], Evaluation]]
+    evaluate: Evaluate
+    evaluate_at_the_end: Callable[[], Evaluate]
     evaluate_every: int
-    metadata: dict[str, Any]
+    metadata: dict[str, JSON]
     class_names: tuple[str, ...]
     out: Path
 
@@ -177,7 +185,7 @@ def _prepared(
     poisoning = poisoning_of(planted, training[0].shape[1:], len(class_names))
     starts = _starts(start_from, architecture, training[0].shape[1:], len(class_names))
     sample = training[0][:10_000].astype(np.float64) / 255.0
-    metadata: dict[str, Any] = {
+    metadata: dict[str, JSON] = {
         "architecture": architecture,
         "class_names": list(class_names),
         "image_shape": list(training[0].shape[1:]),
@@ -259,7 +267,7 @@ def _starts(
     return loaded
 
 
-def _resumable(out: Path, command: str) -> tuple[Path, dict[str, Any]]:
+def _resumable(out: Path, command: str) -> tuple[Path, dict[str, JSON]]:
     """The last checkpoint of the run in ``out`` and its metadata, if ``command`` made it."""
     last = checkpoints.resolve(out)
     if last.parent != out / "checkpoints":
@@ -295,7 +303,7 @@ def _first_state(
 
 
 @contextlib.contextmanager
-def _manager(out: Path) -> Iterator[Any]:
+def _manager(out: Path) -> Iterator[ocp.CheckpointManager]:
     """Orbax's manager of the checkpoints; folders that stay empty are taken away."""
     manager = checkpoints.open_manager(out / "checkpoints")
     try:
@@ -318,17 +326,21 @@ def _one_epoch(
         on_step(Step(epoch, recipe.epochs, done, steps, loss, speed))
     if not math.isfinite(loss):
         raise InputError(f"the loss is {loss} in epoch {epoch}: lower `learning_rate`.")
-    measured: dict[str, Any] = {}
+    measured: dict[str, JSON] = {}
     if epoch % prepared.evaluate_every == 0 or epoch == recipe.epochs:
         measured = _measured(prepared, prepared.evaluate(after.params, after.batch_stats))
     return after, Epoch(epoch, recipe.epochs, loss, speed, measured)
 
 
 def _saved(
-    prepared: _Prepared, state: TrainingState, row: Epoch, metrics: dict[str, Any], manager: Any
-) -> dict[str, Any]:
+    prepared: _Prepared,
+    state: TrainingState,
+    row: Epoch,
+    metrics: dict[str, JSON],
+    manager: ocp.CheckpointManager,
+) -> dict[str, JSON]:
     """Writes a checkpoint and metrics.json; the metrics."""
-    line: dict[str, Any] = {
+    line: dict[str, JSON] = {
         "epoch": row.epoch, "loss": row.loss, "images_per_second": row.images_per_second,
     }  # fmt: skip
     line |= {name: row.measured[name] for name in ("clean_accuracy", "asr") if row.measured}
@@ -352,7 +364,7 @@ def _saved(
 def _exported(
     prepared: _Prepared,
     state: TrainingState,
-    metrics: dict[str, Any],
+    metrics: dict[str, JSON],
     on_epoch: Callable[[Epoch], None],
 ) -> Trained:
     """Writes the network alone, in half precision, measured as it is."""
@@ -372,7 +384,7 @@ def _exported(
     return Trained(out, metrics, measured)
 
 
-def _measured(prepared: _Prepared, result: Evaluation) -> dict[str, Any]:
+def _measured(prepared: _Prepared, result: Evaluation) -> dict[str, JSON]:
     """An evaluation as a checkpoint's metadata says it."""
     names = prepared.class_names
     return {

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
 from restore_jax.errors import InputError
 from restore_jax.models import NORM_MOMENTUM, Network
+from restore_jax.models.layers import Params
+from restore_jax.splitting.types import Tree
 
 Array = jax.Array
 EVALUATION_CHUNK = 100
@@ -66,9 +68,9 @@ class TrainingState:
       epoch: int32[], how many epochs are behind.
     """
 
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
     key_data: Array
     epoch: Array
 
@@ -142,7 +144,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     raise InputError(f"unknown optimizer {recipe.optimizer!r}: it may be {', '.join(OPTIMIZERS)}.")
 
 
-def _as_matrices(params: Any) -> Any:
+def _as_matrices(params: Params) -> Tree:
     """Which axes of a convolution kernel are inputs and outputs; None for all else."""
     matrix = contrib.MuonDimensionNumbers((0, 1, 2), 3)
     return jax.tree.map(lambda p: matrix if p.ndim == 4 else None, params)
@@ -180,97 +182,184 @@ def make_trainer(
     Raises:
       InputError: fewer images than one batch.
     """
-    count = len(images)
-    steps_per_epoch = count // recipe.batch_size
+    steps_per_epoch = len(images) // recipe.batch_size
     if steps_per_epoch == 0:
         raise InputError(
-            f"a batch of {recipe.batch_size} is more than the {count} images there are."
+            f"a batch of {recipe.batch_size} is more than the {len(images)} images there are."
         )
-    # A GPU is left alone for a whole epoch; a CPU's user is told how it goes.
-    at_once = STEPS_PER_REPORT if jax.default_backend() == "cpu" else steps_per_epoch
     optimizer = make_optimizer(recipe, steps_per_epoch)
-    data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    batch = functools.partial(_batch, recipe, poison)
+    parts = _Parts(
+        network=network,
+        optimizer=optimizer,
+        images=jnp.asarray(images),
+        labels=jnp.asarray(labels, jnp.int32),
+        plan=jax.jit(functools.partial(_plan, len(images))),
+        steps=_compiled_steps(network, recipe, optimizer, batch),
+        statistics=_compiled_statistics(network, steps_per_epoch, batch),
+        steps_per_epoch=steps_per_epoch,
+        # A GPU is left alone for a whole epoch; a CPU's user is told how it goes.
+        at_once=STEPS_PER_REPORT if jax.default_backend() == "cpu" else steps_per_epoch,
+    )
+    return Trainer(
+        init=functools.partial(_first_state, parts),
+        epoch=functools.partial(_epoch, parts),
+        settle=functools.partial(_settle, parts),
+    )
 
-    def loss_fn(params: Any, batch_stats: Any, x: Array, y: Array) -> tuple[Array, Any]:
+
+class _Carry(NamedTuple):
+    """What a step changes; ``total`` f32[] is the sum of the losses so far."""
+
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+    total: Array
+
+
+class _Pass(NamedTuple):
+    """One pass over the training images: the run's key, the pass's number, and what it plans.
+
+    ``order`` int32[N] and ``flip`` bool[N] are `_plan`'s.
+    """
+
+    key_data: Array
+    number: Array
+    order: Array
+    flip: Array
+    images: Array
+    labels: Array
+
+
+Batch = Callable[[Array, _Pass], tuple[Array, Array]]
+"""``(index int32[], pass) -> (images f32[b, H, W, C], labels int32[b])``."""
+
+
+class _Parts(NamedTuple):
+    """What training is made of.
+
+    Attributes:
+      plan: ``(key_data, number) -> (order, flip)``.
+      steps: ``(carry, first, end, pass) -> carry``, the steps first .. end - 1; takes the carry's
+        memory.
+      statistics: ``(params, batch_stats, pass)``: the sum of what each batch makes of the latter.
+      at_once: steps between reports.
+    """
+
+    network: Network
+    optimizer: optax.GradientTransformation
+    images: Array
+    labels: Array
+    plan: Callable[[Array, Array], tuple[Array, Array]]
+    steps: Callable[[_Carry, Array, Array, _Pass], _Carry]
+    statistics: Callable[[Params, Params, _Pass], Params]
+    steps_per_epoch: int
+    at_once: int
+
+    def passing(self, state: TrainingState) -> _Pass:
+        """The pass that comes after a state."""
+        order, flip = self.plan(state.key_data, state.epoch)
+        return _Pass(state.key_data, state.epoch, order, flip, self.images, self.labels)
+
+
+def _plan(count: int, key_data: Array, number: Array) -> tuple[Array, Array]:
+    """In what order a pass takes the images, and which of them it flips."""
+    key = jax.random.wrap_key_data(key_data)
+    order = jax.random.permutation(jax.random.fold_in(key, 2 * number + 2), count)
+    return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
+
+
+def _batch(recipe: Recipe, poison: Poisoning, index: Array, now: _Pass) -> tuple[Array, Array]:
+    """A batch of a pass, augmented and poisoned; see `Batch`."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(now.key_data), 2 * now.number + 3)
+    shift_key, poison_key = jax.random.split(jax.random.fold_in(key, index))
+    places = lax.dynamic_slice_in_dim(now.order, index * recipe.batch_size, recipe.batch_size)
+    x = now.images[places].astype(jnp.float32) / 255.0
+    x = augment(shift_key, x, now.flip[places], recipe.translate)
+    return poison(poison_key, x, now.labels[places])
+
+
+def _compiled_steps(
+    network: Network, recipe: Recipe, optimizer: optax.GradientTransformation, batch: Batch
+) -> Callable[[_Carry, Array, Array, _Pass], _Carry]:
+    """See `_Parts`."""
+
+    def loss_fn(params: Params, batch_stats: Params, x: Array, y: Array) -> tuple[Array, Params]:
         logits, batch_stats = network.apply_train(params, batch_stats, x)
         goal = optax.smooth_labels(jax.nn.one_hot(y, network.num_classes), recipe.label_smoothing)
         return jnp.mean(optax.softmax_cross_entropy(logits, goal)), batch_stats
 
-    @jax.jit
-    def plan(key_data: Array, number: Array) -> tuple[Array, Array]:
-        key = jax.random.wrap_key_data(key_data)
-        order = jax.random.permutation(jax.random.fold_in(key, 2 * number + 2), count)
-        return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
-
-    def draw(
-        index: Array, key_data: Array, number: Array, order: Array, flip: Array, data: Any
-    ) -> tuple[Array, Array]:
-        images, labels = data
-        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), 2 * number + 3)
-        shift_key, poison_key = jax.random.split(jax.random.fold_in(key, index))
-        batch = lax.dynamic_slice_in_dim(order, index * recipe.batch_size, recipe.batch_size)
-        x = images[batch].astype(jnp.float32) / 255.0
-        x = augment(shift_key, x, flip[batch], recipe.translate)
-        return poison(poison_key, x, labels[batch])
-
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
-    def steps(carry: Any, first: Array, end: Array, *epoch: Any) -> Any:
-        def step(index: Array, carry: Any) -> Any:
+    def steps(carry: _Carry, first: Array, end: Array, now: _Pass) -> _Carry:
+        def step(index: Array, carry: _Carry) -> _Carry:
             params, batch_stats, opt_state, total = carry
             (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-                params, batch_stats, *draw(index, *epoch)
+                params, batch_stats, *batch(index, now)
             )
             updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), batch_stats, opt_state, total + loss
+            params = optax.apply_updates(params, updates)
+            return _Carry(params, batch_stats, opt_state, total + loss)
 
         return lax.fori_loop(first, end, step, carry)
 
+    return steps
+
+
+def _compiled_statistics(
+    network: Network, steps_per_epoch: int, batch: Batch
+) -> Callable[[Params, Params, _Pass], Params]:
+    """See `_Parts`."""
+
     @functools.partial(jax.jit, compiler_options=compiler_options())
-    def batch_statistics(params: Any, before: Any, *epoch: Any) -> Any:
-        def add(index: Array, total: Any) -> Any:
-            moved = network.apply_train(params, before, draw(index, *epoch)[0])[1]
+    def statistics(params: Params, before: Params, now: _Pass) -> Params:
+        def add(index: Array, total: Params) -> Params:
+            moved = network.apply_train(params, before, batch(index, now)[0])[1]
             return jax.tree.map(jnp.add, total, moved)
 
         zeros = jax.tree.map(jnp.zeros_like, before)
         return lax.fori_loop(0, steps_per_epoch, add, zeros)
 
-    def init(key: Array) -> TrainingState:
-        params, batch_stats = jax.jit(network.init)(jax.random.fold_in(key, 0))
-        first = data[0][:5000].astype(jnp.float32) / 255.0
-        return TrainingState(
-            params=params,
-            batch_stats=jax.jit(network.fit_stem)(batch_stats, first),
-            opt_state=optimizer.init(params),
-            key_data=jax.random.key_data(key),
-            epoch=jnp.int32(0),
-        )
+    return statistics
 
-    def train_epoch(state: TrainingState) -> Iterator[tuple[int, int, float, TrainingState]]:
-        epoch = (state.key_data, state.epoch, *plan(state.key_data, state.epoch), data)
-        start = (state.params, state.batch_stats, state.opt_state, jnp.float32(0.0))
-        carry = jax.tree.map(jnp.copy, start)  # the steps donate it, and the caller keeps his
-        for first in range(0, steps_per_epoch, at_once):
-            done = min(first + at_once, steps_per_epoch)
-            carry = steps(carry, jnp.int32(first), jnp.int32(done), *epoch)
-            if done < steps_per_epoch:
-                yield done, steps_per_epoch, float(carry[3]) / done, state
-        params, batch_stats, opt_state, total = carry
-        state = TrainingState(params, batch_stats, opt_state, state.key_data, state.epoch + 1)
-        yield steps_per_epoch, steps_per_epoch, float(total) / steps_per_epoch, state
 
-    def settle(state: TrainingState) -> TrainingState:
-        epoch = (state.key_data, state.epoch, *plan(state.key_data, state.epoch), data)
-        before = state.batch_stats
-        total = batch_statistics(state.params, before, *epoch)
+def _first_state(parts: _Parts, key: Array) -> TrainingState:
+    """See `Trainer.init`."""
+    params, batch_stats = jax.jit(parts.network.init)(jax.random.fold_in(key, 0))
+    first = parts.images[:5000].astype(jnp.float32) / 255.0
+    return TrainingState(
+        params=params,
+        batch_stats=jax.jit(parts.network.fit_stem)(batch_stats, first),
+        opt_state=parts.optimizer.init(params),
+        key_data=jax.random.key_data(key),
+        epoch=jnp.int32(0),
+    )
 
-        # Each batch has moved the running statistics a tenth of the way to its own.
-        def mean_of_batches(total: Array, before: Array) -> Array:
-            return before + (total / steps_per_epoch - before) / (1.0 - NORM_MOMENTUM)
 
-        batch_stats = jax.tree.map(mean_of_batches, total, before)
-        return dataclasses.replace(state, batch_stats=batch_stats)
+def _epoch(parts: _Parts, state: TrainingState) -> Iterator[tuple[int, int, float, TrainingState]]:
+    """See `Trainer.epoch`."""
+    now, number = parts.passing(state), parts.steps_per_epoch
+    start = _Carry(state.params, state.batch_stats, state.opt_state, jnp.float32(0.0))
+    carry = jax.tree.map(jnp.copy, start)  # the steps take its memory, and the caller keeps his
+    for first in range(0, number, parts.at_once):
+        done = min(first + parts.at_once, number)
+        carry = parts.steps(carry, jnp.int32(first), jnp.int32(done), now)
+        if done < number:
+            yield done, number, float(carry.total) / done, state
+    params, batch_stats, opt_state, total = carry
+    state = TrainingState(params, batch_stats, opt_state, state.key_data, state.epoch + 1)
+    yield number, number, float(total) / number, state
 
-    return Trainer(init, train_epoch, settle)
+
+def _settle(parts: _Parts, state: TrainingState) -> TrainingState:
+    """See `Trainer.settle`."""
+    total = parts.statistics(state.params, state.batch_stats, parts.passing(state))
+
+    # Each batch has moved the running statistics a tenth of the way to its own.
+    def mean_of_batches(total: Array, before: Array) -> Array:
+        return before + (total / parts.steps_per_epoch - before) / (1.0 - NORM_MOMENTUM)
+
+    batch_stats = jax.tree.map(mean_of_batches, total, state.batch_stats)
+    return dataclasses.replace(state, batch_stats=batch_stats)
 
 
 def make_evaluation(
@@ -278,7 +367,7 @@ def make_evaluation(
     triggers: Sequence[Trigger | Attack],
     images: np.ndarray,
     labels: np.ndarray,
-) -> Callable[[Any, Any], Evaluation]:
+) -> Callable[[Params, Params], Evaluation]:
     """A function ``(params, batch_stats) -> Evaluation`` on the test images given.
 
     Args:
@@ -295,7 +384,9 @@ def make_evaluation(
     chunks = jnp.asarray(padded)
 
     @functools.partial(jax.jit, compiler_options=compiler_options(), static_argnames="roams")
-    def predict(folded: Any, chunks: Array, trigger: Trigger | None, roams: bool) -> Array:
+    def predict(
+        folded: tuple[Params, Params], chunks: Array, trigger: Trigger | None, roams: bool
+    ) -> Array:
         def one(chunk: tuple[Array, Array]) -> Array:
             x = chunk[0].astype(jnp.float32) / 255.0
             if trigger is not None:
@@ -305,7 +396,7 @@ def make_evaluation(
 
         return lax.map(one, (chunks, jnp.arange(len(chunks)))).reshape(-1)[:count]
 
-    def evaluate(params: Any, batch_stats: Any) -> Evaluation:
+    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
         folded = network.fold(params, batch_stats)
         right = np.asarray(predict(folded, chunks, None, False)) == labels
         by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]

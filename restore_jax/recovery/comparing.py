@@ -1,0 +1,58 @@
+"""How a class's trigger compares with the model's other classes: alone, *found* says little."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from restore_jax.recovery.aims import needs
+from restore_jax.recovery.types import Other, Recovery
+from restore_jax.run import Run
+from restore_jax.spaces.settings import Settings
+
+
+def with_others(
+    recover: Callable[..., Recovery],
+    run: Run,
+    recovery: Recovery,
+    number: int,
+    settings: Settings,
+    how: dict[str, Any],
+) -> Recovery:
+    """The recovery, and what as many images do for other classes.
+
+    Each of the other classes is searched as this one was, for as many images as this one took; as
+    many of them as the budget pays for, spread evenly over the classes.
+
+    Args:
+      recover: recovers one class.
+      run: the recovery's, which pays.
+      recovery: of the class itself.
+      number: of other classes, at most all.
+      settings: how the class was searched.
+      how: further arguments of the search.
+    """
+    model = run.model
+    classes = [k for k in range(model.num_classes) if k != recovery.target]
+    number = min(number, len(classes))
+    places = np.linspace(0, len(classes) - 1, number).round().astype(int)
+    most, least = recovery.queries, needs(model, settings)[1]
+    others: list[Other] = []
+    for k in (classes[place] for place in places):
+        if run.ledger.left < max(most, least):
+            break
+        with run.stage("other classes"):
+            other = recover(model, k, settings=settings, budget=max(most, least), within=run, **how)
+        others.append(
+            Other(
+                k, other.target_name, other.found, other.log10_prob, other.interval, other.queries
+            )
+        )
+        if other.status == "interrupted":
+            break
+    return dataclasses.replace(
+        recovery,
+        others=tuple(others),
+        cost=run.cost({**recovery.cost.seconds, "total": run.seconds()}),
+    )
