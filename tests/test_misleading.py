@@ -370,10 +370,10 @@ def test_arrays_and_preprocessing_are_arguments():
         seen.append((float(np.min(images)), float(np.max(images))))
         return np.asarray(odd.colours(images))
 
-    probes = np.random.default_rng(0).random((300, 4, 4, 3), np.float32)
+    probes = np.random.default_rng(0).random((300, 8, 8, 3), np.float32)
     with pytest.raises(Inconclusive):
-        recover(lambda x: np.eye(3)[np.zeros(len(x), int)], 0, image_shape=(4, 4, 3),
+        recover(lambda x: np.eye(3)[np.zeros(len(x), int)], 0, image_shape=(8, 8, 3),
                 probes=probes)  # fmt: skip
-    oracle = open_model(model, image_shape=(4, 4, 3), mean=0.5, std=(0.5, 0.5, 0.5))
+    oracle = open_model(model, image_shape=(8, 8, 3), mean=0.5, std=(0.5, 0.5, 0.5))
     Run(oracle, budget=100, probes=probes).examine()
     assert min(low for low, _ in seen) < -0.9
