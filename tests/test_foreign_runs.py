@@ -736,6 +736,8 @@ def test_what_is_said_of_a_model_is_in_the_result(home, probes):
     }  # fmt: skip
     assert content["asking"]["cost"] == 0.25 * content["queries"]
     assert content["queries"] == received(home / "received")
+    # What is compiled for a model that is asked from the host is compiled as it goes.
+    assert 0 < content["seconds"]["compile"] < content["seconds"]["total"]
 
 
 @pytest.mark.parametrize(
