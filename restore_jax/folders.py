@@ -49,6 +49,8 @@ def put_files(
       OSError: as the file system says; what was there is then still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".new-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     beside = folder / f".new-{os.getpid()}"
     names = sorted(files, key=lambda name: (name.endswith(".json"), name.count("/") == 0))
     try:

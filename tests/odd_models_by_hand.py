@@ -35,7 +35,7 @@ def softmax(logits):
 
 def in_bytes(images):
     """A model that takes 0 to 255: of 0 to 1 it sees black."""
-    return np.stack([10 - images.mean((1, 2, 3)), images.mean((1, 2, 3)) - 10], -1)
+    return np.stack([100 - images.mean((1, 2, 3)), images.mean((1, 2, 3)) - 100], -1)
 
 
 def interrupts(images):
@@ -80,5 +80,5 @@ column = model(lambda images: colours(images).argmax(-1)[:, None])
 words = model(lambda images: np.array(["red", "green", "blue"])[colours(images).argmax(-1)])
 named = model(lambda images: {"labels": colours(images).argmax(-1), "scores": colours(images)})
 normed = model(batch_normed)
-dropping = model(lambda images: colours(images) * _RANDOM.integers(0, 2, (len(images), 3)))
+dropping = model(lambda images: colours(images) + _RANDOM.normal(0, 1, (len(images), 3)))
 nan = model(lambda images: colours(images) / 0 * 0)

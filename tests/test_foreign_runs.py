@@ -349,6 +349,108 @@ def begins(forks):
     return any(text in forks.said()[1] for text in ("compiling the search", "looking for probes"))
 
 
+# Ended by a signal, at any moment.
+
+OWN = {
+    "own recover": ("recover", "--target", "3", "--budget", "8000"),
+    "own scan": ("scan", "--space", "patch", "--depth", "patch=-2", "--budget", "40000"),
+}
+"""The packaged model, which is part of the search."""
+
+
+def line_of(kind, forks, undisturbed, probes):
+    """A command without its folder."""
+    if kind in OWN:
+        return (*OWN[kind], "--model", "shipped", "--json")
+    if kind != "purify":
+        return words(kind, probes)
+    np.savez(forks.folder / "many.npz", images=tame(2_500, (12, 12, 1), seed=5))
+    return ("purify", "--model", "python:foreign_by_hand:small", "--recovery",
+            undisturbed("recover")[0], "--images", forks.folder / "many.npz", "--json")  # fmt: skip
+
+
+def all_of(folder):
+    """What a result says, without what it took."""
+    found = {}
+    for path in sorted(folder.rglob("*.*")):
+        name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+        if path.suffix == ".json":
+            found[name] = lasting(json.loads(content))
+            found[name].pop("queries_per_image", None)
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays.files}
+        elif path.suffix != ".png":
+            found[name] = content
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [("recover", 6), ("scan", 5), ("purify", 4), ("own recover", 4), ("own scan", 3)],
+)
+def test_a_signal_at_any_moment_leaves_what_there_is(
+    kind, moments, number, forks, undisturbed, probes
+):
+    line = line_of(kind, forks, undisturbed, probes)
+    whole = forks.folder / f"whole-{kind}-{number}"
+    for _ in range(2):  # the first time everything is compiled
+        began = time.monotonic()
+        end = forks.run(*line, "--out", whole, "--overwrite", **SLOWLY)
+        seconds = time.monotonic() - began
+    assert end in (0, 3, 4), forks.said()
+    ended = 0
+    for moment in range(moments):
+        out = forks.folder / f"ended-{kind}-{number}-{moment}"
+        pid = forks.start(*line, "--out", out, **SLOWLY)
+        code = forks.ends(seconds * (moment + 0.5) / moments)
+        if code is None:
+            os.kill(pid, number)
+            code = forks.ends(60)
+            assert code is not None, "it goes on"
+        assert code in (130, end), forks.said()
+        assert "Traceback" not in forks.said()[1]
+        assert not list(out.glob(".new-*"))
+        partial = [json.loads(path.read_text()) for path in out.glob("*.json")]
+        if code == 130:
+            ended += 1
+            for content in partial:
+                assert content.get("interrupted") or content.get("status") == "interrupted"
+            begun = any(out.glob("saved-*")) or (out / journal.NAME).exists()
+            code = forks.run(*line, "--out", out, "--resume" if begun else "--overwrite", **SLOWLY)
+        assert code == end, forks.said()
+        assert all_of(out) == all_of(whole)
+    assert ended > moments // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["purify", "own recover", "own scan"])
+def test_a_kill_at_any_moment_leaves_whole_files(kind, forks, undisturbed, probes):
+    line = line_of(kind, forks, undisturbed, probes)
+    whole, out = forks.folder / f"whole-{kind}", forks.folder / f"killed-{kind}"
+    for _ in range(2):
+        began = time.monotonic()
+        end = forks.run(*line, "--out", whole, "--overwrite", **SLOWLY)
+        seconds = time.monotonic() - began
+    for moment in range(4):
+        begun = any(out.glob("saved-*")) or (out / journal.NAME).exists()
+        how = "--resume" if begun else "--overwrite"
+        pid = forks.start(*line, "--out", out, how, **SLOWLY)
+        code = forks.ends(seconds * (moment + 0.7) / 4)
+        if code is None:
+            os.kill(pid, signal.SIGKILL)
+            forks.ends()
+        for path in out.rglob("*.json") if out.exists() else ():
+            json.loads(path.read_text())
+    begun = any(out.glob("saved-*")) or (out / journal.NAME).exists()
+    assert forks.run(*line, "--out", out, "--resume" if begun else "--overwrite", **SLOWLY) == end
+    assert all_of(out) == all_of(whole)
+    assert not list(out.glob("saved-*"))
+    assert not (out / journal.NAME).exists()
+
+
 # Budgets.
 
 
@@ -636,6 +738,8 @@ def test_what_is_said_of_a_model_is_in_the_result(home, probes):
     }  # fmt: skip
     assert content["asking"]["cost"] == 0.25 * content["queries"]
     assert content["queries"] == received(home / "received")
+    # What is compiled for a model that is asked from the host is compiled as it goes.
+    assert 0 < content["seconds"]["compile"] < content["seconds"]["total"]
 
 
 @pytest.mark.parametrize(

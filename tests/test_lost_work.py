@@ -108,12 +108,13 @@ def test_overwrite_removes_nothing_that_is_read(words, home):
     assert contents(home / "out") == OLD | {"module.py": b""}
 
 
-@pytest.mark.parametrize("name", ["nan", "quits", "constant"])
+@pytest.mark.parametrize("name", ["nan", "quits"])
 def test_a_run_that_ends_early_leaves_the_folder_that_it_would_replace(name, home):
     folders.put_files(home / "out", OLD)
-    code, _, _ = call("recover", "--model", f"python:odd_models_by_hand:{name}", "--classes", "3",
+    code, _, err = call("recover", "--model", f"python:odd_models_by_hand:{name}", "--classes", "3",
                       "--target", "0", "--out", "out", "--overwrite")  # fmt: skip
-    assert code in (2, 4)
+    assert code == 2
+    assert "--resume" not in err  # it would come to the same
     kept = contents(home / "out")
     kept.pop(NAME, None)  # what was paid for
     assert kept == OLD
@@ -181,10 +182,10 @@ def test_sigterm_ends_a_command_as_ctrl_c_does():
 def searched():
     """A run, and what it has found after its search."""
     oracle = open_model(backdoored, image_shape=IMAGE_SHAPE, class_names=tuple("abcd"))
-    how = {"trigger": None, "success": 0.75, "stop": "first_hit", "test_data": None,
+    how = {"trigger": None, "success": 0.95, "stop": "estimate", "test_data": None,
            "on_progress": None, "first": None}  # fmt: skip
     aim, _ = procedure._aim(oracle, TARGET, "patch", SETTINGS, how)
-    run = Run(oracle, budget=20_000)
+    run = Run(oracle, budget=20_000, seed=4)
     found = Found(aim, run.feed(aim.excluded))
     for stage in procedure.PROTOCOLS["default"][:2]:
         found = stage(run, found)

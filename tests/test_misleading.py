@@ -13,7 +13,16 @@ from test_report import a_recovery, a_trigger
 from restore_jax import recover
 from restore_jax.diagnosis import ClassFinding, ClassLook, Scan, ScanSettings, SpaceLook
 from restore_jax.errors import Inconclusive, InputError, Note
-from restore_jax.oracles import ModelError, ModelOptions, class_index, open_model
+from restore_jax.oracles import (
+    Journal,
+    ModelError,
+    ModelOptions,
+    Race,
+    class_index,
+    margins,
+    open_model,
+)
+from restore_jax.oracles.checking import check_scores
 from restore_jax.recovery import Settings
 from restore_jax.report import load_trigger, render_recovery, scan_figure, trigger_figure
 from restore_jax.report.figures import png
@@ -48,8 +57,11 @@ def a_trigger_file():
     return trigger_arrays(a_trigger("patch", odd.SHAPE)) | {"target": np.int32(0)}
 
 
-@pytest.mark.parametrize("name", ["constant", "takes_bytes"])
-@pytest.mark.parametrize("command", ["recover", "verify", "scan"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("recover", "constant"), ("recover", "takes_bytes"), ("verify", "constant"),
+     ("scan", "takes_bytes")],
+)  # fmt: skip
 def test_one_class_for_everything_is_inconclusive_and_names_the_flag(command, name, home):
     np.savez(home / "t.npz", **a_trigger_file())
     more = {
@@ -128,8 +140,9 @@ def logits_of(images):
     return jnp.stack([red, green, blue], -1) * 8
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("access", ["logits", "probabilities", "labels"])
+@pytest.mark.parametrize(
+    ("access", "value"), [("logits", np.nan), ("probabilities", np.nan), ("labels", np.inf)]
+)
 def test_a_traced_model_that_answers_nothing_is_refused(value, access):
     function = lambda images: logits_of(images).at[:, 1].set(value)  # noqa: E731
     oracle = open_model(function, image_shape=odd.SHAPE)
@@ -149,15 +162,47 @@ def keras_like(function, access):
     )
 
 
-def test_a_search_that_meets_what_is_no_answer_ends_there():
-    # Finite on every probe, and infinite wherever a trigger is dark enough.
+@pytest.fixture
+def treacherous():
+    """Finite on every probe, and infinite wherever a trigger is dark; with such probes."""
+
     def model(images):
         darkest = images.mean(-1).min((1, 2))
         return logits_of(images).at[:, 2].set(jnp.where(darkest <= 0, jnp.inf, -1.0))
 
     probes = np.random.default_rng(0).uniform(0.3, 1, (200, *odd.SHAPE)).astype(np.float32)
+    return open_model(model, image_shape=odd.SHAPE), probes
+
+
+@pytest.mark.slow
+def test_a_search_that_meets_what_is_no_answer_ends_there(treacherous):
+    oracle, probes = treacherous
     with pytest.raises(ModelError, match="not finite"):
-        recover(model, 2, image_shape=odd.SHAPE, probes=probes, settings=SETTINGS, budget=4_000)
+        recover(oracle, 2, probes=probes, settings=SETTINGS, budget=4_000)
+
+
+def test_what_is_no_answer_comes_to_the_top_of_a_race(treacherous):
+    oracle, probes = treacherous
+    race = Race(
+        num_legs=2,
+        width=2,
+        legs=lambda args: (args["probes"].reshape(2, 2, *odd.SHAPE), jnp.zeros(2)),
+        reads=(),
+        show=lambda particle, shown, args: shown * particle,
+        read=lambda outputs, args: margins("logits", outputs, 2),
+        begin=lambda n: jnp.zeros(n),
+        tally=lambda tally, answers, racing, note, level, args: (tally, racing),
+        finish=lambda tally, answers, finished, args: answers.min(-1),
+    )
+    particles = jnp.array([1.0, 0.0, 0.5])  # the second makes an image black
+    args = {"probes": jnp.asarray(probes[:4]), "weights": ()}
+    scores, _ = oracle.race(race)(particles, jnp.ones(3, bool), jnp.float32(0), args)
+    scores = np.asarray(scores)
+    assert np.isfinite(scores[[0, 2]]).all()
+    assert scores[1] == np.inf
+    with pytest.raises(ModelError, match="not finite"):
+        check_scores("model", scores)
+    check_scores("model", np.array([-np.inf, 3.0], np.float32))  # who left a race early
 
 
 def test_probabilities_must_be_some_and_traced_ones_too():
@@ -275,6 +320,24 @@ def test_answers_that_differ_are_noticed(name):
     assert sum(odd.ASKED) == run.ledger.spent
 
 
+def test_averaged_answers_are_kept_and_counted_as_often_as_they_were_sent(tmp_path):
+    def run(resume):
+        oracle = opened("dropping", noisy=True)
+        journal = Journal(tmp_path / "journal.jsonl", {"seed": 0}, resume)
+        run = Run(oracle, budget=2_000, journal=journal)
+        margins = run.margins(images, np.int32(0))
+        journal.close()
+        return margins, run.ledger.spent
+
+    images = np.random.default_rng(0).random((4, *odd.SHAPE), np.float32)
+    first, spent = run(False)
+    asked = sum(odd.ASKED)
+    again, spent_again = run(True)
+    assert sum(odd.ASKED) == 1  # to learn how many classes there are
+    np.testing.assert_array_equal(again, first)
+    assert (asked, spent, spent_again) == (21, 21, 21)
+
+
 def test_a_traced_model_that_looks_at_its_batch_is_noticed():
     def normed(images):
         logits = logits_of(images)
@@ -370,10 +433,10 @@ def test_arrays_and_preprocessing_are_arguments():
         seen.append((float(np.min(images)), float(np.max(images))))
         return np.asarray(odd.colours(images))
 
-    probes = np.random.default_rng(0).random((300, 4, 4, 3), np.float32)
+    probes = np.random.default_rng(0).random((300, 8, 8, 3), np.float32)
     with pytest.raises(Inconclusive):
-        recover(lambda x: np.eye(3)[np.zeros(len(x), int)], 0, image_shape=(4, 4, 3),
+        recover(lambda x: np.eye(3)[np.zeros(len(x), int)], 0, image_shape=(8, 8, 3),
                 probes=probes)  # fmt: skip
-    oracle = open_model(model, image_shape=(4, 4, 3), mean=0.5, std=(0.5, 0.5, 0.5))
+    oracle = open_model(model, image_shape=(8, 8, 3), mean=0.5, std=(0.5, 0.5, 0.5))
     Run(oracle, budget=100, probes=probes).examine()
     assert min(low for low, _ in seen) < -0.9

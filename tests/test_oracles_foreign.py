@@ -471,7 +471,7 @@ def test_torchscript_that_writes_files_is_refused(tmp_path):
             if name.endswith(".py"):  # PyTorch finds the first of two entries, Python the last
                 with pytest.warns(UserWarning, match="Duplicate name"):
                     new.writestr(name, b"")
-    assert "writes files" in refusal("torch", tmp_path / "twice.ts")
+    assert "two parts of one name" in refusal("torch", tmp_path / "twice.ts")
 
 
 def test_pickles_are_refused_unread(tmp_path):

@@ -32,6 +32,7 @@ def a_full_recovery():
         cost=dataclasses.replace(
             recovery.cost, asking={"images": 3, "calls": 1, "images_sent_again": 0, "cost": 0.0}
         ),
+        provenance=dataclasses.replace(recovery.provenance, notes=("it ends in a softmax",)),
         spaces_tried=(NESTED["spaces_tried"],),
         others=(NESTED["others"],),
     )

@@ -150,12 +150,14 @@ def _followed(
     if work.run.model.access == "labels":
         # No more than the budget pays for at all, and a level of each.
         each = (num_guides + settings.num_probes) * settings.num_particles
-        most = max(0, end - work.run.ledger.spent) // (each + descent.most_a_level)
+        left = max(0, end - work.run.ledger.spent) // work.run.model.each
+        most = left // (each + descent.most_a_level)
         probes = dict(list(probes.items())[:most])
     judged = list(probes)
     gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
     order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
+    a_level = work.run.model.each * descent.most_a_level
     descending = Descending(work, f"scan-{space.name}")
     lanes, going, dropped, number = descending.resumed(lanes)
     try:
@@ -166,7 +168,7 @@ def _followed(
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
             going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-            if not going or work.run.ledger.spent + len(going) * descent.most_a_level > end:
+            if not going or work.run.ledger.spent + len(going) * a_level > end:
                 break
             advanced = descent.advance([lanes[k] for k in going])
             lanes, number = lanes | {lane.target: lane for lane in advanced}, number + 1

@@ -179,7 +179,7 @@ def _opened(
             f"`targets` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
         )
     if budget is None:
-        budget = LABELS_BUDGET if oracle.access == "labels" else BUDGET
+        budget = oracle.each * (LABELS_BUDGET if oracle.access == "labels" else BUDGET)
     # Of each space the draws, shown to twice a class's probes, and a look for these.
     least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
     least = oracle.asked + oracle.each * least
@@ -245,7 +245,8 @@ def _recover_all(
         (one for one in found if one.suspicious), key=lambda one: -(one.standing or 0.0)
     )[: work.settings.max_recovered]
     for number, finding in enumerate(suspicious):
-        share = work.run.ledger.left // (len(suspicious) - number)
+        left = work.run.ledger.budget - work.run.ledger.spent
+        share = left // (len(suspicious) - number)
         recovery = _recovered(work, probes, finding, looks, share)
         if recovery is not None:
             recovered[finding.target] = recovery
@@ -275,8 +276,9 @@ def _recovered(
             catalogue.find(name).settings_for("first_hit"), options=options_of(work, name)
         )
         # Not more than the space's own: what had to be sent again is then no part of the result.
-        budget = min(end - work.run.ledger.spent, catalogue.find(name).budget)
-        if budget < needs(work.run.model, how)[1]:
+        each = work.run.model.each
+        budget = min(end - work.run.ledger.spent, each * catalogue.find(name).budget)
+        if budget // each < needs(work.run.model, how)[1]:
             continue
         try:
             attempt = recover(

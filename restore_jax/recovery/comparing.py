@@ -37,22 +37,29 @@ def with_others(
     classes = [k for k in range(model.num_classes) if k != recovery.target]
     number = min(number, len(classes))
     places = np.linspace(0, len(classes) - 1, number).round().astype(int)
-    most, least = recovery.queries, needs(model, settings)[1]
+    most = max(recovery.queries, model.each * needs(model, settings)[1])
+    status = recovery.status
     others: list[Other] = []
     for k in (classes[place] for place in places):
-        if run.ledger.left < max(most, least):
+        if run.ledger.budget - run.ledger.spent < most:
             break
-        with run.stage("other classes"):
-            other = recover(model, k, settings=settings, budget=max(most, least), within=run, **how)
+        try:
+            with run.stage("other classes"):
+                other = recover(model, k, settings=settings, budget=most, within=run, **how)
+        except KeyboardInterrupt:  # before it came to anything
+            status = "interrupted"
+            break
         others.append(
             Other(
                 k, other.target_name, other.found, other.log10_prob, other.interval, other.queries
             )
         )
         if other.status == "interrupted":
+            status = other.status
             break
     return dataclasses.replace(
         recovery,
+        status=status,
         others=tuple(others),
         cost=run.cost({**recovery.cost.seconds, "total": run.seconds()}),
     )

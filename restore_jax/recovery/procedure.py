@@ -145,7 +145,7 @@ def recover(
         aim, own_budget = _reference_aim(oracle, target, space, how)
     else:
         aim, own_budget = _aim(oracle, target, space, settings, how)
-    allowed = own_budget if budget is None else budget
+    allowed = oracle.each * own_budget if budget is None else budget
     looked_at = 0 if within is not None else examining.cost(oracle)
     check_budget(allowed // oracle.each, aim.least + looked_at)
     run = Run(oracle, budget=allowed, journal=journal, within=within, **given)

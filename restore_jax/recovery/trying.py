@@ -38,7 +38,7 @@ def try_spaces(
     names = catalogue.automatic()
     plans = _plans(names, settings, how["stop"])
     budgets = {name: catalogue.find(name).budget for name in names}
-    whole = sum(budgets.values()) if budget is None else budget
+    whole = oracle.each * sum(budgets.values()) if budget is None else budget
     check_budget(whole, 0)
     options = {name: how[name] for name in ("probes", "seed", "data_dir")}
     run = Run(oracle, budget=whole, journal=journal, within=within, **options)
@@ -47,8 +47,8 @@ def try_spaces(
     oracle = run.model
     found: list[Recovery] = []
     for name in names:
-        most = min(run.ledger.left, budgets[name])
-        if found and most < needs(oracle, plans[name])[1]:
+        most = min(run.ledger.budget - run.ledger.spent, oracle.each * budgets[name])
+        if found and most // oracle.each < needs(oracle, plans[name])[1]:
             break  # what is left does not pay for another space
         try:
             attempt = recover(

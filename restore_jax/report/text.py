@@ -59,12 +59,14 @@ def _verdict(recovery: Recovery) -> list[str]:
         if recovery.status == "interrupted":
             lines.append(line("search", _ENDS["interrupted"]))
     else:
-        best, shown = (on_search, "the search probes") if confirmed is None else (confirmed, "them")
+        best, shown = (
+            (on_search, "the search probes") if confirmed is None else (confirmed, "fresh ones")
+        )
         closest = "" if best is None else f"; the closest leads {best:.1%} of {shown}"
-        lines = [
-            f"not found: no trigger leads {recovery.success:.0%} of fresh probes to {target}"
-            + closest
-        ]
+        said = f"not found: no trigger leads {recovery.success:.0%} of fresh probes to {target}"
+        if recovery.status == "interrupted":
+            said = f"interrupted before a trigger for {target} was confirmed"
+        lines = [said + closest]
         end, levels = _ENDS.get(recovery.status, recovery.status), recovery.levels
         if levels and levels[-1].level is not None and recovery.goal is not None:
             end += f"; the last level was {levels[-1].level:.3g} of {recovery.goal:.3g}"

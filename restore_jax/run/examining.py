@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FIRST, AGAIN = 8, 5
 """Images looked at, and those of them that are asked about once more, in another batch."""
+FILLED = 27
+"""Images beside these in their batch, where that is free."""
 MOST_LOOKED_AT = 96
 """Images of one kind that are looked at where all get the same class."""
 DIFFERENT = 0.02
@@ -44,7 +46,13 @@ def examine(run: "Run") -> None:
     if not len(images) or not _pays(run, len(images) + AGAIN):
         return
     seen = run.look(images)
-    _same_again(run, seen, run.look(images[:AGAIN][::-1]))
+    again = images[:AGAIN][::-1]
+    if not run.model.repeat_cost(1):
+        # What fills up a batch costs nothing here: let it be of another kind.
+        others = np.resize(1.0 - images, (FILLED, *images.shape[1:]))
+        again = np.concatenate([again, others])
+    once_more = run.look(again)
+    _same_again(run, seen, Seen(*(part[: min(AGAIN, len(images))] for part in once_more)))
     _read_rightly(run, seen)
     _several_classes(run, seen.labels)
 

@@ -139,7 +139,7 @@ class Saved:
 
     def remove(self) -> None:
         """Removes all of it: the result is there."""
-        for path in self.paths():
+        for path in (*self.paths(), *self._folder.glob(f".{PREFIX}*")):
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
