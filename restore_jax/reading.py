@@ -10,11 +10,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 
 from restore_jax.errors import InputError
+from restore_jax.types import JSON
 
 MOST_JSON = 1 << 26
 """Bytes of JSON."""
@@ -32,7 +33,9 @@ class Unreadable(InputError):
     """A file is not what it should be; the message is the reason, in a few words."""
 
 
-def parse_json(text: str | bytes | bytearray, deepest: int = DEEPEST, most: int = MOST_JSON) -> Any:
+def parse_json(
+    text: str | bytes | bytearray, deepest: int = DEEPEST, most: int = MOST_JSON
+) -> JSON:
     """What JSON says: strings that can be printed, numbers that are finite, not too deep.
 
     Raises:
@@ -49,9 +52,9 @@ def parse_json(text: str | bytes | bytearray, deepest: int = DEEPEST, most: int 
         raise
     except (ValueError, RecursionError, MemoryError) as error:
         raise Unreadable("no JSON") from error
-    layer: list[Any] = [found]
+    layer: list[JSON] = [found]
     for _ in range(deepest):
-        inner: list[Any] = []
+        inner: list[JSON] = []
         for value in layer:
             if isinstance(value, dict):
                 _check_words(value)
@@ -68,7 +71,7 @@ def parse_json(text: str | bytes | bytearray, deepest: int = DEEPEST, most: int 
     raise Unreadable(f"more than {deepest} lists inside each other")
 
 
-def read_json(path: Path, deepest: int = DEEPEST) -> Any:
+def read_json(path: Path, deepest: int = DEEPEST) -> JSON:
     """What a file of JSON says; see `parse_json`.
 
     Raises:
@@ -117,7 +120,7 @@ class Archive:
         with _as_unreadable():
             return self._archive.read(self._member(name))
 
-    def json(self, name: str, deepest: int = DEEPEST) -> Any:
+    def json(self, name: str, deepest: int = DEEPEST) -> JSON:
         """A member's JSON; see `parse_json`."""
         if self.size(name) > MOST_JSON:
             raise Unreadable(f"more than {MOST_JSON} bytes of JSON")
@@ -221,7 +224,7 @@ def _refuse(constant: str) -> NoReturn:
     raise Unreadable(f"the number {constant}")
 
 
-def _check_words(words: Any) -> None:
+def _check_words(words: JSON) -> None:
     for word in words:
         try:
             word.encode()

@@ -10,7 +10,10 @@ import pytest
 import restore_jax
 
 ROOT = Path(restore_jax.__file__).parent
-SLOW = ("restore_jax.recovery.procedure", "restore_jax.splitting.host_driven")
+SLOW = tuple(
+    f"restore_jax.{name}"
+    for name in ("recovery.procedure", "splitting.host_driven", "splitting.merging")
+)
 
 
 def modules_with_examples():

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored
 
 from restore_jax import importance_splitting, make_space, open_model, standard_normal, uniform_box
+from restore_jax.data.probes import open_probes
 from restore_jax.racing import make_scorer
 from restore_jax.spaces import SPACES
 
@@ -48,6 +50,14 @@ def test_a_search_keeps_its_types_where_64_bits_are_the_default(name):
     }
     scorer = make_scorer(model, space, 0.95, 4)
     assert widest(traced_in_64_bits(scorer, space.search, args)) == 4
+
+
+@pytest.mark.parametrize("name", ["dead_leaves", "shapes"])
+def test_synthetic_images_are_the_same_where_64_bits_are_the_default(name):
+    usual = np.asarray(open_probes(name, 0, (8, 8, 3)).draw(0, 2))
+    with jax.enable_x64(True):
+        wide = np.asarray(open_probes(name, 0, (8, 8, 3)).draw(0, 2))
+    np.testing.assert_array_equal(wide, usual, strict=True)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ HEARTBEAT = 10.0
 """Seconds of silence at most, where there is no terminal."""
 
 
-class Report(Protocol):
+class Tell(Protocol):
     """Says how far the work is."""
 
     def __call__(self, done: float, total: float, text: str, *, line: bool = True) -> None:
@@ -62,7 +62,7 @@ class _Heart:
         self._thread.join()
 
     def report(self, done: float, total: float, text: str, *, line: bool = True) -> None:
-        """See `Report`."""
+        """See `Tell`."""
         with self._lock:
             if text != self._text:
                 self._text, self._since = text, time.monotonic()
@@ -85,8 +85,8 @@ class _Heart:
 
 
 @contextlib.contextmanager
-def progress(label: str, console: Console | None = None, unit: str = "") -> Iterator[Report]:
-    """A context that yields a `Report`; whatever is printed meanwhile stays above the bar.
+def progress(label: str, console: Console | None = None, unit: str = "") -> Iterator[Tell]:
+    """A context that yields a `Tell`; whatever is printed meanwhile stays above the bar.
 
     Args:
       label: the command, in front of everything.

@@ -12,7 +12,7 @@ from rich.console import Console
 from restore_jax import checkpoints, training
 from restore_jax.backdoors import PLANTED, Planted, poisoning_of
 from restore_jax.cli import exits, inputs, planting
-from restore_jax.cli.progress import Report, progress
+from restore_jax.cli.progress import Tell, progress
 from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.errors import InputError
 from restore_jax.models import NETWORKS
@@ -199,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
 class _Told:
     """Says how training goes."""
 
-    def __init__(self, console: Console, report: Report, holdout: int):
+    def __init__(self, console: Console, report: Tell, holdout: int):
         self._console, self._report, self._holdout = console, report, holdout
 
     def step(self, step: training.Step) -> None:

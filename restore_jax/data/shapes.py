@@ -5,6 +5,7 @@ slight rotation, on a shaded background, under noise. Brightness may differ eith
 way, so that neither a pixel nor a colour gives a class away.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -37,7 +38,7 @@ _CHROMA = np.array([[0.7, 0.0, -1.0], [0.6, -0.4, 0.8]], np.float32)
 
 
 # The unit normals of the five lines that a pentagram consists of, one tip upwards.
-_PENTAGRAM = [(np.sin(a), np.cos(a)) for a in 2.0 * np.pi / 5.0 * np.arange(5)]
+_PENTAGRAM = [(math.sin(a), math.cos(a)) for a in 2.0 * np.pi / 5.0 * np.arange(5)]
 
 
 def _bars(z: Array) -> Array:
@@ -106,7 +107,7 @@ def _draw_one(key: Array, label: Array, image_shape: tuple[int, int, int]) -> Ar
         figure_colour += tints[2] * _CHROMA[0] + tints[3] * _CHROMA[1]
     shading = 0.3 / side * (u[10] - 0.5) * rows[..., None]
     # Uniform noise with a standard deviation of 0.02 to 0.08.
-    noise = np.sqrt(12.0) * (0.02 + 0.06 * u[11]) * (u[12:].reshape(image_shape) - 0.5)
+    noise = math.sqrt(12.0) * (0.02 + 0.06 * u[11]) * (u[12:].reshape(image_shape) - 0.5)
     image = ground_colour + cover * (figure_colour - ground_colour) + shading + noise
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0) / 255.0
 

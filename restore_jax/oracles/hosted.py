@@ -121,7 +121,7 @@ class HostedOracle:
 
     def race(self, race: Race, books: Books = NOBODY) -> Raced:
         """See `Oracle.race`: leg by leg, asking with the candidates that still race."""
-        ask = self._asking_with_particles(race, books)
+        outputs_of = self._asking_with_particles(race, books)
         read, tally_up, finish = jax.jit(race.read), jax.jit(race.tally), jax.jit(race.finish)
 
         def run(particles: Particles, active: Array, level: Array, args: Args) -> tuple[Tree, int]:
@@ -134,7 +134,7 @@ class HostedOracle:
                 rows = np.flatnonzero(racing)
                 if not len(rows):
                     break
-                outputs = ask(particles, rows, probes[leg], asked_with)
+                outputs = outputs_of(particles, rows, probes[leg], asked_with)
                 found = np.asarray(read(_padded(outputs), asked_with))[: len(outputs)]
                 if answers is None:
                     answers = np.zeros((n, race.num_legs, race.width), found.dtype)
@@ -159,7 +159,9 @@ class HostedOracle:
             images = show(some, probes)
             return images.reshape(-1, *images.shape[2:])
 
-        def ask(particles: Particles, rows: np.ndarray, probes: Array, args: Args) -> np.ndarray:
+        def outputs_of(
+            particles: Particles, rows: np.ndarray, probes: Array, args: Args
+        ) -> np.ndarray:
             width, size = probes.shape[0], int(np.prod(probes.shape[1:])) * 4
             together = max(1, MOST_BYTES // (width * size))
             outputs = []
@@ -173,7 +175,7 @@ class HostedOracle:
                 outputs.append(self.answers(np.asarray(images)[:number], books))
             return np.concatenate(outputs)
 
-        return ask
+        return outputs_of
 
     def sampler(
         self,

@@ -14,12 +14,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from restore_jax.oracles.errors import ModelError
 from restore_jax.reading import Unreadable, parse_json
+from restore_jax.types import JSON
 
 try:
     import fcntl
@@ -52,7 +52,7 @@ class Journal:
     leaves = False
 
     def __init__(
-        self, path: Path, run: dict[str, Any], resume: bool, opened: dict[str, Any] | None = None
+        self, path: Path, run: dict[str, JSON], resume: bool, opened: dict[str, JSON] | None = None
     ):
         """Opens a journal.
 
@@ -67,8 +67,8 @@ class Journal:
         """
         self._path, self._requests, self._digest = path, 0, ""
         self._replays = self.begun = resume
-        self._old: Iterator[dict[str, Any]] = iter(())
-        self._first: dict[str, Any] | None = None
+        self._old: Iterator[dict[str, JSON]] = iter(())
+        self._first: dict[str, JSON] | None = None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         self._end = os.fstat(self._file).st_size
         try:
@@ -78,7 +78,7 @@ class Journal:
             os.close(self._file)
             raise
 
-    def _begin(self, run: dict[str, Any], resume: bool, opened: dict[str, Any] | None) -> None:
+    def _begin(self, run: dict[str, JSON], resume: bool, opened: dict[str, JSON] | None) -> None:
         found = None
         if not resume:
             self._first = {"run": run, "opened": opened}
@@ -103,7 +103,7 @@ class Journal:
             )
 
     @staticmethod
-    def was_opened(path: Path) -> dict[str, Any] | None:
+    def was_opened(path: Path) -> dict[str, JSON] | None:
         """What the file says of how the model was opened; None if it says nothing."""
         try:
             with path.open("rb") as file:
@@ -214,7 +214,7 @@ class Journal:
         self._file = -1
 
     @staticmethod
-    def _outputs(line: dict[str, Any], number: int) -> np.ndarray:
+    def _outputs(line: dict[str, JSON], number: int) -> np.ndarray:
         """An answer as it was noted: f32[number, K] or int32[number].
 
         Raises:
@@ -249,7 +249,7 @@ class Journal:
             self._end = 0
             self._write(line)
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, JSON]) -> None:
         """Adds a line, the whole of it or nothing."""
         self._write_first()
         content = (json.dumps(line) + "\n").encode()
@@ -287,7 +287,7 @@ class Journal:
             "room, and go on with `resume`; what was answered until now is kept."
         )
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[dict[str, JSON]]:
         with self._path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):

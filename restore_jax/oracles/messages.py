@@ -7,13 +7,13 @@ import io
 import json
 import math
 import time
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from restore_jax.oracles.options import ModelOptions
 from restore_jax.oracles.types import ModelError
+from restore_jax.types import JSON
 
 LONGEST_PAUSE = 60.0
 """Seconds for which a Retry-After is obeyed."""
@@ -70,7 +70,7 @@ def pause(retry_after: str | None) -> float:
     return min(max(0.0, seconds), LONGEST_PAUSE)
 
 
-def within(said: Any, path: str) -> Any:
+def within(said: JSON, path: str) -> JSON:
     """What lies at a dotted path; None if nothing does."""
     for part in path.split(".") if path else ():
         if isinstance(said, dict):
@@ -82,18 +82,18 @@ def within(said: Any, path: str) -> Any:
     return said
 
 
-def kind(found: Any) -> str:
+def kind(found: JSON) -> str:
     """What something in a response is, in words."""
     names = {dict: "an object", str: "a string", type(None): "nothing"}
     return names.get(type(found), "a number")
 
 
-def whole_number(said: Any, least: int, most: int) -> int | None:
+def whole_number(said: JSON, least: int, most: int) -> int | None:
     """A whole number in its range, or None."""
     return said if type(said) is int and least <= said <= most else None
 
 
-def class_names(said: Any) -> tuple[str, ...] | None:
+def class_names(said: JSON) -> tuple[str, ...] | None:
     """Names that can be shown on a terminal, if they are all that."""
     if not isinstance(said, list) or not 2 <= len(said) <= MOST_CLASSES:
         return None
@@ -101,7 +101,7 @@ def class_names(said: Any) -> tuple[str, ...] | None:
     return tuple(said) if fit else None
 
 
-def image_shape(said: Any) -> tuple[int, int, int] | None:
+def image_shape(said: JSON) -> tuple[int, int, int] | None:
     """(H, W, C) of images that fit into memory, or None."""
     if not isinstance(said, list) or len(said) != 3:
         return None

@@ -159,7 +159,7 @@ class TracedOracle:
         """See `Oracle.race`: a scan over the legs, in which chunks without runners are skipped."""
         del books  # a program can pay nobody: `sampler` and `lanes` book what it took
 
-        def ask(args: Args, particles: Particles, probes: Array) -> Array:
+        def answers_of(args: Args, particles: Particles, probes: Array) -> Array:
             images = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))(
                 particles, probes
             )
@@ -175,7 +175,7 @@ class TracedOracle:
             def leg(carry: tuple[Array, Tree], shown: tuple[Array, Tree]) -> Tree:
                 racing, tally = carry
                 probes, notes = shown
-                answers = ask_racing(ask, asked_with, particles, probes, racing)
+                answers = ask_racing(answers_of, asked_with, particles, probes, racing)
                 cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(race.width)
                 tally, racing = race.tally(tally, answers, racing, notes, level, args)
                 return (racing, tally), (answers, cost)
@@ -348,7 +348,7 @@ def _compiled(function: Function) -> Function:
 
 
 def ask_racing(
-    ask: Callable[[Args, Particles, Array], Array],
+    answers_of: Callable[[Args, Particles, Array], Array],
     args: Args,
     particles: Particles,
     probes: Array,
@@ -360,9 +360,9 @@ def ask_racing(
     leave the cache, and nobody's chunks could be skipped.
 
     Args:
-      ask: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w stamped
-        probes.
-      args: a pytree of all arrays that ``ask`` reads besides.
+      answers_of: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w
+        stamped probes.
+      args: a pytree of all arrays that ``answers_of`` reads besides.
       particles: a pytree with leading axis n.
       probes: f32[w, H, W, C].
       racing: bool[n].
@@ -377,10 +377,10 @@ def ask_racing(
     order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
     runners = jnp.sum(racing, dtype=jnp.int32)
     some = jax.tree.map(lambda leaf: leaf[:together], particles)
-    like = jax.eval_shape(ask, args, some, probes)
+    like = jax.eval_shape(answers_of, args, some, probes)
 
     def ask_some(some_race: Array, *given: Tree) -> Array:
-        return lax.cond(some_race, ask, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
+        return lax.cond(some_race, answers_of, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
 
     if jax.default_backend() == "cpu":
         ask_some = sequential_vmap(ask_some)

@@ -4,13 +4,13 @@ The keys are those of `docs/results.md`.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from restore_jax.recovery import SCHEMA_VERSION, Attempt, Level, Other, Recovery, Truth
 from restore_jax.run import Cost, Provenance
+from restore_jax.types import JSON, Argument
 
 
-def recovery_content(recovery: Recovery) -> dict[str, Any]:
+def recovery_content(recovery: Recovery) -> dict[str, JSON]:
     """What recovery.json holds: no NaN, no infinity, no arrays."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -45,9 +45,9 @@ def recovery_content(recovery: Recovery) -> dict[str, Any]:
     }
 
 
-def cost_content(cost: Cost) -> dict[str, Any]:
+def cost_content(cost: Cost) -> dict[str, JSON]:
     """What a run took; ``asking`` only of a model that was asked from the host."""
-    content: dict[str, Any] = {
+    content: dict[str, JSON] = {
         "budget": cost.budget,
         "queries": cost.queries,
         "queries_by_stage": dict(cost.queries_by_stage),
@@ -56,9 +56,9 @@ def cost_content(cost: Cost) -> dict[str, Any]:
     return content if cost.asking is None else content | {"asking": dict(cost.asking)}
 
 
-def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, Any]:
+def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, JSON]:
     """What a result came from; ``model_options`` where there may be any."""
-    content: dict[str, Any] = {
+    content: dict[str, JSON] = {
         "seed": provenance.seed,
         "probes": provenance.probes,
         "model": provenance.model,
@@ -72,7 +72,7 @@ def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, Any]:
     return content
 
 
-def recovery_from(content: Mapping[str, Any], **arrays: Any) -> Recovery:
+def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
     """A recovery from what `recovery_content` gave, and its arrays."""
     said = content.get
     seconds = dict(said("seconds") or {})
@@ -124,11 +124,11 @@ def recovery_from(content: Mapping[str, Any], **arrays: Any) -> Recovery:
     )
 
 
-def _truth_content(truth: Truth) -> dict[str, Any]:
+def _truth_content(truth: Truth) -> dict[str, JSON]:
     return truth._asdict() | {"shift": list(truth.shift)}
 
 
-def _tried(attempts: tuple[Attempt, ...]) -> dict[str, Any]:
+def _tried(attempts: tuple[Attempt, ...]) -> dict[str, JSON]:
     """Only where several spaces were tried."""
     if not attempts:
         return {}
@@ -140,7 +140,7 @@ def _tried(attempts: tuple[Attempt, ...]) -> dict[str, Any]:
     return {"spaces_tried": rows}
 
 
-def _others(others: tuple[Other, ...]) -> dict[str, Any]:
+def _others(others: tuple[Other, ...]) -> dict[str, JSON]:
     """Only where other classes were searched."""
     rows = []
     for other in others:
@@ -150,12 +150,12 @@ def _others(others: tuple[Other, ...]) -> dict[str, Any]:
     return {"others": rows} if rows else {}
 
 
-def _other(row: Mapping[str, Any]) -> Other:
+def _other(row: Mapping[str, JSON]) -> Other:
     values = dict(row)
     return Other(interval=_back(values.pop("log10_prob_interval")), **values)
 
 
-def _attempt(row: Mapping[str, Any]) -> Attempt:
+def _attempt(row: Mapping[str, JSON]) -> Attempt:
     values = dict(row)
     return Attempt(interval=_back(values.pop("log10_prob_interval")), **values)
 
@@ -164,5 +164,5 @@ def _pair(interval: tuple[float | None, float | None] | None) -> list[float | No
     return None if interval is None else list(interval)
 
 
-def _back(pair: Any) -> tuple[float | None, float | None] | None:
+def _back(pair: JSON) -> tuple[float | None, float | None] | None:
     return None if pair is None else (pair[0], pair[1])

@@ -8,7 +8,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -205,7 +205,7 @@ def _subtitle(recovery: Recovery) -> str:
     return "   ·   ".join(parts)
 
 
-def _probe_rows(figure: Any, shown: Sequence[Shown], target: str) -> None:
+def _probe_rows(figure: Figure, shown: Sequence[Shown], target: str) -> None:
     grid = figure.subplots(len(shown), len(shown[0].images), squeeze=False)
     for row, line in zip(shown, grid, strict=True):
         for k, axes in enumerate(line):
@@ -227,7 +227,7 @@ def _probe_rows(figure: Any, shown: Sequence[Shown], target: str) -> None:
         line[0].set_ylabel(row.name, fontsize=11, color=INK)
 
 
-def _search(figure: Any, recovery: Recovery) -> None:
+def _search(figure: Figure, recovery: Recovery) -> None:
     """Three curves over the levels: threshold, probability, queries."""
     levels = recovery.levels
     if not levels:

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
 from restore_jax.report.written import ResultError, drawn, load_recovery, read_json, render_recovery
+from restore_jax.types import JSON
 
 MOST_RECOVERED = 1_000
 """Triggers that one scan confirms."""
@@ -30,7 +30,7 @@ MOST_CLASSES = 12
 """In a figure or a table; of more classes those that stand out most."""
 
 
-def scan_content(scan: Scan) -> dict[str, Any]:
+def scan_content(scan: Scan) -> dict[str, JSON]:
     """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
     spaces = {}
     for name, seen in scan.spaces.items():
@@ -75,7 +75,7 @@ def scan_content(scan: Scan) -> dict[str, Any]:
     return content
 
 
-def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[str, Any]:
+def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[str, JSON]:
     by_space = {}
     for name, seen in spaces.items():
         one = seen.classes.get(finding.target)

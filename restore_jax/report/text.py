@@ -1,10 +1,10 @@
 """Results in words, for a person: one fact a line."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from restore_jax.backdoors import describe
 from restore_jax.recovery import Other, Recovery
+from restore_jax.types import JSON
 
 _ENDS = {
     "reached": "candidates did it on the search's own probes, but fresh probes did not confirm one",
@@ -36,7 +36,7 @@ def line(name: str, text: str) -> str:
     return f"  {name:<12} {text}"
 
 
-def asking_lines(found: Mapping[str, Any] | None) -> list[str]:
+def asking_lines(found: Mapping[str, JSON] | None) -> list[str]:
     """What asking a model from the host took, for a person: one line or none."""
     if found is None:
         return []

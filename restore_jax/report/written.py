@@ -42,6 +42,8 @@ from restore_jax.report.figures import (
     trigger_figure,
 )
 from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
+from restore_jax.splitting.types import Particles
+from restore_jax.types import JSON, Argument
 
 
 def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path) -> list[Path]:
@@ -155,7 +157,7 @@ def load_recovery(path: str | Path) -> Recovery:
     )
 
 
-def _recovery(path: Path, content: Mapping[str, Any], **arrays: Any) -> Recovery:
+def _recovery(path: Path, content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
     """The recovery that JSON and arrays make, if all that is said there can be shown."""
     try:
         recovery = recovery_from(content, **arrays)
@@ -216,7 +218,7 @@ def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
     ]
 
 
-def _named(particles: Any) -> dict[str, np.ndarray]:
+def _named(particles: Particles) -> dict[str, np.ndarray]:
     """The leaves of a pytree by their place in it; a lone array is called "particles"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator=".") or "particles": np.asarray(leaf)
@@ -240,7 +242,7 @@ def _read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
 
 def read_json(
     path: Path, kinds: Mapping[str, type], version: int = SCHEMA_VERSION
-) -> dict[str, Any]:
+) -> dict[str, JSON]:
     """A result's JSON, checked to hold the ``kinds`` and to be of that schema version.
 
     Raises:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ import numpy as np
 
 from restore_jax.errors import InputError, Note
 from restore_jax.reading import Unreadable, parse_json, read_npz
+from restore_jax.splitting.types import Tree
+from restore_jax.types import JSON
 
 PREFIX, SUFFIX = "saved-", ".npz"
 """What the files are called, with what they are of in between."""
@@ -39,8 +41,8 @@ class Stand(NamedTuple):
       said: what JSON holds.
     """
 
-    tree: Any
-    said: dict[str, Any]
+    tree: Tree
+    said: dict[str, JSON]
 
 
 class Saved:
@@ -53,7 +55,7 @@ class Saved:
     {'level': 2}
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], resume: bool):
+    def __init__(self, folder: Path, run: Mapping[str, JSON], resume: bool):
         """Opens a folder's.
 
         Args:
@@ -65,7 +67,7 @@ class Saved:
           SavingError: it is of another run.
         """
         self._folder, self._resume = folder, resume
-        self._run: dict[str, Any] = json.loads(json.dumps(run))
+        self._run: dict[str, JSON] = json.loads(json.dumps(run))
         self._last: dict[str, float] = {}
         if resume:
             for path in self.paths():
@@ -81,7 +83,7 @@ class Saved:
         """The files that are there."""
         return sorted(self._folder.glob(f"{PREFIX}*{SUFFIX}"))
 
-    def get(self, name: str, like: Any) -> Stand | None:
+    def get(self, name: str, like: Tree) -> Stand | None:
         """Where a search stood, if that was saved and the run is resumed.
 
         Args:
@@ -102,7 +104,7 @@ class Saved:
                 raise SavingError(f"{path} does not fit this search: begin again with `overwrite`.")
         return Stand(jax.tree.unflatten(shape, map(jnp.asarray, found)), content["said"])
 
-    def put(self, name: str, tree: Any, said: Mapping[str, Any], now: bool = False) -> None:
+    def put(self, name: str, tree: Tree, said: Mapping[str, JSON], now: bool = False) -> None:
         """Saves where a search stands, at most every few seconds.
 
         Args:
@@ -143,7 +145,7 @@ class Saved:
     def _path(self, name: str) -> Path:
         return self._folder / f"{PREFIX}{name}{SUFFIX}"
 
-    def _read(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _read(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, JSON]]:
         try:
             arrays = read_npz(path)
             content = parse_json(arrays["said"].tobytes())
