@@ -44,7 +44,7 @@ def try_spaces(
     run = Run(oracle, budget=whole, journal=journal, within=within, **options)
     if within is None:
         run.examine()
-    oracle = run.model
+    oracle, begun = run.model, run.ledger.spent
     found: list[Recovery] = []
     for name in names:
         most = min(run.ledger.budget - run.ledger.spent, oracle.each * budgets[name])
@@ -73,7 +73,7 @@ def try_spaces(
             best.cost,
             queries=run.ledger.spent,
             budget=whole,
-            queries_by_stage=_sums([one.cost.queries_by_stage for one in found], oracle.asked),
+            queries_by_stage=_sums([one.cost.queries_by_stage for one in found], begun),
             asking=oracle.account(run.ledger),
         ),
         spaces_tried=tuple(map(_attempt, found)),
