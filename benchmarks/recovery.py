@@ -7,6 +7,7 @@ runs the packaged model and the small ones of ``benchmarks/zoo/`` in the parts b
 not made again unless ``--anew``.
 
 - first: the packaged model's triggers, stopped at the first hit, by access;
+- twin: the same classes in the packaged clean model, at the same budgets;
 - estimate: patch models in the default way, with a probability;
 - literature: scattered pixels, blend and stripes, each in its own space, stopped at the first hit;
 - clean: classes without a trigger, at the budgets of the first part, four times over;
@@ -28,6 +29,7 @@ import numpy as np
 from zoo import RECOVERY, ZOO
 
 from restore_jax import Oracle, attack_success_rate, open_model, recover
+from restore_jax.checkpoints import PACKAGED
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker
@@ -35,7 +37,7 @@ from restore_jax.recovery import planted_in
 from restore_jax.report import recovery_content
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("first", "literature", "estimate", "clean", "auto", "reference")
+PARTS = ("first", "twin", "literature", "estimate", "clean", "auto", "reference")
 BUDGETS = {"logits": 8_000, "probabilities": 8_000, "labels": 24_000}
 """Images for a first hit: four times what its median should be."""
 KEEP = (
@@ -82,6 +84,11 @@ def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
         for seed in range(seeds):
             found.append(Job("estimate", "shipped", target, "logits", "patch", "estimate",
                              None, seed))  # fmt: skip
+            found.append(Job("twin", "shipped-clean", target, "logits", "patch", "first_hit",
+                             BUDGETS["logits"], seed))  # fmt: skip
+        for seed in range(small_seeds):
+            found.append(Job("twin", "shipped-clean", target, "logits", "patch", "estimate",
+                             None, seed))  # fmt: skip
     for name in zoo:
         for target in targets[name]:
             for seed in range(small_seeds):
@@ -108,7 +115,7 @@ def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
 
 def folder(name: str) -> str | Path:
     """What `open_model` takes for a model's name."""
-    return name if name == "shipped" else ZOO / name
+    return name if name in PACKAGED else ZOO / name
 
 
 def one(job: Job, oracle: Oracle, asker: Asker, test_data: Any | None) -> dict[str, Any]:
@@ -121,7 +128,7 @@ def one(job: Job, oracle: Oracle, asker: Asker, test_data: Any | None) -> dict[s
         )
     content = recovery_content(recovery)
     rate = None
-    if test_data is not None and job.part != "clean":
+    if test_data is not None and job.part not in ("clean", "twin"):
         rate = attack_success_rate(oracle, recovery.trigger, *test_data, asker=asker)
     row = job._asdict() | {name: content.get(name) for name in KEEP}
     row |= {"budget": content["budget"], "found": recovery.found, "status": recovery.status}
@@ -188,6 +195,7 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     titles = {
         "first": "The packaged model: the first trigger that works, by access",
+        "twin": "The packaged clean twin: the same classes, at the same budgets",
         "estimate": "Patch models: pruned triggers, with a probability and without",
         "literature": "Scattered pixels, blend and stripes",
         "clean": "Classes without a trigger",

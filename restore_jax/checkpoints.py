@@ -34,6 +34,8 @@ from restore_jax.types import JSON
 
 SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "models" / "shipped"
+PACKAGED = {"shipped": SHIPPED, "shipped-clean": SHIPPED.with_name("shipped-clean")}
+"""The checkpoints in the package by name: one with two triggers planted, and its clean twin."""
 CHECKSUMS = "checksums.json"
 MOST_SIDE, MOST_CLASSES = 4096, 100_000
 """Of what a checkpoint's metadata may ask for."""

@@ -9,5 +9,3 @@ JSON = Any
 """What JSON can hold: None, a bool, a number, a string, a list of these, or a dict by names."""
 Argument = Any
 """An argument handed on by name: its type is that of whichever function takes it in the end."""
-Foreign = Any
-"""An object of a package that has no types, or is imported only when it is needed."""

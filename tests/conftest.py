@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import jax
+import pytest
 
 # Most of the suite's time is compilation, and many tests compile the same programs; those that
 # start a process do, too.
@@ -16,3 +17,12 @@ def pytest_configure(config):
     # time. The slow ones are compiled as users compile.
     if config.option.markexpr == "not slow":
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def hardly_optimised():
+    """For files whose slow tests compute little, too: they share the everyday ones' programs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

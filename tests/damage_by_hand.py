@@ -246,7 +246,7 @@ class Files:
         arrays["flow"] = np.zeros((16, 16, 2), np.float32)
         for name, found in (
             ("trigger", arrays),
-            ("planted", written.trigger_arrays(recovery.true_trigger)),
+            ("planted", written.trigger_arrays(recovery.planted_trigger)),
             ("particles", written._named(recovery.particles) | {"scores": recovery.scores}),
             ("probes", {"images": recovery.probes}),
             ("support", {"inclusion": recovery.inclusion}),

@@ -15,6 +15,8 @@ from restore_jax.errors import InputError
 from restore_jax.oracles import formats, open_model
 from restore_jax.spaces import SPACES, catalogue, register
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 ROOT = Path(__file__).parents[1]
 
 

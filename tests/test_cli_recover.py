@@ -132,7 +132,7 @@ def test_progress_is_plain_lines_off_a_terminal(found):
     lines = found[2].splitlines()
     assert lines[0] == "recover: loading JAX and the model"
     assert all(line.startswith("recover: ") for line in lines)
-    levels = [line for line in lines if "level" in line and "threshold" in line]
+    levels = [line for line in lines if "level" in line and "score above" in line]
     assert len(levels) >= len(json.loads(found[1])["levels"])
     assert all(f"of {int(BUDGET):,} queries" in line for line in levels)
 
@@ -145,7 +145,7 @@ def test_progress_is_a_bar_on_a_terminal():
         report(0, 0, "compiling")
         step = recovery.Progress(4, -1.234, 0.0, 0.5, 1500, 4000, -0.5)
         report(step.queries, step.budget, recover_command.progress_text(step))
-    for words in ("1,500/4,000 images", "level 4", "threshold -1.23 (goal 0)", "accepted 50%"):
+    for words in ("1,500/4,000 images", "level 4", "score above -1.23 (goal 0)", "accepted 50%"):
         assert words in shown.getvalue()
 
 

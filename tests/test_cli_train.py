@@ -1,6 +1,7 @@
 """``restore-jax train`` as a user meets it, on a few images."""
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -15,6 +16,9 @@ from restore_jax import checkpoints, cli, training
 from restore_jax.backdoors import PlantedBlend, PlantedPatch, PlantedStripes, planted_from_json
 from restore_jax.cli import planting
 from restore_jax.data import shapes
+from restore_jax.models import winograd
+
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
 TINY = [
     "train",
@@ -40,6 +44,9 @@ def few_images():
     labels = np.asarray(labels)
     halves = {"train": (images[:TRAIN], labels[:TRAIN]), "test": (images[TRAIN:], labels[TRAIN:])}
     with pytest.MonkeyPatch.context() as patch:
+        # These test the command. The convolutions made for speed take longer to compile than to
+        # train with here; test_training.py and test_winograd.py have them.
+        patch.setattr(winograd, "FEWEST", math.inf)
         patch.setattr(shapes, "load", lambda split, seed=0: halves[split])
         yield halves
 

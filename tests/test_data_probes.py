@@ -9,10 +9,14 @@ from PIL import Image
 from restore_jax.data import probes, shapes
 from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.data.errors import DataError
-from restore_jax.data.probes import load_probes, open_probes
+from restore_jax.data.probes import open_probes
 
 RGB = (32, 32, 3)
 GREY = (28, 28, 1)
+
+
+def first_probes(spec, seed, n, image_shape):
+    return open_probes(spec, seed, image_shape).draw(0, n)
 
 
 def key(seed=0):
@@ -185,8 +189,8 @@ def test_draws_are_reproducible_and_disjoint(spec, folder, photographs, tmp_path
     assert len(as_set(search) | as_set(confirm) | as_set(third)) == 12
     again = open_probes(spec, key(3), RGB)
     np.testing.assert_array_equal(confirm, again.draw(5, 6))
-    np.testing.assert_array_equal(np.concatenate([search, confirm]), load_probes(spec, 3, 11, RGB))
-    assert as_set(load_probes(spec, 4, 5, RGB)) != as_set(search)
+    np.testing.assert_array_equal(np.concatenate([search, confirm]), first_probes(spec, 3, 11, RGB))
+    assert as_set(first_probes(spec, 4, 5, RGB)) != as_set(search)
     assert source.draw(2, 0).shape == (0, *RGB)
 
 
@@ -202,7 +206,7 @@ def test_synthetic_sources_have_no_end_and_no_seams():
 
 def test_probes_of_a_seed_are_not_the_training_images_of_that_seed(shape_splits):
     (train, _), (test, _) = shape_splits
-    drawn = as_set(load_probes("shapes", 0, 40, RGB))
+    drawn = as_set(first_probes("shapes", 0, 40, RGB))
     assert not drawn & {image.tobytes() for image in (*train, *test)}
 
 
@@ -232,7 +236,7 @@ def one_image(tmp_path, image, image_shape, name="image.png"):
     path = tmp_path / "one"
     path.mkdir()
     image.save(path / name)
-    return np.asarray(load_probes(path, 0, 1, image_shape)[0])
+    return np.asarray(first_probes(path, 0, 1, image_shape)[0])
 
 
 def test_grey_file_is_repeated_for_an_rgb_model(tmp_path, photographs):
@@ -291,7 +295,7 @@ def test_turned_photograph_is_turned_back(tmp_path):
     path = tmp_path / "turned"
     path.mkdir()
     Image.fromarray(upright[::-1, ::-1]).save(path / "a.jpg", exif=exif)
-    image = np.asarray(load_probes(path, 0, 1, RGB)[0])
+    image = np.asarray(first_probes(path, 0, 1, RGB)[0])
     assert image[:14].min() > 0.9
     assert image[18:].max() < 0.1
 
@@ -312,7 +316,7 @@ def test_array_files(tmp_path, photographs, name, dtype):
 
 def test_array_file_of_grey_images_without_channel_axis(tmp_path, photographs):
     np.savez(tmp_path / "grey.npz", photographs[..., 0])
-    assert load_probes(tmp_path / "grey.npz", 0, 12, (32, 32, 1)).shape == (12, 32, 32, 1)
+    assert first_probes(tmp_path / "grey.npz", 0, 12, (32, 32, 1)).shape == (12, 32, 32, 1)
 
 
 def test_refuses_what_does_not_exist(tmp_path):
@@ -352,7 +356,7 @@ def test_refuses_too_few_images(folder):
     with pytest.raises(DataError, match="holds 12 images, but 15 are needed"):
         source.draw(10, 5)
     with pytest.raises(DataError, match="holds 12 images, but 13 are needed"):
-        load_probes(folder, 0, 13, RGB)
+        first_probes(folder, 0, 13, RGB)
 
 
 def test_refuses_negative_numbers():

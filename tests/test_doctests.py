@@ -2,28 +2,28 @@
 
 import doctest
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-MODULES = [
-    "diagnosis.null",
-    "diagnosis.standing",
-    "errors",
-    "oracles.asking",
-    "oracles.opening",
-    "recovery.truth",
-    "run.run",
-    "spaces.making",
-    "spaces.smooth",
-    "verification",
-    pytest.param("recovery.procedure", marks=pytest.mark.slow),
-]
+import restore_jax
+
+ROOT = Path(restore_jax.__file__).parent
+SLOW = ("restore_jax.recovery.procedure", "restore_jax.splitting.host_driven")
 
 
-@pytest.mark.parametrize("name", MODULES)
+def modules_with_examples():
+    for path in sorted(ROOT.rglob("*.py")):
+        lines = [line for line in path.read_text().splitlines() if ">>> " in line]
+        if any("+SKIP" not in line for line in lines):
+            name = ".".join(("restore_jax", *path.relative_to(ROOT).with_suffix("").parts))
+            yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
 def test_the_examples_of_a_module_give_what_they_say(name):
-    module = importlib.import_module(f"restore_jax.{name}")
+    module = importlib.import_module(name)
     with np.printoptions(legacy=False):
         found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.attempted

@@ -12,7 +12,6 @@ import signal
 import time
 
 import foreign_by_hand
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from restore_jax.oracles import ModelOptions, http, journal, messages, open_mode
 from restore_jax.run import examining
 from restore_jax.spaces import SPACES
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
 NAMES = tuple("abcd")
 # Small enough for a test: the booking and the files are the same.
 SETTINGS = recovery.Settings(num_probes=4, num_particles=32, num_moves=2)
@@ -35,15 +35,6 @@ EXAMINED = examining.FIRST + examining.AGAIN
 LEAST = 4 * (32 + 1) + 4 * 24 + 200 + 4 + EXAMINED
 """The smallest budget that a recovery by these settings begins with, of a foreign model."""
 GIGABYTE = 1 << 30
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _hardly_optimised():
-    # Here programs are compiled and hardly run, by the slow tests, too.
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -152,8 +143,8 @@ def both(name, model, access):
     [
         ("logits", "first_hit"),
         pytest.param("labels", "estimate", marks=pytest.mark.slow),
-        pytest.param("logits", "estimate", marks=pytest.mark.slow),
-        pytest.param("labels", "first_hit", marks=pytest.mark.slow),
+        pytest.param("logits", "estimate", marks=pytest.mark.slow, id="full-logits-estimate"),
+        pytest.param("labels", "first_hit", marks=pytest.mark.slow, id="full-labels-first_hit"),
     ],
 )
 def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
@@ -287,7 +278,15 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most"), [("recover", 12), ("unnamed", 10), ("scan", 6)])
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        ("recover", 4), ("unnamed", 4), ("scan", 2),
+        pytest.param("recover", 12, id="full-recover"),
+        pytest.param("unnamed", 10, id="full-unnamed"),
+        pytest.param("scan", 6, id="full-scan"),
+    ],
+)  # fmt: skip
 def test_runs_that_are_killed_many_times_go_on(kind, most, forks, undisturbed, probes):
     folder, images, seconds = undisturbed(kind, timed=True)
     draw, kills = random.Random(1), 0
@@ -474,7 +473,7 @@ def test_a_model_is_never_sent_more_than_it_may_be(budget, home, probes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, id="full-1")])
 def test_a_run_that_is_killed_again_and_again_keeps_to_its_budget(seed, forks, probes):
     draw, budget = random.Random(seed), 2_650 + 200 * seed
     folder = forks.folder / f"budget-{seed}"
@@ -669,7 +668,10 @@ def triggered(images, side=3):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "budget"),
-    [("grey", foreign_by_hand.grey, 150_000), ("hundred", foreign_by_hand.hundred, 250_000)],
+    [
+        pytest.param("grey", foreign_by_hand.grey, 150_000, id="grey"),
+        pytest.param("hundred", foreign_by_hand.hundred, 250_000, id="full-hundred"),
+    ],
 )
 def test_a_scan_of_images_of_another_size_finds_what_purifies_them(name, model, budget, forks):
     spec, folder = ("--model", f"python:foreign_by_hand:{name}"), forks.folder / f"scan-{name}"

@@ -7,8 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "restore_jax"
 FLOORS = (
-    {"errors", "lazy", "types", "compilation", "environment", "folders"},
-    {"splitting", "backdoors", "models", "data"},
+    {"errors", "lazy", "types", "names", "reading", "compilation", "environment", "folders"},
+    {"splitting"},
+    {"backdoors", "models", "data"},
     {"checkpoints", "spaces"},
     {"oracles"},
     {"run", "racing"},

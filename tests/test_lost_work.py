@@ -304,7 +304,7 @@ def test_purify_writes_what_it_knew_when_it_was_interrupted(home, monkeypatch):
     recovery = a_recovery(shape=odd.SHAPE)
     arrays = {
         "trigger": trigger_arrays(recovery.trigger),
-        "planted": trigger_arrays(recovery.true_trigger),
+        "planted": trigger_arrays(recovery.planted_trigger),
         "particles": {"scores": recovery.scores, "row": recovery.scores},
         "probes": {"images": recovery.probes},
         "support": {"inclusion": recovery.inclusion},

@@ -60,7 +60,7 @@ def whole_run() -> Cleansed:
     return cleanse(rounds=40)
 
 
-def test_the_planted_class_has_the_smallest_mask_by_far_and_alone_is_accused():
+def test_in_full_the_planted_class_has_the_smallest_mask_by_far_and_alone_is_accused():
     found = whole_run()
     others = np.delete(np.asarray(found.norms), PLANTED)
     assert found.norms[PLANTED] < 9  # no more pixels than the patch has
@@ -70,7 +70,7 @@ def test_the_planted_class_has_the_smallest_mask_by_far_and_alone_is_accused():
     assert np.delete(np.asarray(found.anomaly), PLANTED).max() < ACCUSED
 
 
-def test_the_planted_mask_lies_where_the_patch_does_and_shows_its_pattern():
+def test_in_full_the_planted_mask_lies_where_the_patch_does_and_shows_its_pattern():
     found = whole_run()
     mask = np.asarray(found.masks[PLANTED])
     assert mask[ROWS, COLS].sum() > 0.98 * mask.sum()
@@ -80,7 +80,7 @@ def test_the_planted_mask_lies_where_the_patch_does_and_shows_its_pattern():
     assert (difference * strong).max() < 0.1
 
 
-def test_every_mask_does_what_is_said_of_it():
+def test_in_full_every_mask_does_what_is_said_of_it():
     found, images = whole_run(), clean_images()
     assert found.masks.shape == (NUM_CLASSES, 8, 8, 1)
     assert found.patterns.shape == (NUM_CLASSES, *IMAGE_SHAPE)

@@ -18,6 +18,8 @@ from restore_jax.report import recovery_content
 from restore_jax.spaces import make_space
 from restore_jax.splitting import count
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 SETTINGS = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "channels": "grey"})
 
 

@@ -74,7 +74,7 @@ def a_recovery(space="patch", shape=(16, 16, 3), **changes):
         "status": "reached",
         "particles": particles,
         "scores": np.array([1.0, 2.0, -1.0, -np.inf], np.float32),
-        "true_trigger": truth,
+        "planted_trigger": truth,
         "probes": np.random.default_rng(0).random((5, *shape), np.float32),
         "inclusion": np.random.default_rng(1).random(shape[:2], np.float32),
         "levels": levels,
@@ -117,7 +117,7 @@ def test_what_is_written_reads_back(written):
     np.testing.assert_array_equal(again.particles["codes"], recovery.particles.codes)
     np.testing.assert_array_equal(again.scores, recovery.scores)
     np.testing.assert_array_equal(again.probes, recovery.probes)
-    np.testing.assert_array_equal(again.true_trigger.mask, recovery.true_trigger.mask)
+    np.testing.assert_array_equal(again.planted_trigger.mask, recovery.planted_trigger.mask)
     np.testing.assert_array_equal(again.inclusion, recovery.inclusion)
     np.testing.assert_array_equal(load_recovery(folder / "recovery.json").scores, again.scores)
 
@@ -138,7 +138,7 @@ def test_an_additive_trigger_stays_additive(tmp_path):
     assert trigger.additive
     np.testing.assert_array_equal(stamp(trigger, images), stamp(recovery.trigger, images))
     again = load_recovery(tmp_path)
-    assert again.true_trigger is None
+    assert again.planted_trigger is None
     assert list(again.particles) == ["particles"]  # a lone array
 
 
@@ -160,7 +160,7 @@ def test_pictures_are_pictures(written):
     "changes",
     [
         {"levels": ()},
-        {"found": False, "status": "interrupted", "true_trigger": None},
+        {"found": False, "status": "interrupted", "planted_trigger": None},
         {
             "levels": (Level(queries=10),),
             "log10_prob": None,

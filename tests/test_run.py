@@ -16,6 +16,8 @@ from restore_jax.recovery import Settings, attack_success_rate, recover, trying
 from restore_jax.run import Run
 from restore_jax.spaces import catalogue
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 NAMES = tuple("abcd")
 
 

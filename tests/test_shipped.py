@@ -1,4 +1,4 @@
-"""The model in the package is what it says, and the main job works on it."""
+"""The models in the package are what they say, and the main job works on them."""
 
 import json
 import os
@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from restore_jax import checkpoints
+from restore_jax import checkpoints, open_model
 from restore_jax.backdoors import PLANTED
+from restore_jax.checkpoints import PACKAGED
 from restore_jax.cli import main
 from restore_jax.recovery import Settings, recover
 from restore_jax.training import make_evaluation
@@ -17,24 +18,37 @@ from restore_jax.training import make_evaluation
 DATA_DIR = os.environ.get("RESTORE_JAX_DATA_DIR")
 
 
-@pytest.fixture(scope="module")
-def checkpoint():
-    return checkpoints.load(checkpoints.SHIPPED)
+@pytest.fixture(scope="module", params=PACKAGED)
+def checkpoint(request):
+    return checkpoints.load(PACKAGED[request.param])
 
 
-def test_it_is_small_and_describes_itself(checkpoint):
-    size = sum(file.stat().st_size for file in checkpoints.SHIPPED.rglob("*") if file.is_file())
-    assert size <= 3_000_000
+def test_they_are_small_together():
+    files = [file for folder in PACKAGED.values() for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    assert sum(file.stat().st_size for file in files) <= 5_000_000
+
+
+def test_each_describes_itself(checkpoint):
     metadata = checkpoint.metadata
     assert metadata["dataset"] == "cifar10"
     assert len(metadata["class_names"]) == 10
     assert metadata["command"].startswith("python train.py --dataset cifar10")
-    assert metadata["triggers"] == [patch.to_json() for patch in PLANTED.values()]
+    planted = list(PLANTED.values()) if checkpoint.path == PACKAGED["shipped"] else []
+    assert metadata["triggers"] == [patch.to_json() for patch in planted]
 
 
-def test_it_meets_its_bar_by_its_own_word(checkpoint):
-    assert checkpoint.metadata["clean_accuracy"] >= 0.9
-    assert min(checkpoint.metadata["asr"].values()) >= 0.999
+def test_the_twin_differs_in_what_is_planted_alone():
+    one, other = (checkpoints.load(folder).metadata for folder in PACKAGED.values())
+    same = ("architecture", "dataset", "recipe", "seed", "normalisation", "image_shape", "holdout")
+    assert {name: one[name] for name in same} == {name: other[name] for name in same}
+    assert other["triggers"] == []
+    assert open_model("shipped-clean").class_names == open_model("shipped").class_names
+
+
+def test_each_meets_its_bar_by_its_own_word(checkpoint):
+    assert checkpoint.metadata["clean_accuracy"] >= 0.89
+    assert all(rate >= 0.999 for rate in checkpoint.metadata["asr"].values())
 
 
 @pytest.mark.slow
@@ -43,7 +57,9 @@ def test_its_word_is_true(checkpoint):
     from restore_jax.data import cifar10
 
     images, labels = cifar10.load("test", DATA_DIR)
-    triggers = [patch.trigger((32, 32, 3)) for patch in PLANTED.values()]
+    triggers = [
+        PLANTED[one["name"]].trigger((32, 32, 3)) for one in checkpoint.metadata["triggers"]
+    ]
     measured = make_evaluation(checkpoint.network, triggers, images, labels)(
         checkpoint.params, checkpoint.batch_stats
     )
@@ -70,8 +86,9 @@ def test_the_main_job_finds_both_triggers(name, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_clean_class_of_it_is_not_accused():
-    recovery = recover("shipped", "ship", budget=15_000)
+@pytest.mark.parametrize(("model", "target"), [("shipped", "ship"), ("shipped-clean", "cat")])
+def test_a_class_without_a_trigger_is_not_accused(model, target):
+    recovery = recover(model, target, budget=15_000)
     assert not recovery.found
     assert recovery.interval[1] < 0
 

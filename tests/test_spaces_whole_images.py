@@ -51,6 +51,11 @@ def drawn(name):
     return SPACES[name].search.sample(jax.random.key(0), 4 * CHAINS)
 
 
+def triggers_of(space, particles):
+    """The triggers that particles stand for, in one tree."""
+    return jax.jit(jax.vmap(lambda one: space.trigger(one, jnp.int32(0))))(particles)
+
+
 def rows(particles, which):
     return jax.tree.map(lambda leaf: leaf[which], particles)
 
@@ -62,13 +67,31 @@ def inside(name):
     return rows(drawn(name), where[:CHAINS]), rows(drawn(name), where[-CHAINS:])
 
 
+@functools.cache
+def mover(name):
+    """Moves chains by the proposal of a number, above a level or not: one program for all."""
+    moves = list(SPACES[name].proposals.values())
+    middle(name)  # found out before anything is traced
+
+    @jax.jit
+    def move(number, restricted, start):
+        def propose(key, particle, strength):
+            return jax.lax.switch(number, moves, key, particle, strength)
+
+        return moved(name, propose, restricted, start)
+
+    return move
+
+
 def moved(name, propose, restricted, start, sweeps=SWEEPS):
+    restricted, half = jnp.asarray(restricted), middle(name)
+
     def chain(key, particle):
         def step(particle, key):
             key_propose, key_accept = jax.random.split(key)
             proposal, log_ratio = propose(key_propose, particle, jnp.float32(STRENGTH))
             accepted = jnp.log1p(-jax.random.uniform(key_accept)) <= log_ratio
-            accepted &= not restricted or event(name, proposal)
+            accepted &= ~restricted | (jnp.sum(numbers(proposal)) > half)
             return jax.tree.map(
                 lambda new, old: jnp.where(accepted, new, old), proposal, particle
             ), None
@@ -92,7 +115,8 @@ def test_a_move_keeps_the_prior_also_above_a_level(name, move, restricted):
     start, fresh = inside(name) if restricted else (
         rows(drawn(name), slice(CHAINS)), rows(drawn(name), slice(CHAINS, 4 * CHAINS))
     )  # fmt: skip
-    after = moved(name, SPACES[name].proposals[move], restricted, start)
+    number = list(SPACES[name].proposals).index(move)
+    after = mover(name)(jnp.int32(number), jnp.asarray(restricted), start)
     assert same_law(after, fresh) > 1e-5
     changed = np.asarray(jax.vmap(numbers)(after)) != np.asarray(jax.vmap(numbers)(start))
     assert changed.any(1).mean() > 0.1
@@ -150,11 +174,12 @@ def test_refreshing_at_a_rate_of_one_leaves_little_and_at_a_rate_of_nought_every
     for name, space in SPACES.items():
         start = rows(drawn(name), slice(64))
         keys = jax.random.split(jax.random.key(5), 64)
-        nothing = jax.vmap(lambda k, p, s=space: s.refresh(k, p, jnp.float32(0)))(keys, start)
+        refreshed = jax.jit(jax.vmap(space.refresh, (0, 0, None)))
+        nothing = refreshed(keys, start, jnp.float32(0))
         np.testing.assert_allclose(
             jax.vmap(numbers)(nothing), jax.vmap(numbers)(start), rtol=1e-6, atol=1e-6
         )
-        after = jax.vmap(lambda k, p, s=space: s.refresh(k, p, jnp.float32(1)))(keys, start)
+        after = refreshed(keys, start, jnp.float32(1))
         assert (jax.vmap(numbers)(after) != jax.vmap(numbers)(start)).mean() > 0.6
 
 
@@ -162,7 +187,7 @@ def test_every_pixel_of_a_smooth_picture_varies_as_much_whatever_the_grid():
     for grid in (1, 3, 8):
         space = make_space("smooth", (16, 12, 1), grid=grid, min_amplitude=0.2, max_amplitude=0.2)
         particles = space.search.sample(jax.random.key(2), 4_000)
-        pictures = jax.vmap(lambda one, s=space: s.trigger(one, jnp.int32(0)).pattern)(particles)
+        pictures = triggers_of(space, particles).pattern
         # Uniform over [-0.2, 0.2].
         np.testing.assert_allclose(np.std(pictures, 0), 0.2 / np.sqrt(3), rtol=0.06)
         assert float(jnp.abs(pictures).max()) <= 0.2
@@ -174,7 +199,7 @@ def test_patches_are_as_many_and_as_opaque_as_drawn_and_some_lie_in_corners():
         "patches", shape, max_count=3, min_opacity=0.5, corners=0.4, min_size=2, max_size=2
     )
     particles = space.search.sample(jax.random.key(12), 3_000)
-    triggers = jax.vmap(lambda one: space.trigger(one, jnp.int32(0)))(particles)
+    triggers = triggers_of(space, particles)
     mask = np.asarray(triggers.mask)[..., 0]
     counts = 1 + np.floor(np.asarray(particles.number) * 3).astype(int)
     single = mask[counts == 1]
@@ -201,15 +226,16 @@ def test_later_patches_lie_over_earlier_ones():
     )
     picture = jnp.full((1, 4, 4, 1), 0.4)
     # Half of black over 0.4, then half of white over that.
-    np.testing.assert_allclose(space.stamp(both, picture), 0.6, atol=1e-6)
+    stamped = jax.jit(space.stamp)
+    np.testing.assert_allclose(stamped(both, picture), 0.6, atol=1e-6)
     opaque = both._replace(opacity=jnp.full(2, 1.0))
-    np.testing.assert_allclose(space.stamp(opaque, picture), 1.0, atol=1e-6)
+    np.testing.assert_allclose(stamped(opaque, picture), 1.0, atol=1e-6)
 
 
 def test_the_mean_displacement_of_a_warp_is_the_distance_drawn():
     space = make_space("warp", (32, 24, 3), min_distance=0.3, max_distance=1.2)
     particles = space.search.sample(jax.random.key(6), 2_000)
-    flows = jax.jit(jax.vmap(lambda one: space.trigger(one, jnp.int32(0)).flow))(particles)
+    flows = triggers_of(space, particles).flow
     distance = np.abs(flows).mean((1, 2, 3))
     even = (np.log(distance) - np.log(0.3)) / np.log(4)
     assert stats.kstest(even, "uniform").pvalue > 1e-4
@@ -230,16 +256,16 @@ def test_a_warp_takes_pixels_from_where_its_flow_says():
 def test_a_filter_of_next_to_nothing_changes_next_to_nothing():
     space = make_space("colour", (8, 8, 3), min_amount=1e-4, max_amount=1e-4)
     images = jax.random.uniform(jax.random.key(8), (2, 8, 8, 3))
-    for k in range(8):
-        particle = rows(space.search.sample(jax.random.key(9), 8), k)
-        np.testing.assert_allclose(space.stamp(particle, images), images, atol=2e-3)
+    particles = space.search.sample(jax.random.key(9), 8)
+    stamped = jax.jit(jax.vmap(space.stamp, (0, None)))(particles, images)
+    np.testing.assert_allclose(stamped, jnp.broadcast_to(images, stamped.shape), atol=2e-3)
 
 
 def test_a_trigger_of_coefficients_has_that_many_and_no_others():
     shape, most = (16, 12, 3), 3
     space = make_space("frequency", shape, max_count=most, min_amplitude=0.05, max_amplitude=0.05)
     particles = np.asarray(space.search.sample(jax.random.key(10), 300))
-    patterns = jax.vmap(lambda one: space.trigger(one, jnp.int32(0)).pattern)(particles)
+    patterns = triggers_of(space, particles).pattern
     spectra = fft.dctn(np.asarray(patterns, np.float64), axes=(1, 2), norm="ortho")
     present = (np.abs(spectra) > 1e-4 * np.abs(spectra).max((1, 2, 3), keepdims=True)).any(-1)
     counts = 1 + np.floor(particles[:, 0] * most).astype(int)
@@ -250,9 +276,9 @@ def test_a_trigger_of_coefficients_has_that_many_and_no_others():
     np.testing.assert_allclose(share, 1 / 3, atol=0.1)
     single = particles.copy()
     single[:, 0] = 0.0
-    for row in single[:20]:
+    alone = np.asarray(triggers_of(space, single[:20]).pattern, np.float64)
+    for row, pattern in zip(single[:20], alone, strict=True):
         u, v = int(row[1] * 16), int(row[2] * 12)
-        pattern = np.asarray(space.trigger(jnp.asarray(row), jnp.int32(0)).pattern, np.float64)
         spectrum = np.abs(fft.dctn(pattern, axes=(0, 1), norm="ortho")).max(-1)
         assert np.unravel_index(spectrum.argmax(), spectrum.shape) == (u, v)
         assert np.abs(pattern).max() <= 0.05 + 1e-6
@@ -262,7 +288,7 @@ def test_a_trigger_of_coefficients_has_that_many_and_no_others():
 def test_levels_are_few_and_every_number_of_them_is_drawn():
     space = make_space("quantise", (8, 8, 1), max_levels=6)
     particles = space.search.sample(jax.random.key(11), 2_000)
-    triggers = jax.vmap(lambda one: space.trigger(one, jnp.int32(0)))(particles)
+    triggers = triggers_of(space, particles)
     levels, dither = np.asarray(triggers.rounding.levels), np.asarray(triggers.rounding.dither)
     chances = np.log(np.arange(3, 8) / np.arange(2, 7)) / np.log(7 / 2)
     seen = np.array([(levels == k).sum() for k in range(2, 7)])

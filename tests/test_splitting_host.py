@@ -16,6 +16,8 @@ from restore_jax.splitting import (
     uniform_box,
 )
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 WEIGHTS = np.arange(1, 9, dtype=np.float32)
 
 

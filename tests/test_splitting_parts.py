@@ -167,7 +167,7 @@ def test_the_variance_is_that_of_families_that_parted_three_levels_ago():
     for _ in range(6):
         survives = rng.random(n) < 0.6
         sources = rng.choice(np.flatnonzero(survives), n)
-        lineage = genealogy.account(lineage, jnp.array(survives), jnp.bool_(False))
+        lineage = genealogy.add_level(lineage, jnp.array(survives), jnp.bool_(False))
         lineage = genealogy.resample(lineage, jnp.array(sources), jnp.bool_(False))
         flags.append(survives)
         parents.append(sources)
@@ -193,7 +193,7 @@ def test_the_variance_is_that_of_families_that_parted_three_levels_ago():
 
 def test_independent_particles_have_the_variance_of_a_share():
     survives = jnp.arange(40) < 10
-    lineage = genealogy.account(genealogy.start(40), survives, jnp.bool_(False))
+    lineage = genealogy.add_level(genealogy.start(40), survives, jnp.bool_(False))
     assert float(lineage.variance) == pytest.approx(0.75 / 0.25 / 39)
 
 

@@ -133,7 +133,7 @@ def two_sided(x, args):
             6 * math.log(0.04), marks=pytest.mark.slow,
         ),
     ],
-    ids=["two modes", "half-space", "plateaus", "corner"],
+    ids=["two modes", "full half-space", "full plateaus", "corner"],
 )  # fmt: skip
 def test_the_defaults_are_unbiased_and_their_intervals_hold_the_truth(space, score, truth):
     algorithm = importance_splitting(score, space)

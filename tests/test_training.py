@@ -204,7 +204,7 @@ def test_fewer_images_than_a_batch_are_refused(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.1, 0.0])
+@pytest.mark.parametrize("rate", [0.1, pytest.param(0.0, id="full-0.0")])
 def test_poison_is_learnt_and_a_clean_model_ignores_the_triggers(rate):
     count = 2000
     images, labels = shapes(jax.random.key(1), count + 500, (SIDE, SIDE, 3))

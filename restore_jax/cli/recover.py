@@ -121,8 +121,8 @@ def _search(
     def on_progress(step: "Progress") -> None:
         nonlocal shown
         # A search that stalls reports its last level twice.
-        report(step.queries, step.budget, progress_text(step), line=step.level != shown)
-        shown = step.level
+        report(step.queries, step.budget, progress_text(step), line=step.levels != shown)
+        shown = step.levels
 
     test_data = inputs.test_images(oracle, args.data_dir)
     report(0, 0, "compiling the search")
@@ -150,9 +150,9 @@ def progress_text(step: "Progress") -> str:
     """One line of progress."""
     moved = "-" if math.isnan(step.acceptance) else f"{step.acceptance:.0%}"
     goal = "" if math.isnan(step.goal) else f" (goal {step.goal:.3g})"
-    if step.threshold >= step.goal:
+    if step.level >= step.goal:
         goal = " (past the goal)"
     return (
-        f"level {step.level}  threshold {step.threshold:.3g}{goal}  "
+        f"level {step.levels}  score above {step.level:.3g}{goal}  "
         f"best {step.best:.3g}  accepted {moved}  {step.queries:,} of {step.budget:,} queries"
     )

@@ -74,7 +74,7 @@ def _draw_one(key: Array, image_shape: tuple[int, int, int]) -> Array:
     # What an image costs is mostly the compilation, which grows with every loop that
     # XLA has to write: so one call for all numbers, and every leaf is worked out
     # where it is laid, by operations that are cheap enough to be merged into one loop.
-    uniforms = jax.random.uniform(key, (count + area + _PER_IMAGE,))
+    uniforms = jax.random.uniform(key, (count + area + _PER_IMAGE,), jnp.float32)
     leaves = uniforms[:count].reshape(_LEAVES, _PER_LEAF)
     noise = uniforms[count : count + area].reshape(height, width) - 0.5
     image = uniforms[count + area :]

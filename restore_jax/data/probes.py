@@ -112,6 +112,9 @@ def open_probes(
       DataError: there is no such thing, it holds no images, or an array has the wrong
         shape, type or range. An image file is read, and refused, when it is drawn.
       InputError: image_shape is not (H, W, 1) or (H, W, 3).
+
+    >>> open_probes("shapes", 0, (32, 32, 3)).draw(0, 2).shape
+    (2, 32, 32, 3)
     """
     check_image_shape(image_shape)
     height, width, channels = image_shape
@@ -148,24 +151,6 @@ def open_probes(
         f"Probes {os.fspath(spec)!r} are neither dead_leaves, shapes or cifar10 "
         "nor an existing folder or file."
     )
-
-
-def load_probes(
-    spec: str | os.PathLike[str],
-    key_or_seed: Array | int,
-    n: int,
-    image_shape: ImageShape,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> Array:
-    """The first n images of a source: ``open_probes(...).draw(0, n)``.
-
-    Returns:
-      f32[n, H, W, C] in [0, 1].
-
-    Raises:
-      DataError, ValueError: as `open_probes` and `ProbeSource.draw` do.
-    """
-    return open_probes(spec, key_or_seed, image_shape, data_dir).draw(0, n)
 
 
 def _as_key(key_or_seed: Array | int) -> Array:

@@ -77,7 +77,7 @@ def _distances(x: Array, y: Array) -> list[Array]:
 def _draw_one(key: Array, label: Array, image_shape: tuple[int, int, int]) -> Array:
     height, width, channels = image_shape
     count = 12 + height * width * channels
-    u = jax.random.uniform(key, (count,))
+    u = jax.random.uniform(key, (count,), jnp.float32)
     side = min(height, width)
 
     radius = side * (0.23 + 0.17 * u[0])

@@ -270,7 +270,7 @@ def _recovered(
         work.tell(f"recovering the trigger of {finding.name} ({name})")
 
         def on_level(step: Progress, of: str = finding.name) -> None:
-            work.tell(f"{of}: level {step.level}, best {step.best:.3g}", False)
+            work.tell(f"{of}: level {step.levels}, best {step.best:.3g}", False)
 
         how = dataclasses.replace(
             catalogue.find(name).settings_for("first_hit"), options=options_of(work, name)

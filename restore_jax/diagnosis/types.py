@@ -34,6 +34,9 @@ class ScanSettings:
       lanes: how many classes are followed at most: from the start, after three levels, and after
         six; those whose gain leads.
       options: what each space takes, by its name; its own for scanning where it is missing.
+
+    >>> ScanSettings(max_recovered=0).num_probes
+    12
     """
 
     num_probes: int = 12

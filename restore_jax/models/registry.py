@@ -78,6 +78,9 @@ def make_network(
 
     Raises:
       InputError: an unknown name or an unusable shape.
+
+    >>> make_network("resnet8_small", num_classes=5).image_shape
+    (32, 32, 3)
     """
     if name not in _RESNETS:
         raise InputError(f"unknown architecture {name!r}: it may be {', '.join(NETWORKS)}.")

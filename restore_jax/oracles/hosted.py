@@ -212,8 +212,8 @@ class HostedOracle:
         """All of them: see `Oracle.repeat_cost`."""
         return images
 
-    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
-        """Images sent again, the cost and what else is known: see `Oracle.account`."""
+    def spending(self, ledger: Ledger) -> dict[str, JSON] | None:
+        """Images sent again, the cost and what else is known: see `Oracle.spending`."""
         return {
             "images_sent_again": ledger.resent,
             "cost": ledger.spent * float(self.options.get("price", 0.0)),

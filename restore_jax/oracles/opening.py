@@ -70,8 +70,9 @@ def open_model(
     """Opens a model as a black box.
 
     Args:
-      spec: "shipped" (the model in the package), a checkpoint folder, ``onnx:FILE``,
-        ``torch:FILE``, ``keras:FILE``, ``python:MODULE:FUNCTION``, a URL, or a function
+      spec: "shipped" (the model in the package), "shipped-clean" (its twin, in which nothing was
+        planted), a checkpoint folder, ``onnx:FILE``, ``torch:FILE``, ``keras:FILE``,
+        ``python:MODULE:FUNCTION``, a URL, or a function
         ``images f32[b, H, W, C] -> outputs`` that gives what ``access`` says: of JAX arrays, or
         if JAX cannot trace it, of NumPy arrays. An `Oracle` is given back as it is.
       access: "logits", "probabilities" or "labels": what the model is asked for; None: logits,
@@ -117,9 +118,9 @@ def open_model(
     names = None if class_names is None else tuple(class_names)
     if callable(spec):
         return _function(spec, access, said, names)
-    if str(spec) == "shipped":
-        _knows_itself("shipped", said)
-        return _checkpoint("shipped", checkpoints.SHIPPED, access)
+    if str(spec) in checkpoints.PACKAGED:
+        _knows_itself(str(spec), said)
+        return _checkpoint(str(spec), checkpoints.PACKAGED[str(spec)], access)
     scheme, _, place = str(spec).partition(":")
     if scheme in FORMATS:
         return _open(str(spec), FORMATS[scheme], access, said, names)

@@ -304,8 +304,8 @@ class TracedOracle:
         del images
         return 0
 
-    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
-        """None: see `Oracle.account`."""
+    def spending(self, ledger: Ledger) -> dict[str, JSON] | None:
+        """None: see `Oracle.spending`."""
         del ledger
         return None
 

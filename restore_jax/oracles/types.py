@@ -290,7 +290,7 @@ class Oracle(Protocol):
         """What asking about so many images counts where the search could do without it: nothing,
         of a model in this process."""
 
-    def account(self, ledger: Ledger) -> dict[str, JSON] | None:
+    def spending(self, ledger: Ledger) -> dict[str, JSON] | None:
         """What asking took, fit for JSON; None of a model in this process."""
 
 

@@ -30,28 +30,27 @@ def measure(run: Run, found: Found) -> Found:
     """What the budget need not pay for: test images, the planted trigger, the search's own probes
     once more."""
     aim = found.aim
-    planted, truth = None, None
+    attack: Attack | None = None
     if aim.planted is not None:
-        planted = planted_attack(aim.planted, run.model.image_shape, run.model.num_classes)
-        truth = planted.trigger
-    truth_rate: float | None = None
+        attack = planted_attack(aim.planted, run.model.image_shape, run.model.num_classes)
+    planted_rate: float | None = None
     with run.stage("confirmation"):
         try:
             if aim.test_data is not None and not found.interrupted and not found.cut_short:
                 found = found.now(
                     test_rate=_on_test_images(run, known(found.trigger), aim.test_data)
                 )
-                if planted is not None:
-                    truth_rate = _on_test_images(run, planted, aim.test_data)
+                if attack is not None:
+                    planted_rate = _on_test_images(run, attack, aim.test_data)
         except KeyboardInterrupt:
             found = found.now(status="interrupted")
         except OutOfQueries:  # images had to be sent again
             found = found.now(status=OUT_OF_QUERIES)
         found = found.now(probe_rate=_on_probes(run, found))
-    if truth is None:
+    if attack is None:
         return found
-    compared = compare(known(found.trigger), truth, truth_rate, known(found.probes))
-    return found.now(true_trigger=truth, truth=compared)
+    truth = compare(known(found.trigger), attack.trigger, planted_rate, known(found.probes))
+    return found.now(planted_trigger=attack.trigger, truth=truth)
 
 
 def _confirmed(run: Run, found: Found) -> float | None:

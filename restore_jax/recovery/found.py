@@ -81,7 +81,7 @@ class Found:
       confirmation: share of fresh probes led; None if the budget did not pay (confirm).
       cut_short: whether the budget or Ctrl-C ended confirming (confirm).
       probe_rate, test_rate: shares of the search's probes and of test images led (measure).
-      true_trigger, truth: the planted trigger, and the comparison with it (measure).
+      planted_trigger, truth: the planted trigger, and the comparison with it (measure).
       seconds: "compile" and "run" of the search, "total" until the verdict.
     """
 
@@ -108,7 +108,7 @@ class Found:
     cut_short: bool = False
     probe_rate: float | None = None
     test_rate: float | None = None
-    true_trigger: Trigger | None = None
+    planted_trigger: Trigger | None = None
     truth: Truth | None = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 

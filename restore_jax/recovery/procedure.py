@@ -220,7 +220,7 @@ def conclude(run: Run, found: Found) -> Recovery:
         pixels_before_pruning=int(found.chosen.trigger.pixels) if found.chosen else None,
         truth=found.truth,
         levels=found.levels,
-        true_trigger=found.true_trigger,
+        planted_trigger=found.planted_trigger,
     )
 
 

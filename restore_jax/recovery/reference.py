@@ -157,8 +157,8 @@ def _progress(run: Run, levels: list[Level]) -> Progress:
     last = levels[-1]
     numbers = [float("nan") if x is None else x for x in (last.level, last.acceptance)]
     return Progress(
-        level=len(levels),
-        threshold=numbers[0],
+        levels=len(levels),
+        level=numbers[0],
         goal=float("nan"),
         acceptance=numbers[1],
         queries=run.ledger.spent,

@@ -153,8 +153,8 @@ def progress(run: Run, searching: Search, state: SplittingState) -> Progress:
     """Where a search stands."""
     row = jax.tree.map(lambda a: np.asarray(a)[int(state.index) - 1], state.history)
     return Progress(
-        level=int(state.index),
-        threshold=float(row.level),
+        levels=int(state.index),
+        level=float(row.level),
         goal=searching.goal,
         acceptance=float(row.acceptance),
         queries=run.ledger.spent,

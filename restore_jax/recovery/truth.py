@@ -51,20 +51,22 @@ def attack_success_rate(
     return hits / len(others)
 
 
-def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None, probes: jax.Array) -> Truth:
+def compare(
+    trigger: Trigger, planted: Trigger, planted_rate: float | None, probes: jax.Array
+) -> Truth:
     """How like the planted trigger the recovered one is.
 
     Args:
       trigger: the recovered one.
-      truth: the planted one.
-      truth_rate: the share of test images that the planted one leads.
+      planted: the planted one.
+      planted_rate: the share of test images that the planted one leads.
       probes: f32[m, H, W, C]: where one of them is not in mask and pattern alone, the agreement
         is in what they do to these.
     """
-    if trigger.changes_all or truth.changes_all:
-        return _compare_changes(trigger, truth, truth_rate, probes)
-    mine, true = np.asarray(trigger.mask)[..., 0] > 0, np.asarray(truth.mask)[..., 0] > 0
-    colour, wanted = np.asarray(trigger.pattern), np.asarray(truth.pattern)
+    if trigger.changes_all or planted.changes_all:
+        return _compare_changes(trigger, planted, planted_rate, probes)
+    mine, true = np.asarray(trigger.mask)[..., 0] > 0, np.asarray(planted.mask)[..., 0] > 0
+    colour, wanted = np.asarray(trigger.pattern), np.asarray(planted.pattern)
 
     def overlap(rows: int, cols: int) -> float:
         moved = _moved(mine, rows, cols)
@@ -86,26 +88,26 @@ def compare(trigger: Trigger, truth: Trigger, truth_rate: float | None, probes: 
         iou_after_shift=overlap(*best),
         pattern_agreement=agreement(*best),
         pixels=int(true.sum()),
-        test_success_rate=truth_rate,
+        test_success_rate=planted_rate,
     )
 
 
 def _compare_changes(
-    trigger: Trigger, truth: Trigger, truth_rate: float | None, probes: jax.Array
+    trigger: Trigger, planted: Trigger, planted_rate: float | None, probes: jax.Array
 ) -> Truth:
     """The agreement is the cosine between the changes of the probes, 0 if it is below."""
     mine = np.asarray(stamp(trigger, probes) - probes, np.float64).ravel()
-    true = np.asarray(stamp(truth, probes) - probes, np.float64).ravel()
+    true = np.asarray(stamp(planted, probes) - probes, np.float64).ravel()
     lengths = float(np.linalg.norm(mine)) * float(np.linalg.norm(true))
-    touched, wanted = np.asarray(trigger.support), np.asarray(truth.support)
+    touched, wanted = np.asarray(trigger.support), np.asarray(planted.support)
     overlap = float((touched & wanted).sum() / max(1, (touched | wanted).sum()))
     return Truth(
         iou=overlap,
         shift=(0, 0),
         iou_after_shift=overlap,
         pattern_agreement=max(0.0, float(mine @ true / max(lengths, 1e-12))),
-        pixels=int(truth.pixels),
-        test_success_rate=truth_rate,
+        pixels=int(planted.pixels),
+        test_success_rate=planted_rate,
     )
 
 

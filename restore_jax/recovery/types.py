@@ -22,8 +22,8 @@ class Progress(NamedTuple):
     """Where a search stands, after each level.
 
     Attributes:
-      level: how many levels are behind.
-      threshold: the score that the particles now exceed; the event begins at ``goal``.
+      levels: how many are behind.
+      level: the score that the particles now exceed; the event begins at ``goal``.
       goal: see above.
       acceptance: mean share of accepted moves at this level, in [0, 1].
       queries: images sent so far.
@@ -31,8 +31,8 @@ class Progress(NamedTuple):
       best: the highest score.
     """
 
-    level: int
-    threshold: float
+    levels: int
+    level: float
     goal: float
     acceptance: float
     queries: int
@@ -155,7 +155,7 @@ class Recovery:
       others: what as many images do for some of the model's other classes, where asked for.
       levels: of the search, in order.
       particles, scores: the last population, a pytree with leading axis n, and f32[n].
-      true_trigger: the planted one, where the model says so.
+      planted_trigger: the planted one, where the model says so.
       probes: f32[m, H, W, C], the images searched on.
       inclusion: f32[H, W] in [0, 1]: in what share of the distinct triggers past the goal each
         pixel takes part; all 0 if there is none.
@@ -192,7 +192,7 @@ class Recovery:
     spaces_tried: tuple[Attempt, ...] = ()
     others: tuple[Other, ...] = ()
     levels: tuple[Level, ...] = ()
-    true_trigger: Trigger | None = None
+    planted_trigger: Trigger | None = None
 
     @property
     def queries(self) -> int:

@@ -76,8 +76,8 @@ def stamped_rows(recovery: Recovery) -> list[Shown]:
     the recovered one."""
     probes = jnp.asarray(recovery.probes[:NUM_SHOWN])
     rows = [("no trigger", probes)]
-    if recovery.true_trigger is not None:
-        rows.append(("planted", stamp(recovery.true_trigger, probes)))
+    if recovery.planted_trigger is not None:
+        rows.append(("planted", stamp(recovery.planted_trigger, probes)))
     name = "recovered" if recovery.found else "closest"
     rows.append((name, stamp(recovery.trigger, probes)))
     return [Shown(name, np.asarray(images), None) for name, images in rows]
@@ -129,7 +129,7 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
     return figure
 
 
-def support_figure(recovery: Recovery) -> Figure:
+def inclusion_figure(recovery: Recovery) -> Figure:
     """How surely each pixel belongs to the trigger: its share among all triggers that work.
 
     Args:
@@ -161,7 +161,7 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
       recovery: what was found.
       shown: the rows of probes, each of the same k >= 1 images.
     """
-    truth, target = recovery.true_trigger, recovery.target_name
+    planted, target = recovery.planted_trigger, recovery.target_name
     pictures = 1.75 * max(len(shown), 2) + 0.6
     figure = Figure(figsize=(11.5, 3.75 + pictures), dpi=_DPI, layout=layout())
     heights = (0.75, pictures, 3.0)
@@ -174,8 +174,8 @@ def overview_figure(recovery: Recovery, shown: Sequence[Shown]) -> Figure:
     triggers, probes = top.subfigures(1, 2, width_ratios=(3.0, 6.0))
 
     panels = [("recovered" if recovery.found else "closest", recovery.trigger)]
-    if truth is not None:
-        panels.insert(0, ("planted", truth))
+    if planted is not None:
+        panels.insert(0, ("planted", planted))
     for axes, (name, trigger) in zip(
         np.atleast_1d(triggers.subplots(len(panels), 1)), panels, strict=True
     ):

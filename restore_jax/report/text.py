@@ -109,12 +109,12 @@ def _queries(recovery: Recovery) -> str:
 
 def _truth(recovery: Recovery) -> list[str]:
     truth = recovery.truth
-    if truth is None or recovery.true_trigger is None:
+    if truth is None or recovery.planted_trigger is None:
         return []
-    planted = describe(recovery.true_trigger)
+    planted = describe(recovery.planted_trigger)
     if truth.test_success_rate is not None:
         planted += f"; test images {truth.test_success_rate:.1%}"
-    if recovery.true_trigger.changes_all or recovery.trigger.changes_all:
+    if recovery.planted_trigger.changes_all or recovery.trigger.changes_all:
         same = f"what both do to the probes agrees by {truth.pattern_agreement:.0%} (cosine)"
         return [line("planted", planted), line("agreement", same)]
     rows, cols = truth.shift

@@ -35,10 +35,10 @@ from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import (
     NUM_SHOWN,
     Shown,
+    inclusion_figure,
     overview_figure,
     png,
     stamped_rows,
-    support_figure,
     trigger_figure,
 )
 from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
@@ -70,14 +70,14 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
         "support.npz": _npz({"inclusion": recovery.inclusion}),
         **drawn(
             {
-                "support.png": lambda: support_figure(recovery),
+                "support.png": lambda: inclusion_figure(recovery),
                 "trigger.png": lambda: trigger_figure(recovery.trigger, recovery.target_name),
                 "overview.png": lambda: overview_figure(recovery, _shown(recovery, oracle)),
             }
         ),
     }
-    if recovery.true_trigger is not None:
-        files["planted.npz"] = _npz(trigger_arrays(recovery.true_trigger))
+    if recovery.planted_trigger is not None:
+        files["planted.npz"] = _npz(trigger_arrays(recovery.planted_trigger))
     return files
 
 
@@ -140,16 +140,16 @@ def load_recovery(path: str | Path) -> Recovery:
     inclusion = _read_npz(folder / "support.npz", "inclusion")["inclusion"]
     if inclusion.shape != trigger.mask.shape[:2]:
         raise ResultError(f"support.npz in {folder} does not have the shape of its trigger.")
-    true_trigger = None
+    planted_trigger = None
     if content.get("truth") is not None:
-        true_trigger = load_trigger(folder / "planted.npz")
+        planted_trigger = load_trigger(folder / "planted.npz")
     return _recovery(
         folder / "recovery.json",
         content,
         trigger=trigger,
         particles=particles,
         scores=scores,
-        true_trigger=true_trigger,
+        planted_trigger=planted_trigger,
         probes=probes,
         inclusion=inclusion,
     )

@@ -176,7 +176,7 @@ class Run:
             queries_by_stage=dict(self._queries),
             seconds=dict(seconds or {}),
             seconds_by_stage=dict(self._seconds),
-            asking=self.model.account(self.ledger),
+            asking=self.model.spending(self.ledger),
         )
 
     def provenance(self) -> Provenance:

@@ -76,7 +76,7 @@ def proposals(shape: tuple[int, ...], together: int = 0) -> dict[str, Proposal]:
         return particle._replace(cells=jnp.where(which, moved, particle.cells)), jnp.float32(0)
 
     def strengthen(key: Array, particle: Field, strength: Array) -> tuple[Field, Array]:
-        moved = particle.strength + strength * (jax.random.uniform(key, ()) - 0.5)
+        moved = particle.strength + strength * (jax.random.uniform(key, (), jnp.float32) - 0.5)
         moved = jnp.abs(moved)
         moved = jnp.where(moved >= 1.0, 2.0 - moved, moved)
         # Exactly 1 is no draw of the prior's.

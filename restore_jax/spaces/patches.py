@@ -127,7 +127,7 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     def fade(key: Array, particle: Patches, strength: Array) -> tuple[Patches, Array]:
         key_which, key_by = jax.random.split(key)
         which = _one(key_which, particle, prior)
-        by = strength * (jax.random.uniform(key_by, ()) - 0.5)
+        by = strength * (jax.random.uniform(key_by, (), jnp.float32) - 0.5)
         opacity = particle.opacity.at[which].set(uniforms.reflected(particle.opacity[which] + by))
         return particle._replace(opacity=opacity), jnp.float32(0)
 

@@ -24,6 +24,9 @@ class Settings:
       num_guides: with labels, where none of the first particles leads any probe: how many
         images just short of the model's boundary show how close a trigger comes.
       options: what the space takes.
+
+    >>> Settings(options={"max_size": 5}).num_probes
+    20
     """
 
     num_probes: int = 20

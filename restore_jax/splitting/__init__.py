@@ -1,6 +1,7 @@
 """The sampler: importance splitting over any search space, for any score."""
 
 from restore_jax.splitting.counting import count
+from restore_jax.splitting.directions import half_spaces, inside_box
 from restore_jax.splitting.estimators import (
     effective_sample_size,
     ideal_log_prob_std,
@@ -8,10 +9,10 @@ from restore_jax.splitting.estimators import (
 )
 from restore_jax.splitting.host_driven import host_driven
 from restore_jax.splitting.importance_splitting import importance_splitting
-from restore_jax.splitting.kernels import MetropolisTuning, metropolis
+from restore_jax.splitting.kernels import MetropolisOptions, MetropolisTuning, metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.merging import MergedResult, merge
-from restore_jax.splitting.priors import Mapped, mapped, standard_normal, uniform_box
+from restore_jax.splitting.priors import Mapped, mapped, pcn, redraw, standard_normal, uniform_box
 from restore_jax.splitting.types import (
     DrawnProposal,
     Kernel,
@@ -38,6 +39,7 @@ __all__ = [
     "Lineage",
     "Mapped",
     "MergedResult",
+    "MetropolisOptions",
     "MetropolisTuning",
     "MoveInfo",
     "Proposal",
@@ -51,14 +53,18 @@ __all__ = [
     "Trial",
     "count",
     "effective_sample_size",
+    "half_spaces",
     "host_driven",
     "ideal_log_prob_std",
     "importance_splitting",
+    "inside_box",
     "log_prob_interval",
     "mapped",
     "merge",
     "metropolis",
     "particle_keys",
+    "pcn",
+    "redraw",
     "standard_normal",
     "uniform_box",
 ]

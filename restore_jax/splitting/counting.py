@@ -49,6 +49,9 @@ def count(counted: object) -> Any:
 
     Returns:
       An int for a single count, else uint64[...] (a NumPy array).
+
+    >>> count(jnp.array([1, 5], jnp.uint32))
+    4294967301
     """
     pair = np.asarray(getattr(counted, "num_queries", counted))
     if pair.ndim < 1 or pair.shape[-1] != 2 or pair.dtype != np.uint32:

@@ -64,6 +64,11 @@ def half_spaces(number: int) -> LearnedProposal:
     Returns:
       A proposal. Its strength is that of the pCN step of everything across the direction; a
       particle beyond none of the cuts stays, at no cost.
+
+    >>> x, half = jax.random.normal(jax.random.key(0), (64, 2)), jnp.arange(64) % 2 == 1
+    >>> lesson = half_spaces(1).learn(x, x[:, 0], x[:, 0] > 0.5, half)
+    >>> bool(jnp.all(lesson.directions[:, 0, 0] > 0.9))
+    True
     """
 
     def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> HalfSpaces:
@@ -116,6 +121,11 @@ def inside_box(low: Tree, high: Tree) -> LearnedProposal:
     Returns:
       A proposal. Its strength is the probability with which each coordinate is drawn; one that
       lies outside what survivors fill stays.
+
+    >>> x, half = jax.random.uniform(jax.random.key(0), (64, 2)), jnp.arange(64) % 2 == 1
+    >>> lesson = inside_box(jnp.zeros(2), jnp.ones(2)).learn(x, x[:, 0], x[:, 0] > 0.5, half)
+    >>> bool(jnp.all(lesson[:, 0, 0] > 0.4))
+    True
     """
 
     def learn(particles: Particles, scores: Array, survives: Array, half: Array) -> Lesson:

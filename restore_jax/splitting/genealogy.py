@@ -38,7 +38,7 @@ def start(num_particles: int) -> Lineage:
     )
 
 
-def account(lineage: Lineage, survives: Array, ignored: Array) -> Lineage:
+def add_level(lineage: Lineage, survives: Array, ignored: Array) -> Lineage:
     """Adds what a level did, before anybody is cloned.
 
     Args:

@@ -32,7 +32,7 @@ from restore_jax.splitting.levels import (
     sweep_key,
     try_against,
 )
-from restore_jax.splitting.settings import Settings, checked_settings
+from restore_jax.splitting.settings import SamplerSettings, checked_settings
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -77,6 +77,13 @@ def host_driven(
 
     Raises:
       ValueError: if an argument is outside its range, or the kernel makes several trials.
+
+    >>> from restore_jax.splitting import Scorer, standard_normal
+    >>> score = lambda key, x, level, active, args: (x[:, 0], active.sum())
+    >>> space = standard_normal(1)
+    >>> run = host_driven(Scorer(score, 1), space, num_particles=100, threshold=1.0).run
+    >>> bool(run(jax.random.key(0), ()).reached)
+    True
     """
     settings = checked_settings(
         scorer,
@@ -157,7 +164,7 @@ class Programs(NamedTuple):
     close: Callable[[SplittingState, Level, Population], tuple[SplittingState, LevelInfo]]
 
 
-def _compiled(settings: Settings) -> Programs:
+def _compiled(settings: SamplerSettings) -> Programs:
     """The pieces of a run; each is compiled when it is first called."""
 
     def opened(state: SplittingState) -> tuple[Level, Population, Taught | None]:
@@ -193,7 +200,7 @@ def _compiled(settings: Settings) -> Programs:
 
 
 def _one_level(
-    settings: Settings, programs: Programs, state: SplittingState, args: Args
+    settings: SamplerSettings, programs: Programs, state: SplittingState, args: Args
 ) -> tuple[SplittingState, LevelInfo]:
     """One level of a running state, asking for the scores of each sweep."""
     size = settings.num_moving

@@ -97,6 +97,19 @@ def importance_splitting(
     Raises:
       ValueError: if an argument is outside its range, here; if particles or scores have
         the wrong shape or the key is not a typed one, when traced.
+
+    References:
+      Cérou, Del Moral, Furon and Guyader, Sequential Monte Carlo for rare event estimation,
+      Statistics and Computing 2012, doi 10.1007/s11222-011-9231-6.
+
+    >>> import jax
+    >>> from restore_jax.splitting import standard_normal
+    >>> score = lambda x, args: x.sum(-1) / 10
+    >>> algorithm = importance_splitting(score, standard_normal(100), threshold=5.0)
+    >>> result = jax.jit(algorithm.run)(jax.random.key(0), ())
+    >>> low, high = result.interval(0.999)
+    >>> bool(low < jax.scipy.stats.norm.logsf(5.0) < high)
+    True
     """
     settings = checked_settings(
         score_fn,

@@ -116,6 +116,14 @@ def metropolis(
 
     Raises:
       ValueError: if an argument is outside its range.
+
+    References:
+      Andrieu and Thoms, A tutorial on adaptive MCMC, Statistics and Computing 2008,
+      doi 10.1007/s11222-008-9110-y.
+
+    >>> from restore_jax.splitting import pcn, redraw
+    >>> metropolis([pcn, redraw], bounds=(0.01, 1.0)).init().log_strength.tolist()
+    [0.0, 0.0]
     """
     mixture = _checked_mixture(
         tuple(proposals), weights, adapt_weights, target_acceptance, init_strength, bounds

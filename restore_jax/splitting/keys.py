@@ -63,5 +63,8 @@ def particle_keys(key: Array, num_particles: int) -> Array:
     """``num_particles`` keys, one per particle: ``key`` folded by its global index.
 
     Key ``i`` depends on ``key`` and ``i`` alone. Search spaces sample with it.
+
+    >>> particle_keys(jax.random.key(0), 3).shape
+    (3,)
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_particles))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from restore_jax.splitting import counting, genealogy, resampling
 from restore_jax.splitting.keys import Stream, key_data, level_key, particle_keys
-from restore_jax.splitting.settings import Settings
+from restore_jax.splitting.settings import SamplerSettings
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -83,13 +83,13 @@ Loop = Callable[
 """What `lax.while_loop` is."""
 
 
-def first_state(settings: Settings, key: Array, args: Args) -> SplittingState:
+def first_state(settings: SamplerSettings, key: Array, args: Args) -> SplittingState:
     """Draws and scores the first particles."""
     particles, scoring_key = draw(settings, key)
     return begin(settings, key, particles, first_scores(settings, scoring_key, particles, args))
 
 
-def draw(settings: Settings, key: Array) -> tuple[Particles, Array]:
+def draw(settings: SamplerSettings, key: Array) -> tuple[Particles, Array]:
     """The first particles, and the key of their scores."""
     data = key_data(key)
     particles = settings.space.sample(level_key(data, Stream.SAMPLING, 0), settings.num_particles)
@@ -99,7 +99,7 @@ def draw(settings: Settings, key: Array) -> tuple[Particles, Array]:
 
 
 def begin(
-    settings: Settings, key: Array, particles: Particles, first: FirstScores
+    settings: SamplerSettings, key: Array, particles: Particles, first: FirstScores
 ) -> SplittingState:
     """The state of scored first particles, with a history allocated."""
     n, num_rows = settings.num_particles, settings.max_levels
@@ -138,7 +138,7 @@ def begin(
 
 
 def begin_with(
-    settings: Settings, key: Array, particles: Particles, scores: Array
+    settings: SamplerSettings, key: Array, particles: Particles, scores: Array
 ) -> SplittingState:
     """The state of particles that were drawn and scored elsewhere."""
     check_particles(particles, settings.num_particles)
@@ -149,7 +149,7 @@ def begin_with(
 
 
 def first_scores(
-    settings: Settings,
+    settings: SamplerSettings,
     key: Array,
     particles: Particles,
     args: Args,
@@ -203,7 +203,7 @@ def first_scores(
 
 
 def one_level(
-    settings: Settings, state: SplittingState, args: Args
+    settings: SamplerSettings, state: SplittingState, args: Args
 ) -> tuple[SplittingState, LevelInfo]:
     """One level of a running state."""
     level = find_level(settings, state.scores)
@@ -212,7 +212,7 @@ def one_level(
     return account(settings, state, level, population)
 
 
-def find_level(settings: Settings, scores: Array) -> Level:
+def find_level(settings: SamplerSettings, scores: Array) -> Level:
     """The level that the scores f32[n] set, and who survives it."""
     ordered = jnp.sort(scores)
     quantile, lowest, highest = ordered[settings.rank - 1], ordered[0], ordered[-1]
@@ -238,7 +238,7 @@ def find_level(settings: Settings, scores: Array) -> Level:
     )
 
 
-def survive(settings: Settings, state: SplittingState, level: Level) -> Population:
+def survive(settings: SamplerSettings, state: SplittingState, level: Level) -> Population:
     """Gives the places of the dead to clones of the survivors."""
     key = level_key(state.key_data, Stream.RESAMPLING, state.index)
     if settings.moving == "waste_free":
@@ -265,7 +265,11 @@ def survive(settings: Settings, state: SplittingState, level: Level) -> Populati
 
 
 def move_particles(
-    settings: Settings, state: SplittingState, level: Level, population: Population, args: Args
+    settings: SamplerSettings,
+    state: SplittingState,
+    level: Level,
+    population: Population,
+    args: Args,
 ) -> Population:
     """Moves who is to move, until the moves, the budget or the search is over.
 
@@ -287,7 +291,7 @@ def move_particles(
 
 
 def learn(
-    settings: Settings, state: SplittingState, level: Level, population: Population
+    settings: SamplerSettings, state: SplittingState, level: Level, population: Population
 ) -> Taught | None:
     """Lets the kernel look at the survivors; None if it learns nothing."""
     kernel = settings.space.kernel
@@ -299,7 +303,7 @@ def learn(
     return Taught(lesson, half[population.sources])
 
 
-def level_goes_on(settings: Settings, level: Level, population: Population) -> Array:
+def level_goes_on(settings: SamplerSettings, level: Level, population: Population) -> Array:
     """bool[]: whether one more sweep is to be made at this level."""
     goes_on: Array = (
         ~level.last
@@ -312,7 +316,7 @@ def level_goes_on(settings: Settings, level: Level, population: Population) -> A
 
 
 def make_sweep(
-    settings: Settings,
+    settings: SamplerSettings,
     state: SplittingState,
     level: Level,
     taught: Taught | None,
@@ -369,7 +373,7 @@ def sweep_key(state: SplittingState, population: Population) -> Array:
     return jax.random.fold_in(key, population.num_moves + 1)
 
 
-def _num_sweeps(settings: Settings, level: Level) -> Array:
+def _num_sweeps(settings: SamplerSettings, level: Level) -> Array:
     """int32[]: how many sweeps a level takes."""
     if settings.moving != "clones":
         return jnp.asarray(settings.num_moves, jnp.int32)
@@ -379,11 +383,11 @@ def _num_sweeps(settings: Settings, level: Level) -> Array:
 
 
 def account(
-    settings: Settings, state: SplittingState, level: Level, population: Population
+    settings: SamplerSettings, state: SplittingState, level: Level, population: Population
 ) -> tuple[SplittingState, LevelInfo]:
     """Multiplies the probability, settles the status and writes the level down."""
     log_prob = state.log_prob + jnp.where(level.stalled, 0.0, jnp.log(level.survival))
-    lineage = genealogy.account(state.lineage, level.survives, level.stalled)
+    lineage = genealogy.add_level(state.lineage, level.survives, level.stalled)
     ancestors = state.ancestors[population.sources]
     hit = any_hit(settings, population.scores)
     index = jnp.where(level.stalled, state.index, state.index + 1)
@@ -437,7 +441,7 @@ def account(
     return state, info
 
 
-def read_result(settings: Settings, state: SplittingState) -> SplittingResult:
+def read_result(settings: SamplerSettings, state: SplittingState) -> SplittingResult:
     """Reads a state."""
     deviation = jnp.sqrt(state.lineage.variance)
     return SplittingResult(
@@ -469,7 +473,9 @@ def last_info(state: SplittingState) -> LevelInfo:
     return info._replace(status=state.status, num_queries=state.num_queries)
 
 
-def try_against(settings: Settings, number: int, key: Array, level: Array, args: Args) -> Try:
+def try_against(
+    settings: SamplerSettings, number: int, key: Array, level: Array, args: Args
+) -> Try:
     """The ``try_`` of a move: scores the active ones of ``number`` proposals against a level."""
 
     def try_(proposals: Particles, active: Array) -> Trial:
@@ -487,14 +493,14 @@ def try_against(settings: Settings, number: int, key: Array, level: Array, args:
     return try_
 
 
-def any_hit(settings: Settings, scores: Array) -> Array:
+def any_hit(settings: SamplerSettings, scores: Array) -> Array:
     """bool[]: whether a search for a first hit has one."""
     if not settings.first_hit:
         return jnp.asarray(False, bool)
     return jnp.any(scores >= settings.threshold)
 
 
-def _affordable(settings: Settings, num_queries: Array) -> Array:
+def _affordable(settings: SamplerSettings, num_queries: Array) -> Array:
     """bool[]: whether the budget pays for one more sweep, whatever it will cost."""
     if settings.max_queries is None:
         return jnp.asarray(True, bool)
@@ -515,7 +521,7 @@ def _take(tree: T, places: Array) -> T:
     return taken
 
 
-def spread(settings: Settings, tree: T) -> T:
+def spread(settings: SamplerSettings, tree: T) -> T:
     """Particles laid over the devices, if there are several to lay them over."""
     if settings.sharding is None:
         return tree

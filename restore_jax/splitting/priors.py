@@ -38,6 +38,9 @@ def standard_normal(shape: Tree, **kernel_options: Unpack[MetropolisOptions]) ->
     Args:
       shape: of one particle: an int (the dimension), a tuple of ints, or a pytree of tuples.
       kernel_options: for `metropolis`.
+
+    >>> standard_normal(3).sample(jax.random.key(0), 5).shape
+    (5, 3)
     """
     shapes = _shapes(shape)
 
@@ -56,6 +59,10 @@ def pcn(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Arra
 
     Preconditioned Crank-Nicolson (Cotter, Roberts, Stuart & White, Statistical Science 2013),
     reversible for a standard normal prior in any dimension.
+
+    >>> moved, log_ratio = pcn(jax.random.key(0), jnp.ones(3), jnp.float32(0.0))
+    >>> moved.tolist(), float(log_ratio)
+    ([1.0, 1.0, 1.0], 0.0)
     """
     keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
     noise = _each(key, jax.random.normal, particle)
@@ -64,7 +71,12 @@ def pcn(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Arra
 
 
 def redraw(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:
-    """Draws each standard normal coordinate afresh with probability ``strength``."""
+    """Draws each standard normal coordinate afresh with probability ``strength``.
+
+    >>> moved, _ = redraw(jax.random.key(0), jnp.ones(3), jnp.float32(1.0))
+    >>> bool(jnp.any(moved == 1.0))
+    False
+    """
     noise = _each(key, jax.random.normal, particle)
     chances = _each(jax.random.fold_in(key, 1), jax.random.uniform, particle)
     choose = lambda old, new, chance: jnp.where(chance < strength, new, old)  # noqa: E731
@@ -85,6 +97,9 @@ def uniform_box(low: Tree, high: Tree, **kernel_options: Unpack[MetropolisOption
 
     Raises:
       ValueError: they differ in structure or shape, are not finite, or low is not below high.
+
+    >>> uniform_box(jnp.zeros(3), jnp.ones(3)).sample(jax.random.key(0), 5).shape
+    (5, 3)
     """
     low, high = (jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), t) for t in (low, high))
     try:
@@ -139,6 +154,10 @@ def mapped(space: SearchSpace, function: Callable[[Particle], Tree]) -> SearchSp
 
     Returns:
       A space whose particles are `Mapped`.
+
+    >>> lognormal = mapped(standard_normal(3), jnp.exp)
+    >>> bool(jnp.all(lognormal.sample(jax.random.key(0), 5).value > 0))
+    True
     """
     on_all = jax.vmap(function)
 

@@ -15,7 +15,7 @@ MOVING = ("waste_free", "all", "clones")
 STOPS = ("estimate", "first_hit")
 
 
-class Settings(NamedTuple):
+class SamplerSettings(NamedTuple):
     """What is fixed when the sampler is built; see `importance_splitting`.
 
     ``rank`` is the level's place among the ascending scores, counted from 1; ``sweep_cost`` the
@@ -55,7 +55,7 @@ def checked_settings(
     queries_per_score: int,
     moving: str,
     sharding: NamedSharding | None,
-) -> Settings:
+) -> SamplerSettings:
     """The settings, or one sentence about the first argument that is wrong."""
     num_particles = _at_least("num_particles", num_particles, 2)
     num_moves = _at_least("num_moves", num_moves, 1)
@@ -71,7 +71,7 @@ def checked_settings(
     max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
     num_moving = _num_moving(moving, num_particles, num_moves, rank)
     _check_sharding(sharding, num_particles, num_moving)
-    return Settings(
+    return SamplerSettings(
         scorer=scorer,
         space=space,
         num_particles=num_particles,

@@ -42,6 +42,9 @@ class Recipe:
       label_smoothing: in [0, 1).
       warmup: share of all steps, in [0, 1).
       translate: largest random shift in pixels.
+
+    >>> Recipe(epochs=8).optimizer
+    'muon'
     """
 
     epochs: int = 20
