@@ -95,6 +95,7 @@ def test_what_is_read_stays_though_all_else_goes(tmp_path):
         ("scan", "--probes", "out/thesis.txt"),
         ("purify", "--recovery", "out", "--images", "cifar10"),
         ("purify", "--recovery", "elsewhere", "out/class-1", "--images", "cifar10"),
+        ("purify", "--recovery", "out/class-1", "linked.keras", "--images", "cifar10"),
         ("purify", "--recovery", "elsewhere", "--images", "out/thesis.txt"),
         ("verify", "--trigger-file", "out/class-1/old.npz"),
     ],

@@ -84,17 +84,17 @@ def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
         raise exits.UsageError(f"--out {args.out} cannot be used ({error.strerror}).") from error
 
 
-def read_from(args: argparse.Namespace) -> dict[str, Path]:
-    """What a run reads, and what stands in the way of removing a folder: paths that exist, by
-    what they are called."""
-    kept = {"the working directory": Path.cwd(), "the home directory": Path.home()}
+def read_from(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """What a run reads, and what stands in the way of removing a folder: what they are called, and
+    paths that exist."""
+    kept = [("the working directory", Path.cwd()), ("the home directory", Path.home())]
     for name in ("model", "probes", "data_dir", "trigger_file", "images", "recovery"):
         given = getattr(args, name, None) or ()
         for value in [given] if isinstance(given, str) else given:
-            for number, path in enumerate(_paths(value)):
+            for path in _paths(value):
                 with contextlib.suppress(OSError, ValueError):
                     if os.path.lexists(path):
-                        kept[exits.flag(name) + " " * number] = path
+                        kept.append((exits.flag(name), path))
     return kept
 
 
@@ -114,10 +114,10 @@ def _spare_inputs(args: argparse.Namespace, folder: Path) -> None:
     """Refuses to replace a folder that holds what is read, or where the user is at home."""
     if not args.overwrite:
         return
-    for name, path in read_from(args).items():
+    for name, path in read_from(args):
         if lies_in(path, folder):
             raise exits.UsageError(
-                f"--overwrite would remove {name.rstrip()}, which lies in --out {args.out}: name "
+                f"--overwrite would remove {name}, which lies in --out {args.out}: name "
                 "another folder."
             )
 
@@ -137,7 +137,7 @@ def write(args: argparse.Namespace, folder: Path, files: dict[str, bytes]) -> No
     try:
         put_files(
             folder, files,
-            replace=args.overwrite, keep=[NAME, *here], spare=[*read_from(args).values()],
+            replace=args.overwrite, keep=[NAME, *here], spare=[path for _, path in read_from(args)],
         )  # fmt: skip
     except OSError as error:
         raise exits.UsageError(

@@ -44,7 +44,7 @@ def try_spaces(
     run = Run(oracle, budget=whole, journal=journal, within=within, **options)
     if within is None:
         run.examine()
-    oracle = run.model
+    oracle, begun = run.model, run.ledger.spent
     found: list[Recovery] = []
     for name in names:
         most = min(run.ledger.budget - run.ledger.spent, oracle.each * budgets[name])
@@ -73,7 +73,9 @@ def try_spaces(
             best.cost,
             queries=run.ledger.spent,
             budget=whole,
-            queries_by_stage=_sums([one.cost.queries_by_stage for one in found], oracle.asked),
+            queries_by_stage=_sums(
+                [one.cost.queries_by_stage for one in found], begun, run.ledger.spent
+            ),
             asking=oracle.spending(run.ledger),
         ),
         spaces_tried=tuple(map(_attempt, found)),
@@ -99,16 +101,18 @@ def _plans(names: list[str], settings: Settings | None, stop: str) -> dict[str, 
     }
 
 
-def _sums(parts: list[Mapping[str, int]], asked: int) -> dict[str, int]:
-    """Images by stage, of all spaces; opening the model is the first stage's."""
+def _sums(parts: list[Mapping[str, int]], begun: int, spent: int) -> dict[str, int]:
+    """Images by stage, of all spaces; opening the model is the first stage's. Those of a space that
+    was interrupted before it came to anything are its own."""
     total: dict[str, int] = {}
     for stages in parts:
         for stage, images in stages.items():
             total[stage] = total.get(stage, 0) + images
-    if asked:
+    if begun:
         first = next(iter(total))
-        total[first] += asked
-    return total
+        total[first] += begun
+    lost = spent - sum(total.values())
+    return total | {"interrupted": lost} if lost else total
 
 
 def _attempt(recovery: Recovery) -> Attempt:
