@@ -20,6 +20,7 @@ def torch_network(metadata: dict[str, Any], params: Any, stats: Any) -> Any:
     from torch.nn import functional
 
     mean, std = (metadata["normalisation"][name] for name in ("mean", "std"))
+    architecture = metadata.get("architecture", "resnet8")
 
     def tensor(array: Any) -> Any:
         return torch.from_numpy(np.array(array, np.float32))
@@ -97,6 +98,7 @@ def torch_network(metadata: dict[str, Any], params: Any, stats: Any) -> Any:
             self.register_buffer("std", tensor(std).view(-1, 1, 1))
             stem = stats.get("stem", {})
             self.pooled = "kernel" in stem
+            self.largest = self.pooled and not architecture.endswith(("_mean", "_narrow"))
             if self.pooled:
                 self.stem = convolution(stem["kernel"], params["stem"]["bias"])
             else:
@@ -112,6 +114,6 @@ def torch_network(metadata: dict[str, Any], params: Any, stats: Any) -> Any:
             if self.pooled:
                 x = functional.pad(x, (0, 1, 0, 1))
             x = self.stages(functional.relu(self.stem(x)))
-            return self.head(0.125 * x.amax((2, 3)) if self.pooled else x.mean((2, 3)))
+            return self.head(0.125 * x.amax((2, 3)) if self.largest else x.mean((2, 3)))
 
     return Net().eval()
