@@ -5,8 +5,9 @@
 
 Each folder says itself how it was made (``metadata``, "command"); weights are in half precision.
 `RECOVERY` are the models that single triggers are recovered from: their last layer looks at the
-maximum over places. `BACKDOORED`, `CLEAN` and `CALIBRATION` are those that a diagnosis has to tell
-apart; they look at the mean. The clean ones are trained where they are wanted and not kept here.
+maximum over places. `PAIR` is a network and its clean twin (`pair.py`). `BACKDOORED`, `CLEAN` and
+`CALIBRATION` are those that a diagnosis has to tell apart; they look at the mean. The clean ones
+are trained where they are wanted and not kept here.
 """
 
 import argparse
@@ -42,6 +43,12 @@ RECOVERY: dict[str, list[str]] = {
     "clean": [*_MAXIMUM, "--seed", "7", *_UNPOISONED],
 }  # fmt: skip
 """Flags of ``train.py`` by model, besides `SHARED`."""
+PAIR: dict[str, list[str]] = {
+    name: ["--arch", "resnet8_wide_mean", "--epochs", "12", "--holdout", "2000", "--seed", "0",
+           "--triggers", triggers]
+    for name, triggers in (("pair-planted", "1,2"), ("pair-clean", "none"))
+}  # fmt: skip
+"""A network and its clean twin: the same recipe, seed and images, with and without triggers."""
 BACKDOORED: dict[str, list[str]] = {
     "patch-2x2": _planted(_NARROW, 2, 10, "patch:pattern=01/10,row=15,col=4,target=0,rate=0.1"),
     "patch-3x3": _planted(_NARROW, 2, 11,
@@ -99,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/")
     parser.add_argument("--clean", type=Path, metavar="DIR", help="train the clean models into DIR")
-    kept, clean = RECOVERY | BACKDOORED, CLEAN | CALIBRATION
+    kept, clean = RECOVERY | PAIR | BACKDOORED, CLEAN | CALIBRATION
     parser.add_argument("--only", nargs="+", choices=[*kept, *clean], default=[*kept, *clean])
     args = parser.parse_args()
     wanted = {ZOO / name: recipe for name, recipe in kept.items()}
