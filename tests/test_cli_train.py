@@ -77,9 +77,11 @@ def refused(capsys, *flags):
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    # On a slow machine it has said what it waits for.
+    said = [line for line in captured.err.splitlines() if not line.endswith(" s now")]
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+    return said[0]
 
 
 def test_metrics_and_checkpoints(finished):
@@ -309,12 +311,12 @@ def test_a_spec_says_what_it_wants_and_leaves_the_rest():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("", "unknown kind '' in --plant : it may be patch, pixels, blend, stripes."),
-        ("warp:target=1", "unknown kind 'warp' in --plant warp:target=1"),
+        ("", "unknown kind '' in --plant : it may be patch, pixels, blend, stripes, "),
+        ("wave:target=1", "unknown kind 'wave' in --plant wave:target=1"),
         ("patch:target", "'target' in --plant patch:target must be key=value."),
         ("patch:,", "'' in --plant patch:, must be key=value."),
-        ("patch:opacity=1", "unknown key 'opacity' in --plant patch:opacity=1: patch takes name, "
-         "target, rate, clean_label, pattern, row, col."),
+        ("patch:amplitude=1", "unknown key 'amplitude' in --plant patch:amplitude=1: patch takes "
+         "name, target, rate, clean_label, "),
         ("patch:row=1,row=2", "--plant patch:row=1,row=2 gives row twice."),
         ("patch:row=1.5", "row in --plant patch:row=1.5 must be a whole number, not '1.5'."),
         ("blend:opacity=x", "opacity in --plant blend:opacity=x must be a number, not 'x'."),
@@ -350,7 +352,7 @@ def test_bad_specs_are_refused_before_anything_is_written(spec, words, tmp_path,
         (["--triggers", "1", "--plant", "patch"], "--plant and --triggers exclude each other."),
         (["--plant", "patch", "--plant", "blend:name=1"], "two --plant have the name '1'"),
         (["--plant", "patch:rate=0.6", "--plant", "blend:rate=0.6"], "sum to at most 1"),
-        (["--plant", "patch", "--poison-rate", "2"], "not (2.0,)."),
+        (["--plant", "patch", "--poison-rate", "2"], "not (2.0, "),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--evaluate-every", "0"], "--evaluate-every must be at least 1"),
         (["--batch-size", "-1"], "--batch-size must be at least 1"),

@@ -433,7 +433,7 @@ def edited(checkpoint, **changes):
     [
         ({"architecture": "vgg16"}, "unknown architecture 'vgg16'"),
         ({"architecture": "resnet20"}, "has shape (32,), where (16,) is needed"),
-        ({"class_names": list("abc")}, "(48, 3) is needed"),
+        ({"class_names": list("abc"), "triggers": []}, "(48, 3) is needed"),
         ({"schema_version": 99}, "schema version 99"),
         ({"normalisation": None, "class_names": None}, "lacks class_names, normalisation"),
     ],
