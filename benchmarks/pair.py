@@ -92,7 +92,7 @@ def _name(found: dict[str, Any], k: int) -> str:
 def _cell(found: dict[str, Any], k: int) -> str:
     of_class = next(one for one in found["classes"] if one["class"] == k)
     seen = of_class["spaces"]["patch"]
-    prob, standing = seen["log10_prob"], seen["standing"]
+    prob, standing = seen["log10_prob"], (seen["standing"] or {}).get("value")
     rare = f"{prob:.1f}" if prob is not None else f"< {seen['log10_bound']:.1f}"
     return f"{rare}; {standing:.1f}" if standing is not None else rare
 
