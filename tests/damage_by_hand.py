@@ -194,7 +194,7 @@ def damaged_archive(content, draw):
     elif how == 6:
         parts[place] = name, damaged(data, draw)
     elif how == 7:
-        parts[place] = draw.choice(("", "../up.npy", "/tmp/x.npy", "a" * 300, "\udcff")), data
+        parts[place] = draw.choice((".npy", "../up.npy", "/tmp/x.npy", "a" * 300, "\udcff")), data
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts:

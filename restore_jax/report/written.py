@@ -163,6 +163,7 @@ def _recovery(path: Path, content: Mapping[str, JSON], **arrays: Argument) -> Re
         recovery = recovery_from(content, **arrays)
         recovery.summary()
         repr(recovery)
+        json.dumps(recovery_content(recovery), allow_nan=False)
     except Exception as error:  # what is of another type than it should be is found by using it
         raise ResultError(
             f"{path} does not say what a recovery's should ({cause(error)})."
