@@ -167,7 +167,7 @@ def test_stripes_are_a_clipped_sinusoid_along_the_columns(shape, frequency):
     assert expected.min() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_every_kind_goes_through_json(kind):
     planted = ONE_OF_EACH[kind]
     fields = json.loads(json.dumps(planted.to_json()))
@@ -188,7 +188,7 @@ def test_a_trigger_that_names_no_kind_is_a_patch():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"kind": "warp"}, "unknown kind 'warp': this release knows patch, pixels"),
+        ({"kind": "twirl"}, "unknown kind 'twirl': this release knows patch, pixels"),
         ({"kind": "blend", "opacity": 0.1}, "do not describe a blend trigger"),
         ({"name": "1"}, "do not describe a patch trigger"),
         ({"kind": "pixels", "places": [3]}, "do not describe a pixels trigger"),
@@ -347,7 +347,7 @@ def test_clean_label_shares_are_counted_for_each_target():
     make_poisoning(marks([1, 2]), [0.7, 0.7], clean)
     make_poisoning(marks([1, 1]), [0.7, 0.7], [True, False])
     for targets, rates in [([1, 1], [0.7, 0.7]), ([1, 2], [1.1, 0.1]), ([1, 2], [-0.1, 0.1])]:
-        with pytest.raises(ValueError, match=r"^poison rates are shares [^\n]* each target\)"):
+        with pytest.raises(ValueError, match=r"^poison rates are shares [^\n]* each target[;)]"):
             make_poisoning(marks(targets), rates, clean)
     with pytest.raises(ValueError, match=r"^there are 2 triggers .* 1 words on clean labels"):
         make_poisoning(marks([1, 2]), [0.1, 0.1], [True])

@@ -232,7 +232,7 @@ def test_ctrl_c_before_there_is_anything_is_ctrl_c(searched):
 
 def searching(folder, resume, interrupt_at=None):
     def on_progress(step):
-        if step.level == interrupt_at:
+        if step.levels == interrupt_at:
             raise KeyboardInterrupt
 
     oracle = open_model(backdoored, image_shape=IMAGE_SHAPE, class_names=tuple("abcd"))

@@ -348,8 +348,9 @@ def test_a_traced_model_that_looks_at_its_batch_is_noticed():
 
 
 def test_noise_is_averaged_away():
-    quiet, loud = examined("plain"), examined("dropping", noisy=True)
-    images = np.asarray(quiet.source.draw(0, 60))
+    quiet = examined("plain")
+    loud = examined("dropping", noisy=True, budget=9_000)
+    images = np.asarray(quiet.source.draw(0, 600))
     once = np.concatenate([odd.dropping(images)]).argmax(-1)
     truth = quiet.labels(images)
     assert (loud.labels(images) == truth).mean() > (once == truth).mean()

@@ -646,7 +646,7 @@ def test_descriptions_tell_priors_apart():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "words"),
     [
-        ("patches", (32, 32, 3), {}, ["'patches'", "it may be patch, stripes, scattered"]),
+        ("patchwork", (32, 32, 3), {}, ["'patchwork'", "it may be patch, stripes, scattered"]),
         ("patch", (32, 32, 3), {"size": 3}, ["'size'", "max_size"]),
         ("patch", (32, 32, 3), {"max_size": 33}, ["33", "32"]),
         ("patch", (32, 32, 3), {"max_size": 2.5}, ["2.5", "whole"]),

@@ -98,7 +98,7 @@ def moved(name, propose, restricted, start, sweeps=SWEEPS):
 
         return jax.lax.scan(step, particle, jax.random.split(key, sweeps))[0]
 
-    keys = jax.random.split(jax.random.key(1), CHAINS)
+    keys = jax.random.split(jax.random.key(1), jax.tree.leaves(start)[0].shape[0])
     return jax.jit(jax.vmap(chain))(keys, start)
 
 
@@ -132,8 +132,10 @@ def test_particles_forget_where_they_began(name):
         return jax.lax.switch(index, moves, key, particle, strength)
 
     everywhere = np.asarray(jax.vmap(numbers)(drawn(name))).sum(1)
-    alone = rows(drawn(name), np.full(CHAINS, everywhere.argmax()))
-    assert same_law(moved(name, mixture, False, alone, 8 * SWEEPS), drawn(name)) > 1e-5
+    # What is not seen of patches moves seldom: fewer chains, for longer.
+    chains, sweeps = (400, 24 * SWEEPS) if name == "patches" else (CHAINS, 8 * SWEEPS)
+    alone = rows(drawn(name), np.full(chains, everywhere.argmax()))
+    assert same_law(moved(name, mixture, False, alone, sweeps), drawn(name)) > 1e-5
 
 
 def test_a_wrong_move_is_seen():

@@ -53,6 +53,8 @@ def failed(name: str) -> Callable[[BaseException], ModelError]:
     def what(error: BaseException) -> ModelError:
         if isinstance(error, MemoryError):
             return ModelFailed(f"{name} ran out of memory: give a smaller `batch`.")
+        if isinstance(error, SystemExit):  # asked again it would quit again
+            return ModelError(f"{name} failed: {told(error)}.")
         return ModelFailed(f"{name} failed: {told(error)}.")
 
     return what
