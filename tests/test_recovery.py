@@ -169,6 +169,7 @@ def test_nothing_is_found_in_a_clean_class_and_the_bound_is_a_bound():
     assert content["best_score"] < content["goal"]
 
 
+@pytest.mark.slow
 def test_other_classes_are_searched_alike_once_a_trigger_is_found():
     """Of two classes one has a trigger, too: any patch with a dark corner leads there."""
 

@@ -122,7 +122,12 @@ def test_a_move_keeps_the_prior_also_above_a_level(name, move, restricted):
     assert changed.any(1).mean() > 0.1
 
 
-@pytest.mark.parametrize("name", SPACES)
+SOME_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "patches" else name for name in SPACES
+]
+
+
+@pytest.mark.parametrize("name", SOME_SLOW)
 def test_particles_forget_where_they_began(name):
     moves = list(SPACES[name].proposals.values())
 
