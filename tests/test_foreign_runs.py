@@ -391,7 +391,7 @@ def all_of(folder):
     ("kind", "moments"),
     [("recover", 6), ("scan", 5), ("purify", 4), ("own recover", 4), ("own scan", 3)],
 )
-def test_a_signal_at_any_moment_leaves_what_there_is(
+def test_a_signal_at_any_moment_leaves_what_there_is_in_full(
     kind, moments, number, forks, undisturbed, probes
 ):
     line = line_of(kind, forks, undisturbed, probes)
@@ -432,7 +432,7 @@ def test_a_signal_at_any_moment_leaves_what_there_is(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["purify", "own recover", "own scan"])
-def test_a_kill_at_any_moment_leaves_whole_files(kind, forks, undisturbed, probes):
+def test_a_kill_at_any_moment_leaves_whole_files_in_full(kind, forks, undisturbed, probes):
     line = line_of(kind, forks, undisturbed, probes)
     whole, out = forks.folder / f"whole-{kind}", forks.folder / f"killed-{kind}"
     for _ in range(2):

@@ -93,17 +93,24 @@ def verdict(
     *,
     interrupted: bool,
     cut_short: bool,
+    looked_through: bool = True,
 ) -> Verdict:
-    """What the scan says, and why."""
+    """What the scan says, and why.
+
+    What stands out before every space is ``looked_through`` may do so because others were not
+    followed as far: nothing but a confirmed trigger counts then.
+    """
     suspicious = [one for one in found if one.suspicious]
     if any(one.confirmed for one in suspicious) and clean is not None:
         return Verdict(BACKDOOR, "")
+    if interrupted and not looked_through:
+        return Verdict(INCONCLUSIVE, "interrupted before every kind of trigger was looked through")
     if suspicious:
         if clean is None:
             return Verdict(SUSPICIOUS, _uncalibrated(work))
         return Verdict(SUSPICIOUS, "no trigger was confirmed on fresh probes")
     if interrupted:
-        return Verdict(INCONCLUSIVE, "interrupted before every kind of trigger was looked through")
+        return Verdict(INCONCLUSIVE, "interrupted before it came to an end")
     short = [
         f"{name} (10^{seen.depth:.1f} of 10^{depth_of(work, name):.1f})"
         for name, seen in looks.items()

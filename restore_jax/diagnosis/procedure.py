@@ -133,8 +133,10 @@ def scan(
     found = findings(work, seen, clean, recovered)
     not_judged = 0 if pool is None else int((~pool.judged).sum())
     said, reason = verdict(
-        work, seen, found, clean, not_judged, interrupted=interrupted, cut_short=cut_short
-    )
+        work, seen, found, clean, not_judged, interrupted=interrupted, cut_short=cut_short,
+        looked_through=len(looks) == len(work.names)
+        and not any(one.interrupted for one in looks.values()),
+    )  # fmt: skip
     return Scan(
         verdict=said,
         reason=reason,
