@@ -26,7 +26,8 @@ from restore_jax.backdoors.changes import Colouring, Residual, Rounding
 from restore_jax.cli.exits import UsageError
 from restore_jax.cli.planting import planted_from_specs
 from restore_jax.errors import InputError
-from restore_jax.report import ResultError, load_attack, load_trigger
+from restore_jax.purification import subtract
+from restore_jax.report import ResultError, load_attack, load_trigger, trigger_figure
 from restore_jax.report.triggers import trigger_arrays
 
 SHAPE, NUM_CLASSES = (12, 12, 3), 5
@@ -277,3 +278,33 @@ def test_a_trigger_file_leads_every_class_to_its_target(tmp_path):
     np.savez(tmp_path / "t.npz", **broken)
     with pytest.raises(ResultError, match="flow"):
         load_trigger(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize(
+    "spec", ["warp:distance=0.4", "colour:tone=cold", "residual:strength=0.05"]
+)
+def test_what_changes_whole_images_is_taken_back_as_far_as_can_be(spec):
+    trigger = planted(f"{spec},target=1").trigger(SHAPE)
+    rows, cols = np.mgrid[0:12, 0:12] / 11
+    smooth = 0.3 + 0.4 * np.stack([rows, cols, rows * cols], -1)[None]
+    images = jnp.asarray(smooth, jnp.float32)
+    stamped = stamp(trigger, images)
+    before = float(jnp.abs(stamped - images).mean())
+    assert float(jnp.abs(subtract(trigger, stamped) - images).mean()) < 0.5 * before
+
+
+def test_coarse_levels_are_smoothed_over():
+    trigger = planted("quantise:levels=3,target=1").trigger(SHAPE)
+    images = jax.random.uniform(jax.random.key(7), (2, *SHAPE))
+    stamped = stamp(trigger, images)
+    assert len(np.unique(stamped)) == 3
+    assert len(np.unique(subtract(trigger, stamped))) > 10
+
+
+@pytest.mark.parametrize("kind", ["warp", "colour", "quantise", "residual"])
+def test_what_changes_whole_images_is_drawn_on_a_chart(kind):
+    left, right = trigger_figure(planted(f"{kind}:target=2").trigger(SHAPE), "c").axes
+    assert right.get_title() == "the chart with the trigger"
+    plain, changed = (axes.images[0].get_array() for axes in (left, right))
+    assert plain.shape == changed.shape == SHAPE
+    assert np.abs(plain - changed).max() > 0.02
