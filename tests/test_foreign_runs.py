@@ -480,7 +480,7 @@ def test_a_model_is_never_sent_more_than_it_may_be(budget, home, probes):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, id="full-1")])
 def test_a_run_that_is_killed_again_and_again_keeps_to_its_budget(seed, forks, probes):
-    draw, budget = random.Random(seed), 2_650 + 200 * seed
+    draw, budget = random.Random(seed), 2_900 + 200 * seed
     folder = forks.folder / f"budget-{seed}"
     count = folder.with_suffix(".count")
     line = (*words("unnamed", probes), "--budget", budget, "--out", folder)

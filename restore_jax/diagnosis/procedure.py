@@ -11,7 +11,7 @@ import numpy as np
 from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
-from restore_jax.diagnosis.looking import Look, look, options_of
+from restore_jax.diagnosis.looking import Look, depth_of, look, options_of
 from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
 from restore_jax.diagnosis.work import Work
@@ -118,8 +118,7 @@ def scan(
             f"gives {pool.covered} of its {run.model.num_classes} classes to some"
         )
         for number, name in enumerate(work.names):
-            left = (1.0 - RECOVERY_SHARE) * run.ledger.budget - run.ledger.spent
-            looks[name] = look(work, pool, name, number, int(left / (len(work.names) - number)))
+            looks[name] = look(work, pool, name, number, _share(work, number))
             if looks[name].interrupted:
                 raise KeyboardInterrupt
         with run.stage("recovery"):
@@ -222,6 +221,14 @@ def _names(space: str | Sequence[str]) -> list[str]:
             f"{', '.join(catalogue.SPACES)}, each once."
         )
     return names
+
+
+def _share(work: Work, number: int) -> int:
+    """Images for one space: of what is left, as its depth is to that of those to come."""
+    ledger = work.run.ledger
+    left = (1.0 - RECOVERY_SHARE) * ledger.budget - ledger.spent
+    depths = [depth_of(work, name) for name in work.names[number:]]
+    return int(left * depths[0] / sum(depths))
 
 
 def _unseen(source: ProbeSource, looked_at: int) -> ProbeSource:

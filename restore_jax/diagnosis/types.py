@@ -46,7 +46,14 @@ class ScanSettings:
     num_moves: int = 5
     max_levels: int = 16
     depths: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"patch": -6.0, "stripes": -2.5, "smooth": -3.25}
+        default_factory=lambda: {
+            "patch": -6.0,
+            "stripes": -2.5,
+            "smooth": -3.25,
+            "frequency": -3.25,
+            "colour": -2.5,
+            "quantise": -1.5,
+        }
     )
     max_recovered: int = 6
     lanes: tuple[int, int, int] = (32, 16, 10)
