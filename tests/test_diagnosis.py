@@ -34,7 +34,7 @@ from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
 from restore_jax.report import foremost, load_recoveries, render_scan, scan_content, write_files
 from restore_jax.run import Run
-from restore_jax.spaces import SPACES, make_space
+from restore_jax.spaces import SPACES, catalogue, make_space
 
 NAMES = tuple("abcd")
 SUCCESS = 0.75
@@ -266,7 +266,7 @@ def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
     usual = null.Conditions("logits", "dead_leaves", 0.95, (32, 32, 3), 10)
     priors = {
         name: make_space(name, (32, 32, 3), **SPACES[name].scan_options()).description
-        for name in settings.depths
+        for name in catalogue.scanned()
     }
     for name, prior in priors.items():
         assert null.profiles(usual, settings, prior), name

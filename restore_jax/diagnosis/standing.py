@@ -13,8 +13,8 @@ every profile there is. With y the square root of the reach, whose spread depend
 
     standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
 
-with j the model's other classes, and spread(e) the root mean square of that difference over classes
-for which nothing was planted, or `LEAST_PROFILE_SPREAD`. How large the standings of clean models
+with j the model's other classes, and spread(e) the median absolute difference over classes for which
+nothing was planted (as a normal law's standard deviation), or `LEAST_PROFILE_SPREAD`. How large the standings of clean models
 are is measured (`diagnosis.null`).
 """
 
