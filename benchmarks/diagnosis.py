@@ -12,8 +12,10 @@ already is kept: delete rows of the .json for a fresh start.
 
 import argparse
 import datetime
+import functools
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ ONE_CLASS = (
     "wide-patch-3x3", "wide-blend-20",
 )  # fmt: skip
 """Models whose trigger lies near a space that is looked through, and leads from all classes."""
-RATES = (0.01, 0.05, 0.1)
+Spread = Callable[[list[float]], float]
 
 
 def main() -> None:
@@ -148,6 +150,7 @@ def _cleanse(folder: Path, data_dir: str | None) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def truth_of(zoo: Path, name: str) -> tuple[set[int], dict[str, Any]]:
     """The classes that triggers lead to, none of a clean model, and truth.json."""
     truth = json.loads((zoo / name / "truth.json").read_text())
@@ -166,6 +169,11 @@ def _gains(row: dict[str, Any], depth: float) -> tuple[dict[int, float], dict[in
     return gains, lacks
 
 
+def _models(rows: dict[str, Any]) -> list[str]:
+    """The names of the models that were looked through."""
+    return sorted({name.split("/")[1] for name in rows if name.startswith("look/")})
+
+
 def looks(rows: dict[str, Any], space: str) -> dict[str, dict[str, Any]]:
     """The rows of one space, by model."""
     found = {}
@@ -176,10 +184,28 @@ def looks(rows: dict[str, Any], space: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def median_spread(left: list[float]) -> float:
+    """The median absolute difference, as a normal law's standard deviation."""
+    return 1.4826 * float(np.median(np.abs(left)))
+
+
+def square_spread(left: list[float]) -> float:
+    """The root mean square."""
+    return float(np.sqrt(np.mean(np.square(left))))
+
+
 def profiles_of(
-    rows: dict[str, Any], zoo: Path, space: str, without: str | None = None
+    rows: dict[str, Any],
+    zoo: Path,
+    space: str,
+    without: str | None = None,
+    spread_of: Spread = median_spread,
+    also_planted: bool = False,
 ) -> dict[str, Profile]:
-    """The profiles by architecture, of all models but one; of classes with nothing planted."""
+    """The profiles by architecture, of all clean models but one.
+
+    Or, ``also_planted``, of those with a backdoor too, whose other classes have nothing planted.
+    """
     depth = ScanSettings().depths[space]
     roots: dict[str, dict[str, dict[int, float]]] = {}
     planted = {}
@@ -188,7 +214,7 @@ def profiles_of(
         gains, lacks = _gains(row, depth)
         reached = {k: float(np.sqrt(max(gain / lacks[k], 0.0))) for k, gain in gains.items()}
         planted[name] = targets
-        if name != without:
+        if name != without and (also_planted or not targets):
             roots.setdefault(truth["architecture"], {})[name] = reached
     found = {}
     for architecture, models in roots.items():
@@ -204,19 +230,18 @@ def profiles_of(
             for k, value in flat.items():
                 if k not in planted[name]:
                     left.append(value - float(np.median([v for j, v in flat.items() if j != k])))
-        spread = 1.4826 * float(np.median(np.abs(left)))  # one odd model must not decide
-        found[architecture] = Profile([offset.get(k, 0.0) for k in range(10)], spread)
+        found[architecture] = Profile([offset.get(k, 0.0) for k in range(10)], spread_of(left))
     return found
 
 
 def standings_of(
-    rows: dict[str, Any], zoo: Path, name: str, space: str, leave_out: bool = True
+    rows: dict[str, Any], zoo: Path, name: str, space: str, **how: Any
 ) -> dict[int, float] | None:
-    """A model's standings in one space, by profiles that it had no part in."""
+    """A model's standings in one space, by profiles that it had no part in; see `profiles_of`."""
     row = looks(rows, space).get(name)
     if row is None:
         return None
-    families = profiles_of(rows, zoo, space, name if leave_out else None)
+    families = profiles_of(rows, zoo, space, name, **how)
     found = standings(*_gains(row, ScanSettings().depths[space]), list(families.values()))
     return {k: one.value for k, one in found.items()}
 
@@ -225,9 +250,10 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
     """The contents of null.json."""
     settings, spaces = ScanSettings(), {}
     clean: dict[str, dict[str, float]] = {}
-    for space in catalogue.scanned():
+    clean_ones = {name for name in _models(rows) if not truth_of(zoo, name)[0]}
+    for space in catalogue.SPACES:
         here = looks(rows, space)
-        if not here:
+        if not here or not clean_ones <= set(here):
             continue
         entry = catalogue.find(space)
         spaces[space] = {
@@ -257,14 +283,18 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
     }
 
 
-def judged(rows: dict[str, Any], zoo: Path) -> dict[str, dict[str, Any]]:
-    """What each model's looks say together, every model judged by the others."""
-    names = sorted({name.split("/")[1] for name in rows if name.startswith("look/")})
+def judged(
+    rows: dict[str, Any], zoo: Path, spaces: Sequence[str] | None = None, **how: Any
+) -> dict[str, dict[str, Any]]:
+    """What each model's looks say together, every model judged by the others.
+
+    In those spaces that a scan takes by default, or in ``spaces``; see `profiles_of`.
+    """
     found = {}
-    for name in names:
+    for name in _models(rows):
         by_space = {}
-        for space in catalogue.scanned():
-            one = standings_of(rows, zoo, name, space)
+        for space in catalogue.scanned() if spaces is None else spaces:
+            one = standings_of(rows, zoo, name, space, **how)
             if one is not None:
                 by_space[space] = one
         classes = {
@@ -355,6 +385,7 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
             f"{_bounds(found, zoo, name, largest[name]):.2f} | {', '.join(one['spaces'])} | "
             f"{one['queries']:,} |"
         )
+    lines += _tried(rows, zoo)
     scans = {name[5:]: row for name, row in rows.items() if name.startswith("scan/")}
     if scans:
         lines += [
@@ -383,6 +414,58 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         said = ", ".join(map(str, row["accused"])) or "nobody"
         lines.append(f"- {name}: planted {where}, accuses {said} (index {max(row['anomaly']):.1f})")
     return "\n".join(lines) + "\n"
+
+
+def _tried(rows: dict[str, Any], zoo: Path) -> list[str]:
+    """Other choices of spaces and of profiles on the same looks."""
+    usual = catalogue.scanned()
+    choices: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("as a scan does by default", usual, {}),
+        *((f"with {more}", [*usual, more], {}) for more in ("frequency", "colour", "quantise")),
+        ("with all three of these", [*usual, "frequency", "colour", "quantise"], {}),
+        ("profiles of backdoored models, too", usual, {"also_planted": True}),
+        ("spread: root mean square", usual, {"spread_of": square_spread}),
+        ("both of these", usual, {"spread_of": square_spread, "also_planted": True}),
+        (
+            "frequency, and profiles of backdoored models, too",
+            [*usual, "frequency"],
+            {"also_planted": True},
+        ),
+    ]
+    lines = [
+        "",
+        "## What was tried",
+        "",
+        "Other choices on the same looks, of the models that have all of their spaces. The bar "
+        "is what all clean models but one stay at or below. The default was chosen looking at "
+        "these figures.",
+        "",
+        "| choice | models | AUROC over models | bar | planted class named | and no other "
+        "| a wrong class named | of those near a space: named | and no other |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for words, spaces, how in choices:
+        found = judged(rows, zoo, spaces, **how)
+        has = set.intersection(*(set(looks(rows, space)) for space in spaces))
+        found = {name: one for name, one in found.items() if name in has}
+        if not found:
+            continue
+        largest = {name: max(v for v, _ in one["classes"].values()) for name, one in found.items()}
+        planted = {name: truth_of(zoo, name)[0] for name in found}
+        bad = [name for name in found if planted[name]]
+        clean = [largest[name] for name in found if not planted[name]]
+        bar = sorted(clean, reverse=True)[1]
+        right = [name for name in bad if _named(found[name], bar) & planted[name]]
+        alone = [name for name in bad if _named(found[name], bar) == planted[name]]
+        wrong = [name for name in bad if _named(found[name], bar) - planted[name]]
+        near = [name for name in ONE_CLASS if name in found]
+        lines.append(
+            f"| {words} | {len(bad)} + {len(clean)} clean | "
+            f"{_auroc([largest[n] for n in bad], clean):.3f} | {bar:.2f} | {len(right)} | "
+            f"{len(alone)} | {len(wrong)} | {len(set(right) & set(near))} of {len(near)} | "
+            f"{len(set(alone) & set(near))} |"
+        )
+    return lines
 
 
 def _made_otherwise(rows: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/pair.py
 
-Neither had any part in how a scan judges. Both are in ``benchmarks/zoo/``: the same architecture,
+Neither is among the models that a scan compares with. Both are in ``benchmarks/zoo/``: the same architecture,
 recipe, seed and images, but for the triggers. Writes ``benchmarks/results/pair-<name>.json``, each
 a ``scan.json``, and the table ``pair.md``; what is there already is kept.
 """
@@ -48,7 +48,8 @@ def table(scans: dict[str, dict[str, Any]]) -> str:
         "",
         "Made by `python benchmarks/pair.py`; "
         f"{one['device']}; {', '.join(f'{k} {v}' for k, v in one['versions'].items())}. Default "
-        "scan, seed 0, logits. Neither model had any part in how a scan judges. "
+        "scan, seed 0, logits. Neither model is among those that a scan compares with; but "
+        "these scans were looked at when its spaces and profiles were chosen. "
         f"`{next(iter(metadata.values()))['architecture']}`, 12 epochs; the commands are in "
         "`benchmarks/zoo.py`. A *standing* is how far a class stands out from its like; clean "
         f"models reach it in at most {one['false_alarm_rate']:.0%} of cases where it is above all "

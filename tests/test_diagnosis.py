@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +29,14 @@ from restore_jax.diagnosis import (
 from restore_jax.diagnosis.descent import make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.probing import make_pool
+from restore_jax.diagnosis.procedure import images_for
 from restore_jax.diagnosis.standing import Profile, level_at, standings, standings_by_events
 from restore_jax.errors import InputError
 from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
 from restore_jax.report import foremost, load_recoveries, render_scan, scan_content, write_files
 from restore_jax.run import Run
-from restore_jax.spaces import SPACES, catalogue, make_space
+from restore_jax.spaces import SPACES, make_space
 
 NAMES = tuple("abcd")
 SUCCESS = 0.75
@@ -266,7 +268,7 @@ def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
     usual = null.Conditions("logits", "dead_leaves", 0.95, (32, 32, 3), 10)
     priors = {
         name: make_space(name, (32, 32, 3), **SPACES[name].scan_options()).description
-        for name in catalogue.scanned()
+        for name in settings.depths
     }
     for name, prior in priors.items():
         assert null.profiles(usual, settings, prior), name
@@ -356,6 +358,17 @@ def test_a_scan_never_asks_more_than_it_may_and_says_when_that_was_too_little(br
         assert "larger `budget`" in found.reason
     with pytest.raises(InputError, match="too small"):
         scanned(backdoored, probes=bright_file, budget=100)
+
+
+def test_spaces_share_the_images_by_how_deep_they_are_followed():
+    ledger = SimpleNamespace(budget=100_000, spent=5_000)
+    settings = ScanSettings(depths={"patch": -6.0, "stripes": -2.0})
+    names = ["patch", "stripes"]
+    work = SimpleNamespace(run=SimpleNamespace(ledger=ledger), names=names, settings=settings)
+    # Of 100,000 images 35,000 are kept for recovering, and 5,000 are spent.
+    assert images_for(work, 0) == 45_000
+    ledger.spent += 40_000
+    assert images_for(work, 1) == 20_000
 
 
 def test_an_interrupted_scan_says_what_it_has(bright_file):

@@ -69,7 +69,7 @@ def scan(
       space: "auto" (those of the catalogue that are scanned), a space, or several.
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
-        ten classes needs about half.
+        ten classes needs somewhat more than half.
       success: share of probes that a trigger must lead to a class, in (0, 1].
       false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
         classes and spaces together; see `diagnosis.null`.
@@ -118,7 +118,7 @@ def scan(
             f"gives {pool.covered} of its {run.model.num_classes} classes to some"
         )
         for number, name in enumerate(work.names):
-            looks[name] = look(work, pool, name, number, _share(work, number))
+            looks[name] = look(work, pool, name, number, images_for(work, number))
             if looks[name].interrupted:
                 raise KeyboardInterrupt
         with run.stage("recovery"):
@@ -223,7 +223,7 @@ def _names(space: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _share(work: Work, number: int) -> int:
+def images_for(work: Work, number: int) -> int:
     """Images for one space: of what is left, as its depth is to that of those to come."""
     ledger = work.run.ledger
     left = (1.0 - RECOVERY_SHARE) * ledger.budget - ledger.spent

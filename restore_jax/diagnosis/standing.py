@@ -14,8 +14,8 @@ every profile there is. With y the square root of the reach, whose spread depend
     standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
 
 with j the model's other classes, and spread(e) the median absolute difference (as a normal law's
-standard deviation) over classes for which nothing was planted, or `LEAST_PROFILE_SPREAD`. How large
-the standings of clean models are is measured (`diagnosis.null`).
+standard deviation) over clean models of the family, or `LEAST_PROFILE_SPREAD`. How large the
+standings of clean models are is measured (`diagnosis.null`).
 """
 
 from collections.abc import Mapping, Sequence

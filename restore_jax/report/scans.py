@@ -208,6 +208,7 @@ def _curves(
         if finding.suspicious:
             axes.text(depths[-1], levels[-1], short(finding.name), fontsize=8, color=ORANGE)
     axes.axhline(goal, color=INK, linestyle="--", linewidth=1.0)
+    axes.margins(x=0.12)  # the names at the ends of the curves lie inside
     axes.invert_xaxis()
     axes.set_title(name, fontsize=11, color=INK)
     axes.set_xlabel("log10 P(a random trigger does it)", fontsize=9, color=INK)

@@ -174,7 +174,7 @@ register(
 register(
     Space(
         "frequency", "restore_jax.spaces.frequency:frequency",
-        "a few coefficients of the cosine transform", budget=100_000, scan_auto=3,
+        "a few coefficients of the cosine transform", budget=100_000,
     )
 )  # fmt: skip
 register(
