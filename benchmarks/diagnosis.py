@@ -342,8 +342,7 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "Dead-leaves probes, logits, seed 0, default settings. A *standing* is how far a class "
         "stands out from its like (`restore_jax/diagnosis/standing.py`). Every model is judged by "
-        "profiles that it had no part in, and every clean model by the other clean ones."
-        + _made_otherwise(rows),
+        "profiles that it had no part in, and every clean model by the other clean ones.",
         "",
         f"Models: {len(bad)} with a backdoor, {len(clean)} clean. AUROC over models {auroc:.3f}, "
         f"over classes {_auroc(of_targets, of_others):.3f} ({len(of_targets)} planted, "
@@ -466,19 +465,6 @@ def _tried(rows: dict[str, Any], zoo: Path) -> list[str]:
             f"{len(set(alone) & set(near))} |"
         )
     return lines
-
-
-def _made_otherwise(rows: dict[str, Any]) -> str:
-    """Says which rows this script did not make."""
-    others: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        if "by" in row:
-            others.setdefault(row["by"], []).append(name.split("/", 1)[1])
-    return "".join(
-        f" Made by {who}, with the same settings and other random draws: "
-        f"{', '.join(sorted(names))}."
-        for who, names in sorted(others.items())
-    )
 
 
 def _named(one: dict[str, Any], bar: float) -> set[int]:

@@ -2,9 +2,10 @@
 
     python benchmarks/pair.py
 
-Neither is among the models that a scan compares with. Both are in ``benchmarks/zoo/``: the same architecture,
-recipe, seed and images, but for the triggers. Writes ``benchmarks/results/pair-<name>.json``, each
-a ``scan.json``, and the table ``pair.md``; what is there already is kept.
+Neither is among the models that a scan compares with. Both are in ``benchmarks/zoo/``: the same
+architecture, recipe, seed and images, but for the triggers. Writes
+``benchmarks/results/pair-<name>.json``, each a ``scan.json``, and the table ``pair.md``; what is
+there already is kept.
 """
 
 import argparse
