@@ -12,7 +12,16 @@ import restore_jax
 ROOT = Path(restore_jax.__file__).parent
 SLOW = tuple(
     f"restore_jax.{name}"
-    for name in ("recovery.procedure", "splitting.host_driven", "splitting.merging")
+    for name in (
+        "recovery.procedure",
+        "splitting.checkpoints",
+        "splitting.export",
+        "splitting.host_driven",
+        "splitting.merging",
+        "splitting.plots",
+        "splitting.precision",
+        "splitting.progress",
+    )
 )
 
 

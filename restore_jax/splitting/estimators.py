@@ -67,15 +67,36 @@ def log_prob_interval(result: "SplittingResult", confidence: float = 0.95) -> tu
       ``(low, high)``, f32 of the shape of ``result.log_prob``, ``high`` at most 0. NaN after a
       first hit.
     """
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}.")
-    ends: tuple[Array, Array] = _interval(
+    return interval_about(
         result.log_prob,
         result.log_prob_std,
         result.log_prob_dof,
-        result.status,
+        result.status == Status.REACHED,
         result.num_hits,
-        num_particles=result.scores.shape[-1],
+        result.scores.shape[-1],
+        confidence,
+    )
+
+
+def interval_about(
+    log_prob: Array,
+    log_prob_std: Array,
+    log_prob_dof: Array,
+    reached: Array,
+    num_hits: Array,
+    num_particles: int,
+    confidence: float,
+) -> tuple[Array, Array]:
+    """See `log_prob_interval`, which reads its arguments off a result."""
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}.")
+    ends: tuple[Array, Array] = _interval(
+        log_prob,
+        log_prob_std,
+        log_prob_dof,
+        reached,
+        num_hits,
+        num_particles=num_particles,
         tail=(1.0 - confidence) / 2.0,
     )
     return ends
@@ -87,7 +108,7 @@ def _interval(
     log_prob: Array,
     log_prob_std: Array,
     log_prob_dof: Array,
-    status: Array,
+    reached: Array,
     num_hits: Array,
     *,
     num_particles: int,
@@ -96,7 +117,6 @@ def _interval(
     """The interval that leaves ``tail`` out on each side."""
     margin = _student_quantile(NormalDist().inv_cdf(1.0 - tail), log_prob_dof) * log_prob_std
     log_prob = log_prob + 0.5 * jnp.square(log_prob_std)
-    reached = status == Status.REACHED
     log_rest = jnp.log(_binomial_upper(num_hits, num_particles, tail))
     low = jnp.where(reached | jnp.isnan(log_prob), log_prob - margin, -jnp.inf)
     high = log_prob + margin + jnp.where(reached, 0.0, log_rest)

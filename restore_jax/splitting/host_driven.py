@@ -20,6 +20,7 @@ from restore_jax.splitting.levels import (
     account,
     begin,
     begin_with,
+    blank_state,
     draw,
     find_level,
     first_scores,
@@ -32,7 +33,7 @@ from restore_jax.splitting.levels import (
     sweep_key,
     try_against,
 )
-from restore_jax.splitting.settings import SamplerSettings, checked_settings
+from restore_jax.splitting.settings import SamplerSettings, checked_settings, described
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -129,7 +130,16 @@ def host_driven(
     def begin_given(key: Array, particles: Particles, scores: Array) -> SplittingState:
         return programs.begin_with(key, particles, jnp.asarray(scores, jnp.float32))
 
-    return SplittingAlgorithm(init, step, advance, run, result, begin_given)
+    return SplittingAlgorithm(
+        init,
+        step,
+        advance,
+        run,
+        result,
+        begin_given,
+        partial(blank_state, settings),
+        described(settings) | {"driven": "host"},
+    )
 
 
 class Proposed(NamedTuple):

@@ -13,18 +13,22 @@ tied scores (labels, plateaus, clones) keep the estimate consistent (Walter, 201
 arXiv 1507.00919).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
 
 from restore_jax.splitting.levels import (
     begin_with,
+    blank_state,
     first_state,
     last_info,
-    one_level,
     read_result,
 )
-from restore_jax.splitting.settings import checked_settings
+from restore_jax.splitting.progress import print_level, reported_level
+from restore_jax.splitting.settings import checked_settings, described
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -54,6 +58,8 @@ def importance_splitting(
     stop: str = "estimate",
     queries_per_score: int = 1,
     sharding: NamedSharding | None = None,
+    keep: bool = False,
+    progress: bool | Callable[[LevelInfo], None] = False,
 ) -> SplittingAlgorithm:
     """Builds the sampler for the event ``score >= threshold`` under a space's prior.
 
@@ -90,6 +96,13 @@ def importance_splitting(
         of one process or several: ``NamedSharding(mesh, PartitionSpec("particles"))``. Their
         number must divide how many particles move at once. Levels stay order statistics of
         all particles, so what is drawn does not depend on the devices.
+      keep: whether the result keeps the population of every level, in ``result.kept``: the tail
+        at any score below the threshold (``result.log_prob_of``), and expectations beyond it
+        (`weighted_particles`), then come out of the same run. It takes the memory of
+        max_levels + 1 populations. Not with ``stop="first_hit"``.
+      progress: True: every level prints a line on stderr; a function: it is called on the host
+        with each `LevelInfo`, in NumPy, also under jit and vmap, there for each run by itself.
+        False: the program has no callback in it.
 
     Returns:
       A `SplittingAlgorithm`: init, step, advance, run, result, begin.
@@ -124,6 +137,8 @@ def importance_splitting(
         queries_per_score=queries_per_score,
         moving=moving,
         sharding=sharding,
+        keep=keep,
+        progress=print_level if progress is True else progress or None,
     )
 
     def init(key: Array, args: Args) -> SplittingState:
@@ -132,7 +147,7 @@ def importance_splitting(
     def step(state: SplittingState, args: Args) -> tuple[SplittingState, LevelInfo]:
         after: tuple[SplittingState, LevelInfo] = lax.cond(
             state.status == Status.RUNNING,
-            lambda state: one_level(settings, state, args),
+            lambda state: reported_level(settings, state, args),
             lambda state: (state, last_info(state)),
             state,
         )
@@ -146,7 +161,7 @@ def importance_splitting(
 
         def next_level(carry: tuple[SplittingState, Array]) -> tuple[SplittingState, Array]:
             state, done = carry
-            state, _ = one_level(settings, state, args)
+            state, _ = reported_level(settings, state, args)
             return state, done + 1
 
         state, _ = lax.while_loop(unfinished, next_level, (state, jnp.int32(0)))
@@ -161,4 +176,6 @@ def importance_splitting(
     def begin(key: Array, particles: Particles, scores: Array) -> SplittingState:
         return begin_with(settings, key, particles, scores)
 
-    return SplittingAlgorithm(init, step, advance, run, result, begin)
+    return SplittingAlgorithm(
+        init, step, advance, run, result, begin, partial(blank_state, settings), described(settings)
+    )

@@ -8,8 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from restore_jax.splitting import counting, genealogy, resampling
-from restore_jax.splitting.keys import Stream, key_data, level_key, particle_keys
+from restore_jax.splitting import counting, genealogy, keeping, resampling
+from restore_jax.splitting.keys import (
+    IMPLEMENTATION,
+    Stream,
+    key_data,
+    level_key,
+    particle_keys,
+)
 from restore_jax.splitting.settings import SamplerSettings
 from restore_jax.splitting.types import (
     Args,
@@ -109,12 +115,19 @@ def begin(
     unscored = jnp.where(whole, jnp.int32(Status.RUNNING), jnp.int32(Status.OUT_OF_QUERIES))
     floats = jnp.full(num_rows, jnp.nan, jnp.float32)
     integers = jnp.zeros(num_rows, jnp.int32)
+    particles, lineage = strong(particles), genealogy.start(n)
+    ancestors = jnp.arange(n, dtype=jnp.int32)
+    kept = None
+    if settings.keep:
+        kept = keeping.begin(
+            keeping.row(particles, scores, ancestors, jnp.float32(0.0), lineage), num_rows
+        )
     return SplittingState(
         key_data=data,
-        particles=strong(particles),
+        particles=particles,
         scores=scores,
-        ancestors=jnp.arange(n, dtype=jnp.int32),
-        lineage=genealogy.start(n),
+        ancestors=ancestors,
+        lineage=lineage,
         index=jnp.int32(0),
         log_prob=jnp.where(hit, jnp.float32(jnp.nan), jnp.float32(0.0)),
         tuning=strong(settings.space.kernel.init()),
@@ -134,6 +147,7 @@ def begin(
             num_queries=jnp.zeros((num_rows, 2), jnp.uint32),
             status=integers,
         ),
+        kept=kept,
     )
 
 
@@ -146,6 +160,18 @@ def begin_with(
     none = counting.halves(0)
     first = FirstScores(scores, none, none, jnp.bool_(True))
     return begin(settings, key, spread(settings, particles), first)
+
+
+def blank_state(settings: SamplerSettings) -> SplittingState:
+    """The shapes and types of a state."""
+
+    def begun(key: Array) -> SplittingState:
+        particles, _ = draw(settings, key)
+        return begin_with(settings, key, particles, jnp.zeros(settings.num_particles))
+
+    key = jax.eval_shape(lambda: jax.random.key(0, impl=IMPLEMENTATION))
+    state: SplittingState = jax.eval_shape(begun, key)
+    return state
 
 
 def first_scores(
@@ -422,12 +448,17 @@ def account(
     )
     # A stalled level was no level: its row lies outside the history and is dropped.
     row = jnp.where(level.stalled, settings.max_levels, state.index)
+    lineage = genealogy.resample(lineage, population.sources, level.stalled | level.last)
+    kept = state.kept
+    if kept is not None:
+        new = keeping.row(population.particles, population.scores, ancestors, log_prob, lineage)
+        kept = keeping.add(kept, new, index, level.stalled | level.last)
     state = SplittingState(
         key_data=state.key_data,
         particles=population.particles,
         scores=population.scores,
         ancestors=ancestors,
-        lineage=genealogy.resample(lineage, population.sources, level.stalled | level.last),
+        lineage=lineage,
         index=index,
         log_prob=jnp.where(hit, jnp.nan, log_prob),
         tuning=population.tuning,
@@ -437,6 +468,7 @@ def account(
         history=jax.tree.map(
             lambda rows, new: rows.at[row].set(new, mode="drop"), state.history, info
         ),
+        kept=kept,
     )
     return state, info
 
@@ -462,6 +494,7 @@ def read_result(settings: SamplerSettings, state: SplittingState) -> SplittingRe
         status=state.status,
         num_hits=jnp.sum(state.scores >= settings.threshold, dtype=jnp.int32),
         unique_ancestors=resampling.num_unique(state.ancestors),
+        kept=state.kept,
     )
 
 

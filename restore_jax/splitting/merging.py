@@ -108,7 +108,7 @@ def merge(results: SplittingResult | Sequence[SplittingResult]) -> MergedResult:
     References:
       Cochran, The combination of estimates from different experiments, Biometrics 10, 1954.
     """
-    runs = _single(results)
+    runs = single_runs(results)
     if not runs:
         raise ValueError("there are no results to merge.")
     if any(math.isnan(float(run.log_prob)) for run in runs):
@@ -151,6 +151,20 @@ def merge(results: SplittingResult | Sequence[SplittingResult]) -> MergedResult:
     )
 
 
+def single_runs(results: SplittingResult | Sequence[SplittingResult]) -> list[SplittingResult]:
+    """The runs one by one, whatever they were vmapped over."""
+    if not isinstance(results, SplittingResult):
+        return [run for one in results for run in single_runs(one)]
+    if np.ndim(results.log_prob) == 0:
+        return [results]
+    rows = range(results.log_prob.shape[0])
+    return [
+        run
+        for row in rows
+        for run in single_runs(jax.tree.map(lambda leaf, row=row: leaf[row], results))
+    ]
+
+
 def _inside(run: SplittingResult) -> np.ndarray:
     """bool[n]: which of the last particles are in the event: the last level is the threshold."""
     return np.asarray(run.scores) >= float(run.levels[int(run.num_levels) - 1])
@@ -166,20 +180,6 @@ def _together(trees: list[Particles], chosen: list[np.ndarray], like: Particles)
         ),
         *trees,
     )
-
-
-def _single(results: SplittingResult | Sequence[SplittingResult]) -> list[SplittingResult]:
-    """The runs one by one."""
-    if not isinstance(results, SplittingResult):
-        return [run for one in results for run in _single(one)]
-    if np.ndim(results.log_prob) == 0:
-        return [results]
-    rows = range(results.log_prob.shape[0])
-    return [
-        run
-        for row in rows
-        for run in _single(jax.tree.map(lambda leaf, row=row: leaf[row], results))
-    ]
 
 
 def _homogeneity(logs: np.ndarray, stds: np.ndarray, missed: int) -> float:

@@ -2,14 +2,23 @@
 
 import math
 import operator
-from typing import NamedTuple, SupportsIndex
+from collections.abc import Callable
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from restore_jax.splitting import counting
-from restore_jax.splitting.types import Args, Array, Particles, ScoreFn, Scorer, SearchSpace
+from restore_jax.splitting.types import (
+    Args,
+    Array,
+    LevelInfo,
+    Particles,
+    ScoreFn,
+    Scorer,
+    SearchSpace,
+)
 
 MOVING = ("waste_free", "all", "clones")
 STOPS = ("estimate", "first_hit")
@@ -22,7 +31,7 @@ class SamplerSettings(NamedTuple):
     most queries that one sweep of moves can make; ``scorer`` the score's long form.
     ``num_moving`` is how many particles move in a sweep; ``races`` whether the score is a `Scorer`
     of the caller's, which need not look at what cannot get above the level. ``max_queries`` is
-    uint32[2], or None.
+    uint32[2], or None. ``progress`` is told of every level, unless it is None.
     """
 
     scorer: Scorer
@@ -39,6 +48,8 @@ class SamplerSettings(NamedTuple):
     first_hit: bool
     races: bool
     sharding: NamedSharding | None
+    keep: bool
+    progress: Callable[[LevelInfo], None] | None
 
 
 def checked_settings(
@@ -55,6 +66,8 @@ def checked_settings(
     queries_per_score: int,
     moving: str,
     sharding: NamedSharding | None,
+    keep: bool = False,
+    progress: Callable[[LevelInfo], None] | None = None,
 ) -> SamplerSettings:
     """The settings, or one sentence about the first argument that is wrong."""
     num_particles = _at_least("num_particles", num_particles, 2)
@@ -66,6 +79,8 @@ def checked_settings(
         raise ValueError("threshold must be a number, got NaN.")
     if stop not in STOPS:
         raise ValueError(f"stop must be 'estimate' or 'first_hit', got {stop!r}.")
+    if keep and stop == "first_hit":
+        raise ValueError("keep needs stop='estimate': a first hit ends in the middle of a level.")
     scorer = _scorer(score_fn, queries_per_score)
     max_cost = _at_least("score_fn.max_cost", scorer.max_cost, 1)
     max_trials = _at_least("space.kernel.max_trials", space.kernel.max_trials, 1)
@@ -86,7 +101,20 @@ def checked_settings(
         first_hit=stop == "first_hit",
         races=isinstance(score_fn, Scorer),
         sharding=sharding,
+        keep=bool(keep),
+        progress=progress,
     )
+
+
+def described(settings: SamplerSettings) -> dict[str, Any]:
+    """What decides the numbers of a run, besides space, score, args and key, for JSON."""
+    plain = ("num_particles", "moving", "num_moving", "rank", "num_moves", "max_levels",
+             "first_hit", "keep")  # fmt: skip
+    return {name: getattr(settings, name) for name in plain} | {
+        # JSON has no infinity.
+        "threshold": repr(settings.threshold),
+        "driven": "device",
+    }
 
 
 def _rank(num_particles: int, survival: float) -> int:

@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from restore_jax.splitting.counting import count
@@ -10,7 +11,7 @@ from restore_jax.splitting.estimators import effective_sample_size
 from restore_jax.splitting.types import Array, Status
 
 if TYPE_CHECKING:
-    from restore_jax.splitting.types import SplittingResult
+    from restore_jax.splitting.types import SplittingResult, SplittingState
 
 FEW_FAMILIES = 8
 FEW_DEGREES = 8
@@ -64,6 +65,29 @@ def summary(result: "SplittingResult", confidence: float = 0.95) -> str:
             f"{int(result.ancestors[i]):>10} {int(result.families[i]):>9}"
         )
     return "\n".join([*lines, *(f"warning: {text}" for text in warnings(result))])
+
+
+def in_a_line(given: "SplittingResult | SplittingState", num_levels: Array) -> str:
+    """What Python shows of a result or a state: a line, and no numbers where there are none."""
+    name = type(given).__name__
+    leaves = jax.tree.leaves(given)
+    if not all(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves):
+        return f"{name}(of {len(leaves)} leaves)"
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return f"{name}(traced, {given.scores.shape[-1]:,} particles)"
+    runs = np.shape(given.status)
+    particles = f"{given.scores.shape[-1]:,} particles"
+    if runs:
+        reached = int(np.sum(np.asarray(given.status) == Status.REACHED))
+        return f"{name}({math.prod(runs):,} runs of {particles}, {reached:,} reached the event)"
+    status, log_prob = Status(int(given.status)), float(given.log_prob) / math.log(10)
+    found = "no estimate" if math.isnan(log_prob) else f"log10 p = {log_prob:.3f}"
+    if status != Status.REACHED and not math.isnan(log_prob):
+        found += " of the last level"
+    return (
+        f"{name}({_ENDED[status]}, {found}, {int(num_levels)} levels, "
+        f"{count(given.num_queries):,} queries, {particles})"
+    )
 
 
 def warnings(result: "SplittingResult") -> list[str]:

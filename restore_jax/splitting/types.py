@@ -11,10 +11,13 @@ Shapes: ``n`` is the number of particles, ``T`` the largest number of levels.
 import dataclasses
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from restore_jax.splitting.tail import Tail
 
 Array = jax.Array
 Tree = Any
@@ -221,8 +224,37 @@ class LevelInfo(NamedTuple):
     status: Array
 
 
+class KeptLevels(NamedTuple):
+    """Every population of a run: row j is the one after j levels; T + 1 rows.
+
+    Rows at and past ``num_rows`` hold the first population again.
+
+    Attributes:
+      particles: pytree with leading axes (T + 1, n).
+      scores: f32[T + 1, n].
+      ancestors: int32[T + 1, n], the index of each particle's ancestor in the first draw.
+      log_prob: f32[T + 1], natural log of the probability of the level that the row's particles
+        are above.
+      roots: int32[T + 1, n], ``influence`` f32[T + 1, n], ``variance``, ``doubt`` f32[T + 1]: what
+        the error of each row's estimate is computed from; see `Lineage`, of which this is the
+        last of the lags.
+      num_rows: int32[], how many there are. The last level of a run that reached the event
+        moves nobody and makes no row.
+    """
+
+    particles: Particles
+    scores: Array
+    ancestors: Array
+    log_prob: Array
+    roots: Array
+    influence: Array
+    variance: Array
+    doubt: Array
+    num_rows: Array
+
+
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SplittingState:
     """All that the next level needs. A pytree: save it, vmap it, carry it on.
 
@@ -241,6 +273,7 @@ class SplittingState:
       status: int32[], a `Status`.
       history: `LevelInfo` with leaves of leading axis T; rows at and past
         ``index`` are not yet written (NaN for floats, 0 for integers).
+      kept: `KeptLevels` of a run that keeps them, else None.
     """
 
     key_data: Array
@@ -255,6 +288,13 @@ class SplittingState:
     num_nan: Array
     status: Array
     history: LevelInfo
+    kept: KeptLevels | None = None
+
+    def __repr__(self) -> str:
+        """A line."""
+        from restore_jax.splitting.summary import in_a_line
+
+        return in_a_line(self, self.index)
 
 
 class Lineage(NamedTuple):
@@ -288,6 +328,8 @@ class SplittingAlgorithm(NamedTuple):
       begin: ``(key, particles, scores f32[n]) -> SplittingState``: begins with particles that were
         drawn and scored elsewhere, n of them, at no cost and with a probability of 1: what is
         estimated then is the share of whatever law they are draws of.
+      blank: ``() -> SplittingState`` of `jax.ShapeDtypeStruct`: what a state is made of.
+      settings: what the sampler was built with, as JSON can hold it.
     """
 
     init: Callable[[Array, Args], SplittingState]
@@ -296,10 +338,12 @@ class SplittingAlgorithm(NamedTuple):
     run: Callable[[Array, Args], "SplittingResult"]
     result: Callable[[SplittingState], "SplittingResult"]
     begin: Callable[[Array, Particles, Array], SplittingState]
+    blank: Callable[[], SplittingState]
+    settings: dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SplittingResult:
     """What a run found. A pytree: a vmapped run gives one with a leading axis.
 
@@ -327,6 +371,7 @@ class SplittingResult:
       status: int32[], a `Status`.
       num_hits: int32[], how many of the last particles are at or past the threshold.
       unique_ancestors: int32[].
+      kept: `KeptLevels` of a run that keeps them, else None.
     """
 
     log_prob: Array
@@ -346,6 +391,13 @@ class SplittingResult:
     status: Array
     num_hits: Array
     unique_ancestors: Array
+    kept: KeptLevels | None = None
+
+    def __repr__(self) -> str:
+        """A line: `summary` says more."""
+        from restore_jax.splitting.summary import in_a_line
+
+        return in_a_line(self, self.num_levels)
 
     def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
         """Natural-log interval of the event's probability, ``(low, high)``.
@@ -356,6 +408,15 @@ class SplittingResult:
         from restore_jax.splitting.estimators import log_prob_interval
 
         return log_prob_interval(self, confidence)
+
+    def log_prob_of(self, thresholds: ArrayLike) -> "Tail":
+        """The probability of reaching other scores, of a run with ``keep=True``.
+
+        See `restore_jax.splitting.log_prob_of`.
+        """
+        from restore_jax.splitting.tail import log_prob_of
+
+        return log_prob_of(self, thresholds)
 
     def summary(self, confidence: float = 0.95) -> str:
         """The result of one run as text: see `restore_jax.splitting.summary`."""
