@@ -14,11 +14,13 @@ learns directions and boxes from the other (see `Kernel.learn`).
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, ndtri
+from jax import lax
+from jax.scipy.special import ndtr, ndtri
 
 from restore_jax.splitting.types import (
     Array,
@@ -35,6 +37,8 @@ _LEFT_OUT = 0.1
 depend on the one that strays farthest, and the farther out it lies, the fewer draws are lost."""
 _PER_DIMENSION = 2
 """Particles per dimension that a least-squares slope takes, at least."""
+_FRACTIONS = 16
+"""Of a continued fraction: at 2 its error is then far below float32's."""
 _RIDGE = 1e-4
 """Far below the variance of a normal number beyond a cut, 1/cut² or so."""
 _SPARE = 2.0
@@ -54,12 +58,32 @@ class HalfSpaces(NamedTuple):
     cuts: Array
 
 
-def half_spaces(number: int) -> LearnedProposal:
+class NormalNumbers(NamedTuple):
+    """Random numbers for one standard normal particle of d numbers.
+
+    Attributes:
+      noise: f32[d], standard normal.
+      chances: f32[d], uniform over [0, 1).
+      which: f32[K], likewise.
+      out: f32[], likewise.
+    """
+
+    noise: Array
+    chances: Array
+    which: Array
+    out: Array
+
+
+def half_spaces(
+    number: int, draw: Callable[[Array], NormalNumbers] | None = None
+) -> LearnedProposal:
     """Draws a standard normal particle's component along a learned direction afresh.
 
     Args:
       number: K >= 1 directions: that of the survivors' mean, or the centres of K clusters of
         their directions (spherical k-means), for events with several ways to happen.
+      draw: None, or what draws its numbers, at least K of them in ``which``; moves of one kernel
+        that have the same share the numbers.
 
     Returns:
       A proposal. Its strength is that of the pCN step of everything across the direction; a
@@ -86,18 +110,15 @@ def half_spaces(number: int) -> LearnedProposal:
         return HalfSpaces(*jax.vmap(for_half)(jnp.array([False, True])))
 
     def propose(
-        key: Array, particle: Particle, strength: Array, lesson: HalfSpaces, half: Array
+        numbers: NormalNumbers, particle: Particle, strength: Array, lesson: HalfSpaces, half: Array
     ) -> tuple[Particle, Array]:
-        number_key, out_key = jax.random.split(jax.random.fold_in(key, 1))
         x = _flat(jax.tree.map(lambda leaf: leaf[None], particle))[0]
         directions, cuts = lesson.directions[half.astype(int)], lesson.cuts[half.astype(int)]
         out = directions @ x
-        drawn = jax.random.uniform(number_key, (number,), x.dtype)
-        chosen = jnp.argmax(jnp.where(out > cuts, drawn, -1.0))
+        chosen = jnp.argmax(jnp.where(out > cuts, numbers.which[:number], -1.0))
         direction, cut = directions[chosen], cuts[chosen]
-        drawn = jax.random.uniform(out_key, (), x.dtype)
-        farther = _beyond(drawn, jnp.where(jnp.isinf(cut), 0.0, cut))
-        noise = jax.random.normal(key, x.shape, x.dtype)
+        farther = _beyond(numbers.out, jnp.where(jnp.isinf(cut), 0.0, cut))
+        noise = numbers.noise
         across = x - out[chosen] * direction
         noise = noise - (direction @ noise) * direction
         keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
@@ -107,9 +128,35 @@ def half_spaces(number: int) -> LearnedProposal:
         ways_back = jnp.sum(directions @ moved > cuts, dtype=x.dtype)
         possible = (ways > 0) & (ways_back > 0)
         ratio = jnp.log(jnp.maximum(ways, 1) / jnp.maximum(ways_back, 1))
-        return _like(moved, particle), jnp.where(possible, ratio, -jnp.inf)
+        return vector_like(moved, particle), jnp.where(possible, ratio, -jnp.inf)
 
-    return LearnedProposal(learn, propose)
+    if draw is not None:
+        return LearnedProposal(learn, propose, draw)
+
+    def propose_by_key(key: Array, particle: Particle, *taught: Tree, **named: Tree) -> Tree:
+        dimension = sum(leaf.size for leaf in jax.tree.leaves(particle))
+        return propose(normal_numbers(key, dimension, number), particle, *taught, **named)
+
+    return LearnedProposal(learn, propose_by_key)
+
+
+def normal_numbers(key: Array, dimension: int, number: int) -> NormalNumbers:
+    """All that any move of a standard normal particle draws, from one call of the generator.
+
+    Args:
+      key: a typed key.
+      dimension: d, of a particle.
+      number: K, of the directions that a move may choose from.
+    """
+    drawn = jax.random.uniform(key, (2 * dimension + number + 1,), jnp.float32)
+    for_noise, chances, which, out = jnp.split(
+        drawn, (dimension, 2 * dimension, 2 * dimension + number)
+    )
+    # From [0, 1) to (-1, 1), as `jax.random.normal` has it.
+    least = jnp.nextafter(jnp.float32(-1.0), jnp.float32(0.0))
+    symmetric = jnp.maximum(least, for_noise * (1.0 - least) + least)
+    noise = jnp.float32(math.sqrt(2.0)) * lax.erf_inv(symmetric)
+    return NormalNumbers(noise, chances, which, out[0])
 
 
 def inside_box(low: Tree, high: Tree) -> LearnedProposal:
@@ -165,9 +212,10 @@ def inside_box(low: Tree, high: Tree) -> LearnedProposal:
 
 def _heights(scores: Array) -> Array:
     """f32[n]: scores made as if from an exponential law, as tails are; ties stay ties."""
-    ordered = jnp.sort(scores)
-    below = jnp.searchsorted(ordered, scores) + jnp.searchsorted(ordered, scores, side="right")
-    return -jnp.log1p(-0.5 * below.astype(jnp.float32) / (scores.shape[0] + 1))
+    n = scores.shape[0]
+    below = jnp.searchsorted(jnp.sort(scores), scores)
+    ties = jnp.zeros(n, jnp.int32).at[below].add(1)[below]
+    return -jnp.log1p(-0.5 * (2 * below + ties).astype(jnp.float32) / (n + 1))
 
 
 def _centres(x: Array, members: Array, number: int) -> Array:
@@ -229,15 +277,31 @@ def _cut(out: Array, members: Array) -> Array:
 
 def _beyond(uniform: Array, cut: Array) -> Array:
     """A standard normal number beyond ``cut``, from a uniform one in [0, 1)."""
-    log_tail = jnp.log1p(-uniform) + log_ndtr(-cut)
-    near = -ndtri(jnp.exp(jnp.maximum(log_tail, -40.0)))
-    # Far out, where float32 has no such small numbers: Newton's method on the log of the tail.
-    far = jnp.sqrt(jnp.square(jnp.maximum(cut, 2.0)) - 2.0 * jnp.log1p(-uniform))
-    for _ in range(3):
-        log_density = -0.5 * jnp.square(far) - 0.5 * math.log(2 * math.pi)
-        slope = jnp.exp(log_density - log_ndtr(-far))
-        far = far + (log_ndtr(-far) - log_tail) / slope
-    return jnp.maximum(jnp.where(cut < 2.0, near, far), cut)
+    rest = 1.0 - uniform
+    near = -ndtri(jnp.maximum(rest * ndtr(-jnp.minimum(cut, 2.0)), 1e-30))
+    # Far out, where float32 has no such small numbers: Newton's method on the log of the tail,
+    # which is that of the density and of Mills' ratio.
+    start = jnp.maximum(cut, 2.0)
+    goal = _log_mills(start) - 0.5 * jnp.square(start) + jnp.log(rest)
+    far = jnp.sqrt(jnp.square(start) - 2.0 * jnp.log(rest))
+
+    def closer(_: int, out: Array) -> Array:
+        mills = _log_mills(out)
+        nearer = out + (mills - 0.5 * jnp.square(out) - goal) * jnp.exp(mills)
+        return jnp.maximum(jnp.where(cut < 2.0, out, nearer), cut)
+
+    # A loop, whose result XLA keeps: of plain steps it would make one more copy of the whole
+    # computation for each reader of the result.
+    out: Array = lax.fori_loop(0, 3, closer, jnp.where(cut < 2.0, near, far))
+    return out
+
+
+def _log_mills(x: Array) -> Array:
+    """Log of the normal tail over the density, for x >= 2 or so (Laplace's continued fraction)."""
+    below = x
+    for k in range(_FRACTIONS, 0, -1):
+        below = x + k / below
+    return -jnp.log(below)
 
 
 def _flat(particles: Particles) -> Array:
@@ -246,7 +310,7 @@ def _flat(particles: Particles) -> Array:
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], -1)
 
 
-def _like(vector: Array, particle: Particle) -> Particle:
+def vector_like(vector: Array, particle: Particle) -> Particle:
     """A vector f32[d] in the shape of one particle."""
     leaves, structure = jax.tree.flatten(particle)
     ends = [0]

@@ -206,7 +206,8 @@ def _sweep(
     new_scores = jnp.where(moved, trial.scores, scores)
     jumps = jnp.zeros(scores.shape, jnp.float32)
     if mixture.adapt_weights and lesson is not None:
-        jumps = jnp.square(_ranks(lesson, new_scores) - _ranks(lesson, scores))
+        after, before = _ranks(lesson, jnp.stack([new_scores, scores]))
+        jumps = jnp.square(after - before)
     tuning = _adapt(mixture, tuning, component, moved, jumps)
     info = MoveInfo(acceptance=jnp.mean(moved, dtype=jnp.float32), cost=trial.cost)
     return particles, new_scores, tuning, info
@@ -227,14 +228,18 @@ def _proposer(
 
     def propose(key: Array, particle: Particle, half: Array) -> tuple[Array, Particle, Array]:
         made = [
-            partial(proposal.propose, lesson=known, half=half)
-            if isinstance(proposal, LearnedProposal)
-            else proposal
+            _taught(proposal, known, half) if isinstance(proposal, LearnedProposal) else proposal
             for proposal, known in zip(mixture.proposals, lessons, strict=True)
         ]
         return _propose(key, particle, strength=strength, chances=chances, proposals=made)
 
     return propose
+
+
+def _taught(proposal: LearnedProposal, lesson: Lesson, half: Array) -> Proposal:
+    """A learned proposal as a plain one."""
+    propose = partial(proposal.propose, lesson=lesson, half=half)
+    return propose if proposal.draw is None else DrawnProposal(proposal.draw, propose)
 
 
 def _chances(mixture: Mixture, tuning: MetropolisTuning) -> Array:
@@ -287,7 +292,7 @@ def _drawn_once(key: Array, proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def _ranks(lesson: MetropolisLesson, scores: Array) -> Array:
-    """f32[rows] in [0, 1]: the share of the level's survivors below each score."""
+    """In [0, 1], of the shape of ``scores``: the share of the level's survivors below each."""
     below = jnp.searchsorted(lesson.scores, scores).astype(jnp.float32)
     return jnp.minimum(below / jnp.maximum(lesson.num_survivors, 1), 1.0)
 

@@ -3,18 +3,27 @@
 Each function returns a `SearchSpace` whose particles are a pytree of float32 arrays.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeGuard, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from restore_jax.splitting.directions import half_spaces, inside_box
+from restore_jax.splitting.directions import (
+    NormalNumbers,
+    half_spaces,
+    inside_box,
+    normal_numbers,
+    vector_like,
+)
 from restore_jax.splitting.kernels import MetropolisOptions, metropolis
 from restore_jax.splitting.keys import particle_keys
 from restore_jax.splitting.types import (
     Array,
+    DrawnProposal,
     LearnedProposal,
     Lesson,
     MoveInfo,
@@ -27,6 +36,9 @@ from restore_jax.splitting.types import (
     Try,
     Tuning,
 )
+
+MOST_DIRECTIONS = 4
+"""That a move of a standard normal space chooses from."""
 
 
 def standard_normal(shape: Tree, **kernel_options: Unpack[MetropolisOptions]) -> SearchSpace:
@@ -47,8 +59,15 @@ def standard_normal(shape: Tree, **kernel_options: Unpack[MetropolisOptions]) ->
     def draw(key: Array) -> Particle:
         return _each(key, jax.random.normal, shapes)
 
+    dimension = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    numbers = partial(normal_numbers, dimension=dimension, number=MOST_DIRECTIONS)
     proposals: list[Proposal | LearnedProposal]
-    proposals = [pcn, redraw, half_spaces(1), half_spaces(4)]
+    proposals = [
+        DrawnProposal(numbers, _pcn_step),
+        DrawnProposal(numbers, _redraw_some),
+        half_spaces(1, numbers),
+        half_spaces(MOST_DIRECTIONS, numbers),
+    ]
     options: MetropolisOptions = {"adapt_weights": True, **kernel_options}
     kernel = metropolis(proposals, **options)
     return SearchSpace(_independent(draw), kernel)
@@ -68,6 +87,25 @@ def pcn(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Arra
     noise = _each(key, jax.random.normal, particle)
     moved = jax.tree.map(lambda old, noise: keep * old + strength * noise, particle, noise)
     return moved, jnp.float32(0)
+
+
+def _pcn_step(
+    numbers: NormalNumbers, particle: Particle, strength: Array
+) -> tuple[Particle, Array]:
+    """`pcn`, its numbers given."""
+    keep = jnp.sqrt((1.0 - strength) * (1.0 + strength))
+    noise = vector_like(numbers.noise, particle)
+    moved = jax.tree.map(lambda old, noise: keep * old + strength * noise, particle, noise)
+    return moved, jnp.float32(0)
+
+
+def _redraw_some(
+    numbers: NormalNumbers, particle: Particle, strength: Array
+) -> tuple[Particle, Array]:
+    """`redraw`, its numbers given."""
+    noise, chances = (vector_like(x, particle) for x in (numbers.noise, numbers.chances))
+    choose = lambda old, new, chance: jnp.where(chance < strength, new, old)  # noqa: E731
+    return jax.tree.map(choose, particle, noise, chances), jnp.float32(0)
 
 
 def redraw(key: Array, particle: Particle, strength: Array) -> tuple[Particle, Array]:

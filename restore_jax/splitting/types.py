@@ -132,10 +132,13 @@ class LearnedProposal(NamedTuple):
         see `Kernel`.
       propose: ``(key, particle, strength, lesson, half bool[]) -> (particle, log_ratio)``, as
         `Proposal` but for the lesson and the particle's half.
+      draw: None, or ``(key) -> numbers``, which ``propose`` is then given in place of a key; see
+        `DrawnProposal`.
     """
 
     learn: Callable[[Particles, Array, Array, Array], Lesson]
     propose: Callable[..., tuple[Particle, Array]]
+    draw: Callable[[Array], Tree] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
