@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             recovery = _search(args, oracle, kept.journal, report)
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
-                files = render_recovery(recovery, oracle)
+                files = render_recovery(recovery, oracle, inputs.command(args, oracle))
                 inputs.write(args, kept.folder, files)
                 if recovery.status != "interrupted":
                     kept.done()
