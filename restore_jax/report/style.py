@@ -23,7 +23,8 @@ STYLE = f"""
 body {{ margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }}
 main {{ max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }}
-h1, h2, h3, p, td, th, dd, figcaption {{ overflow-wrap: anywhere; }}
+h1, h2, h3, p, dd, figcaption, tbody th {{ overflow-wrap: anywhere; }}
+tbody th {{ min-width: 7.5rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }}
 h2 {{ font-size: 1.1rem; margin: 0 0 .8rem; }}
 h3 {{ font-size: 1rem; margin: 1.4rem 0 .5rem; }}
