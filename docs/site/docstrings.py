@@ -40,7 +40,8 @@ def with_code(docstring: str) -> str:
 
     def fenced(found: re.Match[str]) -> str:
         indent = found["indent"]
-        return f"{indent}```pycon\n{found[0]}{indent}```\n"
+        example = found[0].replace("  # doctest: +SKIP", "")
+        return f"{indent}```pycon\n{example}{indent}```\n"
 
     return _EXAMPLE.sub(fenced, docstring.rstrip("\n") + "\n")
 

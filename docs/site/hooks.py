@@ -12,6 +12,7 @@ import argparse
 import importlib
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import griffe
@@ -145,27 +146,35 @@ def on_config(config: MkDocsConfig) -> None:
         raise PluginError("docs/api: " + "; ".join(missing))
 
 
-def undocumented(pages: "list[Path] | object") -> list[str]:
-    """What is wrong with public names, a sentence each."""
-    shown = set()
-    for page in pages:  # type: ignore[attr-defined]
-        shown |= set(re.findall(r"^::: (\S+)$", page.read_text(), re.M))
-    package = griffe.load("restore_jax", search_paths=[ROOT], resolve_aliases=True)
-    found = []
-    for room in ROOMS:
-        for name in importlib.import_module(room).__all__:
-            if name.startswith("__"):
-                continue
-            if not {f"{one}.{name}" for one in ROOMS} & shown:
-                found.append(f"no page shows {room}.{name}")
-            path = f"{room}.{name}".removeprefix("restore_jax.")
-            if package[path].docstring is None:
-                found.append(f"{room}.{name} has no docstring")
-    for name in sorted(shown):
-        room, _, last = name.rpartition(".")
-        if room not in ROOMS or last not in importlib.import_module(room).__all__:
-            found.append(f"{name} is shown, but is no public name")
-    return found
+def undocumented(pages: Iterable[Path]) -> list[str]:
+    """What is wrong with public names, a few words each.
+
+    Args:
+      pages: those that show them.
+    """
+    package = griffe.load("restore_jax", search_paths=[ROOT])
+
+    def home(path: str) -> str:
+        """Where a name is defined: rooms hand on names of their files."""
+        room, _, name = path.rpartition(".")
+        handed_on = package[room.removeprefix("restore_jax.")] if room != "restore_jax" else package
+        return home(handed_on.imports[name]) if name in handed_on.imports else path
+
+    shown: set[str] = set()
+    for page in pages:
+        shown |= {home(path) for path in re.findall(r"^::: (\S+)$", page.read_text(), re.M)}
+    public = {
+        f"{room}.{name}": home(f"{room}.{name}")
+        for room in ROOMS
+        for name in importlib.import_module(room).__all__
+        if not name.startswith("__")
+    }
+    found = [f"no page shows {name}" for name, path in public.items() if path not in shown]
+    found += [f"{path} is shown, but not public" for path in shown - set(public.values())]
+    for name, path in public.items():
+        if package[path.removeprefix("restore_jax.")].docstring is None:
+            found.append(f"{name} has no docstring")
+    return sorted(found)
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
