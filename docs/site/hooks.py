@@ -43,7 +43,7 @@ def site_path(path: str) -> str | None:
     """
     if path in PAGES:
         return PAGES[path]
-    if path.startswith("docs/"):
+    if path.startswith("docs/") and not path.endswith(CODE):
         return path.removeprefix("docs/")
     if path.startswith("benchmarks/results/") and path.endswith((".md", ".png")):
         return path
