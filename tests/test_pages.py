@@ -258,7 +258,8 @@ def test_each_recovery_of_a_scan_has_a_page_that_the_scan_names():
 def purified(flagged, interrupted=False, name="cat"):
     content = {
         "flagged": flagged, "num_images": 9, "of_images": 12, "interrupted": interrupted,
-        "queries_per_image": 1.5, "flagged_by_class": {name: flagged} if flagged else {},
+        "queries_per_image": 1.5, "seconds": 2.25,
+        "flagged_by_class": {name: flagged} if flagged else {},
         "images": "some.npz", "recoveries": ["found"],
     }  # fmt: skip
     recovery = a_recovery(target_name=name)
@@ -273,7 +274,7 @@ def test_a_purification_says_how_many_images_carry_a_trigger(flagged, interrupte
     read = purified(flagged, interrupted)
     assert f"{flagged} of 9 images carry a trigger" in read.words
     assert ("Interrupted after 9 of 12 images" in read.words) == interrupted
-    assert {float(flagged), 9.0, 1.5} <= set(read.values)
+    assert {float(flagged), 9.0, 1.5, 2.25} <= set(read.values)
     assert ("image 0: cat, without the trigger frog" in read.words) == (flagged > 0)
 
 

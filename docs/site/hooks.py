@@ -92,7 +92,10 @@ def flags_page() -> str:
     """The help of every command, as it is printed."""
     from restore_jax.cli.main import COMMANDS, Parser
 
-    parts = ["# All flags\n\nWhat `restore-jax COMMAND --help` prints.\n"]
+    parts = [
+        "# All flags\n\nWhat `restore-jax COMMAND --help-all` prints; `--help` prints those that "
+        "most people need.\n"
+    ]
     for name, text in COMMANDS.items():
         parser = Parser(
             prog=f"restore-jax {name}",

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import restore_jax
-from restore_jax.cli import exits
+from restore_jax.cli import exits, screens
 from restore_jax.errors import Inconclusive, Note, OutOfQueries, RestoreError
 
 COMMANDS = {
@@ -106,9 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     again = words
     for name, text in COMMANDS.items():
-        child = subparsers.add_parser(name, help=text, description=text.capitalize() + ".")
+        child = subparsers.add_parser(
+            name, help=text, description=text.capitalize() + ".", add_help=False
+        )
         if name == chosen:
-            import_module(f"restore_jax.cli.{name}").add_arguments(child)
+            module = import_module(f"restore_jax.cli.{name}")
+            screens.add_help(child, module.screen())
+            module.add_arguments(child)
             again = child.again(words)
     args = parser.parse_args(words)
     args.again = again

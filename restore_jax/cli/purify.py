@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -42,6 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images the model may be asked about, all counted (what the worst case takes)",
     )
     inputs.add_arguments(parser, "runs/purify/")
+
+
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "what to look at": {
+                "--recovery": "folders that recover wrote, or one that scan wrote",
+                "--images": "a folder, a file, or cifar10 with --data-dir",
+                "--budget": "most images to ask about",
+            },
+            "the model": screens.about_model(),
+            "the result": screens.RESULT,
+        },
+        examples=("purify --recovery looked-at --images folder/of/images",),
+        codes="0 done, 4 inconclusive",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

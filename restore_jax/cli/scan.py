@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 from restore_jax.spaces import SPACES, catalogue
 
@@ -54,6 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of clean models that may be called suspicious, all classes and spaces "
              "together (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "runs/scan-<seed>/")
+
+
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "what to look for": {
+                "--space": f"where: {', '.join(SPACES)}; auto is {', '.join(catalogue.scanned())}",
+                "--budget": "most images to ask about",
+                "--false-alarm-rate": "share of clean models that may be called suspicious",
+                "--target": "name no other classes than these",
+            },
+            "the model": screens.about_model(),
+            "the result": screens.RESULT,
+        },
+        examples=("scan", "scan --model onnx:model.onnx --out looked-at"),
+        codes="0 nothing found, 3 a backdoor, 4 suspicious or inconclusive",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -86,8 +86,8 @@ def purification_page(
         section("By the class that the model gave",
                 table(("class", "images flagged"),
                       ((named(name), number(count, ","))
-                       for name, count in content["flagged_by_class"].items()))
-                if content["flagged_by_class"] else None),
+                       for name, count in content["flagged_by_class"].items() if count))
+                if flagged else None),
         section("The first images flagged" if len(examples) < flagged else "The images flagged",
                 tag("div", *map(_example, examples), class_="pictures") if examples else None),
         *(section(f"The trigger for class {recovery.target} ({recovery.target_name})",
@@ -95,7 +95,7 @@ def purification_page(
                   tag("div", *parts.trigger_pictures(recovery.trigger, "recovered"),
                       class_="pictures"))
           for recovery in recoveries if recovery.found),
-        parts.cost_section(cost),
+        parts.cost_section(cost, (("seconds", number(content["seconds"], ",.1f")),)),
         parts.source_section(
             provenance,
             (("images", named(content["images"])),

@@ -83,7 +83,8 @@ def _classes(scan: Scan) -> Html:
         "Each class",
         tag("p", "By space: log10 of the probability that a random trigger leads there, and the "
             "upper end of its 95 % interval. How far a class stands out has no unit; a class "
-            "is named where that is more than clean models allow.", class_="note"),
+            "is named where that is more than clean models allow. The last column: in what share "
+            "of clean models some class stands out as much.", class_="note"),
         _class_table(scan, shown),
         folded(f"The other {len(rest):,} classes, which stand out less", _class_table(scan, rest))
         if rest else None,
@@ -92,7 +93,7 @@ def _classes(scan: Scan) -> Html:
 
 def _class_table(scan: Scan, findings: Sequence[ClassFinding]) -> Html:
     most = max((f.standing or 0.0 for f in scan.classes), default=0.0) or 1.0
-    head = ["class", "verdict", *scan.spaces, "stands out", "clean models like it, at most"]
+    head = ["class", "verdict", *scan.spaces, "stands out", "clean models, at most"]
     rows: list[list[Part]] = []
     for finding in findings:
         cells: list[Part] = []
@@ -122,8 +123,8 @@ def _marked(finding: ClassFinding, part: Part) -> Html:
 def _standing(finding: ClassFinding, most: float) -> Html:
     if finding.standing is None:
         return number(None)
-    wide = 5.0 * max(finding.standing, 0.0) / most
-    bar = tag("span", class_="bar", style=f"width: {wide:.2f}rem")
+    share = max(finding.standing, 0.0) / most
+    bar = tag("span", class_="bar", style=f"--share: {share:.3f}")
     return joined(bar, number(finding.standing, ".2f"), f" {finding.space}")
 
 

@@ -53,6 +53,7 @@ thead th {{ color: var(--faint); font-size: .85rem; vertical-align: bottom; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .named, .hit {{ color: var(--orange); font-weight: 600; }}
 .bar {{ display: inline-block; height: .6rem; min-width: 1px; margin-right: .4rem;
+  width: calc(var(--share) * 5rem);
   background: var(--blue); border-radius: 2px; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }}
 .named .bar {{ background: var(--orange); }}
@@ -100,9 +101,14 @@ summary {{ cursor: pointer; }}
   .probes p {{ grid-column: 1 / -1; }}
   .pictures figure {{ width: 9rem; }}
 }}
+@page {{ margin: 1.5cm; }}
 @media print {{
   :root {{ color-scheme: light; {_LIGHT} --page: #ffffff; }}
   body {{ font-size: 10pt; }}
+  table {{ font-size: 8pt; }}
+  th, td {{ padding-right: .5rem; }}
+  tbody th {{ min-width: 0; }}
+  .bar {{ width: calc(var(--share) * 2rem); }}
   main {{ max-width: none; padding: 0; }}
   header, section {{ break-inside: auto; padding: .6rem .8rem; }}
   h2, h3 {{ break-after: avoid; }}
