@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import restore_jax
 import restore_jax.splitting
@@ -58,6 +59,18 @@ def test_every_page_is_reached_from_the_menu():
         assert f": {path.relative_to(ROOT / 'docs').as_posix()}\n" in menu
     for path in (ROOT / "benchmarks" / "results").glob("*.md"):
         assert f": {path.relative_to(ROOT).as_posix()}\n" in menu
+
+
+@pytest.mark.parametrize("name", ["wrong-model", "new-attack"])
+def test_a_form_asks_for_what_helps(name):
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    ids = [question["id"] for question in form["body"]]
+    assert len(set(ids)) == len(ids)
+    for question in form["body"]:
+        assert question["attributes"]["label"]
+        for path in re.findall(r"docs/[\w-]+\.md", str(question)):
+            assert (ROOT / path).exists(), path
 
 
 # What needs the packages of the site.

@@ -32,7 +32,8 @@ PAGES = {
 """Of the repository, and what they are called in the site."""
 ROOMS = ("restore_jax", "restore_jax.splitting")
 """Whose public names have to be shown."""
-CODE = ".py"
+CODE = {".py": "python", ".yml": "yaml"}
+"""What is shown as code, by how its name ends, and in which language."""
 
 
 def site_path(path: str) -> str | None:
@@ -43,13 +44,13 @@ def site_path(path: str) -> str | None:
     """
     if path in PAGES:
         return PAGES[path]
-    if path.startswith("docs/") and not path.endswith(CODE):
+    if path.startswith("docs/") and Path(path).suffix not in CODE:
         return path.removeprefix("docs/")
     if path.startswith("benchmarks/results/") and path.endswith((".md", ".png")):
         return path
     if (ROOT / path).is_dir():
         return f"source/{path}/index.md"
-    return f"source/{path}.md" if path.endswith(CODE) else None
+    return f"source/{path.lstrip('.')}.md" if Path(path).suffix in CODE else None
 
 
 def repository_path(page: str) -> str:
@@ -67,7 +68,7 @@ def linked_code() -> set[str]:
     for page in pages:
         for _, target, _ in LINK.findall((ROOT / page).read_text()):
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
-            if (ROOT / path).is_dir() or (path.endswith(CODE) and (ROOT / path).is_file()):
+            if (ROOT / path).is_dir() or (Path(path).suffix in CODE and (ROOT / path).is_file()):
                 found.add(path)
     return found
 
@@ -77,10 +78,10 @@ def source_page(path: str) -> str:
     place = ROOT / path
     if place.is_dir():
         lines = [f"# {path}/\n", "| file | what it is |", "|---|---|"]
-        for file in sorted(place.glob(f"*{CODE}")):
+        for file in sorted(place.glob("*.py")):
             lines.append(f"| `{file.name}` | {_first_line(file)} |")
         return "\n".join(lines) + "\n"
-    return f"# {path}\n\n````python\n{place.read_text()}````\n"
+    return f"# {path}\n\n````{CODE[place.suffix]}\n{place.read_text()}````\n"
 
 
 def _first_line(file: Path) -> str:
