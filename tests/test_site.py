@@ -6,8 +6,10 @@ import posixpath
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy.stats import ncx2
 
 import restore_jax
 import restore_jax.splitting
@@ -73,6 +75,31 @@ def test_a_form_asks_for_what_helps(name):
             assert (ROOT / path).exists(), path
 
 
+def module_at(path):
+    """A file outside the package as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_run_on_the_page_on_how_it_works_is_right():
+    draw = module_at("docs/pictures/draw.py")
+    states = draw.level_states()
+    found = float(states[-1].log_prob) / np.log(10)
+    # Of a standard normal point in the plane to lie within EVENT of a top; the circles are apart.
+    exact = np.log10(sum(ncx2.cdf(draw.EVENT**2, 2, np.dot(top, top)) for top in draw.HILLS))
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    said = float(re.search(r"here 10\^(-\d\.\d), from 400 points", page)[1])
+    assert found == pytest.approx(exact, abs=0.35)
+    assert found == pytest.approx(said, abs=0.1)
+    assert len(states) - 1 == 6
+    assert "Points at six levels" in page
+    for top in draw.HILLS:
+        away = np.linalg.norm(np.asarray(states[-1].particles) - top, axis=-1)
+        assert (away <= draw.EVENT).any()
+
+
 # What needs the packages of the site.
 
 
@@ -80,10 +107,7 @@ def loaded(name):
     """A file of docs/site as a module."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("griffe")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "site" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(f"docs/site/{name}.py")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +120,7 @@ def hooks():
     [
         ("index.md", "docs/sampler.md", "sampler.md"),
         ("commands.md", "models.md", "models.md"),
-        ("measured.md", "../benchmarks/README.md", "benchmarks/index.md"),
+        ("measured.md", "../benchmarks/README.md", "benchmarks/about.md"),
         ("measured.md", "../benchmarks/results/pair.md", "benchmarks/results/pair.md"),
         ("benchmarks/results/speed.md", "speed.png", "speed.png"),
         ("contributing.md", "docs/extending.md", "extending.md"),

@@ -17,6 +17,7 @@ from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layou
 
 HERE = Path(__file__).parent
 MOST_PANELS, SHOWN, EVENT = 6, 10, 0.4
+HILLS = (2.6, 2.2), (-2.8, 1.6)
 TARGET, NUM_PROBES = 6, 8
 
 
@@ -37,18 +38,22 @@ def populations(algorithm, args):
 
 def height(x):
     """Two hills; the event is their tops."""
-    near = jnp.sum((x - jnp.array([2.6, 2.2])) ** 2, -1)
-    far = jnp.sum((x - jnp.array([-2.8, 1.6])) ** 2, -1)
-    return -jnp.sqrt(jnp.minimum(near, far))
+    away = [jnp.sum((x - jnp.array(top)) ** 2, -1) for top in HILLS]
+    return -jnp.sqrt(jnp.minimum(*away))
 
 
-def draw_levels() -> None:
-    """Particles of two numbers, level by level."""
+def level_states():
+    """The run of the first picture."""
     algorithm = restore_jax.importance_splitting(
         lambda x, args: height(x), restore_jax.standard_normal(2), num_particles=400,
         num_moves=3, survival=0.25, threshold=-EVENT,
     )  # fmt: skip
-    states = populations(algorithm, ())
+    return populations(algorithm, ())
+
+
+def draw_levels() -> None:
+    """Particles of two numbers, level by level."""
+    states = level_states()
     last = states[-1].history
     side = np.linspace(-4.4, 4.4, 200)
     grid = np.stack(np.meshgrid(side, side), -1)

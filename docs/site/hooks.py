@@ -27,7 +27,7 @@ PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "benchmarks/README.md": "benchmarks/index.md",
+    "benchmarks/README.md": "benchmarks/about.md",
 }
 """Of the repository, and what they are called in the site."""
 ROOMS = ("restore_jax", "restore_jax.splitting")
@@ -76,12 +76,13 @@ def linked_code() -> set[str]:
 def source_page(path: str) -> str:
     """A file of code as a page, or what is in a folder."""
     place = ROOT / path
+    unsearched = "---\nsearch:\n  exclude: true\n---\n\n"
     if place.is_dir():
-        lines = [f"# {path}/\n", "| file | what it is |", "|---|---|"]
+        lines = [f"{unsearched}# {path}/\n", "| file | what it is |", "|---|---|"]
         for file in sorted(place.glob("*.py")):
             lines.append(f"| `{file.name}` | {_first_line(file)} |")
         return "\n".join(lines) + "\n"
-    return f"# {path}\n\n````{CODE[place.suffix]}\n{place.read_text()}````\n"
+    return f"{unsearched}# {path}\n\n````{CODE[place.suffix]}\n{place.read_text()}````\n"
 
 
 def _first_line(file: Path) -> str:
