@@ -5,6 +5,7 @@ import html.parser
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,6 +328,16 @@ def test_a_chart_stays_inside_its_frame(ys):
 
 def test_what_is_inside_an_element_is_escaped_once():
     assert tag("p", tag("b", "<"), "&", None) == "<p><b>&lt;</b>&amp;</p>"
+
+
+def test_the_example_in_the_documentation_is_a_report_of_the_recovery_beside_it():
+    folder = Path(__file__).parents[1] / "docs" / "examples" / "patch-1"
+    read = check((folder / "report.html").read_bytes())
+    content = json.loads((folder / "recovery.json").read_text())
+    assert {content["log10_prob"], content["queries"], content["trigger_pixels"]} <= set(
+        read.values
+    )
+    assert set(content["log10_prob_interval"]) <= set(read.values)
 
 
 # The command.
