@@ -124,7 +124,7 @@ def test_json_is_one_object_and_the_file_says_the_same(found):
 def test_overwrite_replaces_what_was_there(found):
     assert {path.name for path in found[0].iterdir()} == {
         "recovery.json", "trigger.npz", "planted.npz", "particles.npz", "probes.npz",
-        "support.npz", "support.png", "trigger.png", "overview.png",
+        "support.npz", "support.png", "trigger.png", "overview.png", "report.html",
     }  # fmt: skip
 
 

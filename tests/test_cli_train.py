@@ -379,7 +379,7 @@ def test_bad_flags_are_refused_before_anything_is_written(flags, words, tmp_path
 
 def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["train", "--help"])
+        cli.main(["train", "--help-all"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for field in training.Recipe.__dataclass_fields__:

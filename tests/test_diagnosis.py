@@ -383,6 +383,7 @@ def test_an_interrupted_scan_says_what_it_has(bright_file):
     files = render_scan(found, None)
     assert json.loads(files["scan.json"])["interrupted"] is True
     assert files["scan.png"].startswith(b"\x89PNG")  # of no space at all
+    assert b"The scan was interrupted." in files["report.html"]
 
 
 def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):

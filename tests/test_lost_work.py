@@ -340,4 +340,5 @@ def test_purify_writes_what_it_knew_when_it_was_interrupted(home, monkeypatch):
     said = json.loads(out)
     assert (said["interrupted"], said["num_images"], said["of_images"]) == (True, 4, 9)
     assert len((home / "out" / "predictions.csv").read_text().splitlines()) == 5
+    assert "Interrupted after 4 of 9 images." in (home / "out" / "report.html").read_text()
     assert (home / "out" / NAME).exists()

@@ -183,6 +183,9 @@ def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     endless = [*words[:4], "--images", "dead_leaves", "--out", str(tmp_path / "other")]
     assert main(endless) == 2
     assert "has no end" in capsys.readouterr().err
+    page = (out / "report.html").read_text()
+    assert "10 of 30 images carry a trigger" in page
+    assert page.count('alt="image ') == 10
     lines = (out / "predictions.csv").read_text().splitlines()
     assert lines[0] == "image,model,purified,flagged"
     assert [line.split(",")[3] for line in lines[1:]] == ["1"] * 10 + ["0"] * 20

@@ -37,6 +37,7 @@ FILES = {
     "support.png",
     "trigger.png",
     "overview.png",
+    "report.html",
 }
 
 
@@ -247,7 +248,7 @@ def _copy(folder, to):
     return to
 
 
-@pytest.mark.parametrize("name", sorted(name for name in FILES if not name.endswith(".png")))
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.endswith((".npz", ".json"))))
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_missing_and_damaged_files_are_named(name, damage, written, tmp_path):
     path = _copy(written[0], tmp_path / "copy") / name

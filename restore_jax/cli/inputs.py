@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,18 @@ def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
             raise exits.UsageError(f"nothing can be written to {folder}: choose another --out.")
     except OSError as error:
         raise exits.UsageError(f"--out {args.out} cannot be used ({error.strerror}).") from error
+
+
+def command(args: argparse.Namespace, oracle: "Oracle") -> str:
+    """The command that was given, as one types it again.
+
+    Where the result goes is left out, and so is what may be secret in the model's address.
+    """
+    words = []
+    for word in args.again:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        words.append(f"{flag}{equals}{oracle.name}" if value == args.model else word)
+    return shlex.join(["restore-jax", *words])
 
 
 def read_from(args: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import restore_jax
-from restore_jax.cli import exits
+from restore_jax.cli import exits, screens
 from restore_jax.errors import Inconclusive, Note, OutOfQueries, RestoreError
 
 COMMANDS = {
@@ -27,6 +27,8 @@ REPORT = (
     "This is a mistake in restore-jax, not in what it was given: please report it, with the lines "
     "above, the command, and what restore-jax --version says."
 )
+_NOT_AGAIN = ("out", "overwrite", "resume", "json")
+"""Flags that say nothing of what is looked for."""
 DESCRIPTION = "Finds the backdoor of an image classifier by asking it questions."
 
 
@@ -61,6 +63,18 @@ class Parser(argparse.ArgumentParser):
             joined.append(word)
         return super().parse_known_args(joined, namespace)
 
+    def again(self, words: Sequence[str]) -> list[str]:
+        """The words without those that say where a result goes, for whoever repeats a command."""
+        left, kept = list(words), []
+        while left:
+            word = left.pop(0)
+            found = self._flag(word)
+            if found is None or found.dest not in _NOT_AGAIN:
+                kept.append(word)
+            elif found.nargs is None and "=" not in word:
+                del left[:1]
+        return kept
+
     def _flag(self, word: str) -> argparse.Action | None:
         """The flag that a word is, or begins as no other does."""
         known = self._option_string_actions
@@ -90,11 +104,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--version", action="version", version=f"restore-jax {restore_jax.__version__}"
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    again = words
     for name, text in COMMANDS.items():
-        child = subparsers.add_parser(name, help=text, description=text.capitalize() + ".")
+        child = subparsers.add_parser(
+            name, help=text, description=text.capitalize() + ".", add_help=False
+        )
         if name == chosen:
-            import_module(f"restore_jax.cli.{name}").add_arguments(child)
+            module = import_module(f"restore_jax.cli.{name}")
+            screens.add_help(child, module.screen())
+            module.add_arguments(child)
+            again = child.again(words)
     args = parser.parse_args(words)
+    args.again = again
     with quiet(), exits.ended_by_signals():
         return _run(args)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from restore_jax.run import Saved
 
 _NO_MATTER = {
-    "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
+    "again", "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
     "timeout", "retries", "trust",
 }  # fmt: skip
 """Flags that a run may be resumed with in another form."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from restore_jax.data.probes import ProbeSource
@@ -42,6 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_arguments(parser, "runs/purify/")
 
 
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "what to look at": {
+                "--recovery": "folders that recover wrote, or one that scan wrote",
+                "--images": "a folder, a file, or cifar10 with --data-dir",
+                "--budget": "most images to ask about",
+            },
+            "the model": screens.about_model(),
+            "the result": screens.RESULT,
+        },
+        examples=("purify --recovery looked-at --images folder/of/images",),
+        codes="0 done, 4 inconclusive",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     inputs.check(args, "runs")
@@ -51,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         from restore_jax.compilation import keep_programs
         from restore_jax.data.probes import open_probes
         from restore_jax.report import load_recoveries
+        from restore_jax.report.written import attempted
 
         recoveries = load_recoveries(args.recovery)
         keep_programs()
@@ -70,13 +90,14 @@ def run(args: argparse.Namespace) -> int:
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
         with models.kept(args, oracle, "purify") as kept:
-            result, table = _purify(args, oracle, recoveries, source, kept.journal, report)
+            result, table, page = _purify(args, oracle, recoveries, source, kept.journal, report)
             with exits.undisturbed() as signals:
                 result["seconds"] = time.perf_counter() - began
                 files = {
                     "purification.json": (
                         json.dumps(result, indent=2, allow_nan=False) + "\n"
                     ).encode(),
+                    **attempted({"report.html": lambda: page(result)}),
                     "predictions.csv": table.encode(),
                 }
                 inputs.write(args, kept.folder, files)
@@ -118,12 +139,13 @@ def _purify(
     source: "ProbeSource",
     journal: "Journal | Saved",
     report: Any,
-) -> tuple[dict[str, Any], str]:
-    """Asks about all images: the result, and the table of them."""
+) -> tuple[dict[str, Any], str, "Callable[[dict[str, Any]], bytes]"]:
+    """Asks about all images: the result, the table of them, and what draws the page about it."""
     import numpy as np
 
     from restore_jax.purification import Defended, defence_cost, defences
     from restore_jax.report.contents import cost_content, provenance_content
+    from restore_jax.report.purification_page import NUM_EXAMPLES, Example, purification_page
     from restore_jax.run import Run, examining
 
     number = source.available or 0
@@ -148,6 +170,8 @@ def _purify(
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     flags: list[np.ndarray] = []
+    examples: list[Example] = []
+    names = oracle.class_names
     interrupted = False
     try:
         for first in range(0, number, CHUNK):
@@ -156,16 +180,23 @@ def _purify(
             before.append(_labels(oracle.access, plain))
             after.append(_labels(oracle.access, outputs))
             flags.append(flagged)
+            for k in np.flatnonzero(flagged)[: NUM_EXAMPLES - len(examples)]:
+                model, stands = names[before[-1][k]], names[after[-1][k]]
+                examples.append(Example(first + int(k), images[k], model, stands))
             done = first + len(images)
             report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
     except KeyboardInterrupt:
         if not flags:
             raise
         interrupted = True
-    said, stands, flag = map(np.concatenate, (before, after, flags))
-    names, cost = oracle.class_names, run.cost()
-    spent = cost_content(cost)
-    return {
+    said, left, flag = map(np.concatenate, (before, after, flags))
+    cost, provenance = run.cost(), run.provenance()
+    spent, command = cost_content(cost), inputs.command(args, oracle)
+
+    def page(result: dict[str, Any]) -> bytes:
+        return purification_page(result, examples, recoveries, cost, provenance, command)
+
+    result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "recoveries": args.recovery,
         "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
@@ -180,8 +211,9 @@ def _purify(
         **{name: spent[name] for name in ("queries", "asking") if name in spent},
         "queries_per_image": defended.queries / len(flag),
         "access": oracle.access,
-        **provenance_content(run.provenance(), cost),
-    }, _table(names, said, stands, flag)
+        **provenance_content(provenance, cost),
+    }
+    return result, _table(names, said, left, flag), page
 
 
 def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 from restore_jax.spaces import SPACES, catalogue
 
@@ -48,6 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_arguments(parser, "runs/recover-<target>-<seed>/")
 
 
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "what to look for": {
+                "--target": "the class to search, by name or number",
+                "--trigger": "or a trigger that the model says was planted, as 1",
+                "--space": f"where: auto, {', '.join(SPACES)}",
+                "--compare": "other classes to search as hard, once one is found",
+                "--budget": "most images to ask about",
+                "--stop": "first_hit: sooner, but without a probability (estimate)",
+            },
+            "the model": screens.about_model(),
+            "the result": screens.RESULT,
+        },
+        examples=(
+            "recover --target cat --compare 3",
+            "recover --model onnx:model.onnx --target 7 --space auto",
+        ),
+        codes="0 found, 3 not found, 4 inconclusive",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     _check(args)
@@ -63,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             recovery = _search(args, oracle, kept.journal, report)
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
-                files = render_recovery(recovery, oracle)
+                files = render_recovery(recovery, oracle, inputs.command(args, oracle))
                 inputs.write(args, kept.folder, files)
                 if recovery.status != "interrupted":
                     kept.done()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 from restore_jax.spaces import SPACES, catalogue
 
@@ -56,6 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_arguments(parser, "runs/scan-<seed>/")
 
 
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "what to look for": {
+                "--space": f"where: {', '.join(SPACES)}; auto is {', '.join(catalogue.scanned())}",
+                "--budget": "most images to ask about",
+                "--false-alarm-rate": "share of clean models that may be called suspicious",
+                "--target": "name no other classes than these",
+            },
+            "the model": screens.about_model(),
+            "the result": screens.RESULT,
+        },
+        examples=("scan", "scan --model onnx:model.onnx --out looked-at"),
+        codes="0 nothing found, 3 a backdoor, 4 suspicious or inconclusive",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     _check(args)
@@ -98,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
                 raise KeyboardInterrupt  # what is there already says more
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
-                inputs.write(args, kept.folder, render_scan(found, oracle))
+                files = render_scan(found, oracle, inputs.command(args, oracle))
+                inputs.write(args, kept.folder, files)
                 if not found.interrupted:
                     kept.done()
     if args.json:
@@ -182,13 +201,12 @@ def _value(text: str) -> int | float | str:
 
 def _shown(found: "Scan", folder: Path) -> str:
     """The result for a person."""
-    from restore_jax.report import foremost
-    from restore_jax.report.text import asking_lines
+    from restore_jax.report.text import asking_lines, finding_word, foremost, scan_sentence
 
     # Names of classes are plain text, whatever is in them; a terminal's width and colours count.
     written = _Written(sys.stdout)
     console = Console(highlight=False, markup=False, emoji=False, file=written)
-    console.print(_sentence(found), soft_wrap=True)
+    console.print(scan_sentence(found), soft_wrap=True)
     shown = foremost(found)
     table = Table(title="log10 of the probability that a random trigger leads there")
     table.add_column("class")
@@ -199,7 +217,7 @@ def _shown(found: "Scan", folder: Path) -> str:
     for finding in shown:
         row = [f"{finding.target} {finding.name}"]
         row += [_probability(finding, seen) for seen in found.spaces.values()]
-        table.add_row(*row, _standing(finding), _word(finding))
+        table.add_row(*row, _standing(finding), finding_word(finding))
     console.print(table)
     if len(shown) < len(found.classes):
         console.print(
@@ -220,7 +238,8 @@ def _shown(found: "Scan", folder: Path) -> str:
         *(f"  asking        {text}" for text in asking_lines(found.cost.asking)),
         f"  time          {found.cost.seconds['total']:.1f} s",
         *(f"  note          {note}" for note in found.provenance.notes),
-        f"  files         {folder}/: scan.json, scan.png, a folder per suspicious class",
+        f"  files         {folder}/: report.html, scan.json, scan.png, a folder per "
+        "suspicious class",
     ]
     console.print("\n".join(lines), soft_wrap=True)
     if found.targets:
@@ -249,21 +268,6 @@ class _Written(io.StringIO):
         return self._stream.encoding or "ascii"
 
 
-def _sentence(found: "Scan") -> str:
-    """The verdict in one sentence."""
-    names = ", ".join(f"{f.target} ({f.name})" for f in found.classes if f.suspicious)
-    if found.verdict == "backdoor":
-        return f"backdoor: a trigger leads to class {names}"
-    if found.verdict == "suspicious":
-        return f"suspicious: class {names} stands out; {found.reason}"
-    if found.verdict == "inconclusive":
-        return f"inconclusive: {found.reason}"
-    return (
-        "nothing found: no class stands out more than those of clean models do; what was "
-        "looked for, and how rare it may be, is below"
-    )
-
-
 def _probability(finding: "ClassFinding", seen: Any) -> str:
     """What one space says of a class: the event's probability, or what it is below."""
     one = seen.classes.get(finding.target)
@@ -275,9 +279,3 @@ def _probability(finding: "ClassFinding", seen: Any) -> str:
 def _standing(finding: "ClassFinding") -> str:
     """How far the class stands out, and in which space."""
     return "-" if finding.standing is None else f"{finding.standing:.1f} {finding.space}"
-
-
-def _word(finding: "ClassFinding") -> str:
-    if finding.confirmed:
-        return "backdoor"
-    return "suspicious" if finding.suspicious else ""

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from restore_jax import checkpoints, training
-from restore_jax.backdoors import PLANTED, Planted, poisoning_of
-from restore_jax.cli import exits, inputs, planting
+from restore_jax.backdoors import KINDS, PLANTED, Planted, poisoning_of
+from restore_jax.cli import exits, inputs, planting, screens
 from restore_jax.cli.progress import Tell, progress
 from restore_jax.data import DATASETS, cifar10, shapes
 from restore_jax.errors import InputError
@@ -86,6 +86,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true",
         help="go on from the last epoch saved in --out; the other flags as they were")  # fmt: skip
     add("--json", action="store_true", help="print the metrics as one JSON object on stdout")
+
+
+def screen() -> screens.Screen:
+    """What --help says."""
+    return screens.Screen(
+        groups={
+            "data and network": {
+                "--dataset": "cifar10, or shapes, which is drawn here",
+                "--data-dir": "the TFDS folder with cifar10/ in it",
+                "--arch": f"{', '.join(NETWORKS)}",
+            },
+            "what to plant": {
+                "--triggers": f"of {', '.join(PLANTED)}; none: a clean model",
+                "--plant": f"or others: KIND:key=value,...; kinds: {', '.join(KINDS)}",
+                "--poison-rate": "share of each batch with each trigger",
+            },
+            "how to train": {
+                "--epochs": RECIPE_HELP["epochs"],
+                "--batch-size": RECIPE_HELP["batch_size"],
+                "--learning-rate": "the highest",
+                "--holdout": "training images kept out, to measure on",
+            },
+            "the result": screens.RESULT,
+        },
+        examples=(
+            "train --dataset shapes --epochs 4",
+            "train --data-dir DIR --plant stripes:target=1",
+        ),
+        codes="0 done",
+    )
 
 
 def _planted(args: argparse.Namespace) -> list[Planted]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models
+from restore_jax.cli import exits, inputs, models, screens
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -27,6 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-probes", type=int, default=200, metavar="N",
         help="probes to stamp, of those that are not the target already (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "nothing is written without it")
+
+
+def screen() -> screens.Screen:
+    """What --help says."""
+    result = {flag: words for flag, words in screens.RESULT.items() if flag != "--resume"}
+    return screens.Screen(
+        groups={
+            "what to measure": {
+                "--trigger-file": "a trigger.npz, an attack.npz, or the folder of a recovery",
+                "--num-probes": "images to stamp",
+            },
+            "the model": screens.about_model(),
+            "the result": result,
+        },
+        examples=("verify --trigger-file runs/recover-3-0/trigger.npz",),
+        codes="0 done, 4 inconclusive",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

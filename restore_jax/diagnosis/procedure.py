@@ -90,10 +90,9 @@ def scan(
       Inconclusive: the model gives all probes one class, or saturated probabilities.
       ModelError: the model cannot be opened or asked, or answers what is no number.
 
-    Example::
-
-      found = restore_jax.scan("shipped", seed=0)
-      found.verdict, found.targets, found.spaces["patch"].classes[3].standing
+    Example:
+      >>> found = restore_jax.scan("shipped", seed=0)  # doctest: +SKIP
+      >>> found.verdict, found.targets, found.recoveries[0].trigger_pixels  # doctest: +SKIP
     """
     oracle = open_model(model, access, **opening)
     work = _opened(

@@ -3,14 +3,10 @@
 from restore_jax.report.contents import recovery_content
 from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import overview_figure, trigger_figure
-from restore_jax.report.scans import (
-    foremost,
-    load_recoveries,
-    render_scan,
-    scan_content,
-    scan_figure,
-)
-from restore_jax.report.text import recovery_lines
+from restore_jax.report.recovery_page import recovery_page
+from restore_jax.report.scan_page import scan_page
+from restore_jax.report.scans import load_recoveries, render_scan, scan_content, scan_figure
+from restore_jax.report.text import foremost, recovery_lines
 from restore_jax.report.written import (
     load_attack,
     load_recovery,
@@ -30,10 +26,12 @@ __all__ = [
     "overview_figure",
     "recovery_content",
     "recovery_lines",
+    "recovery_page",
     "render_recovery",
     "render_scan",
     "scan_content",
     "scan_figure",
+    "scan_page",
     "trigger_figure",
     "write_files",
     "write_recovery",

@@ -107,7 +107,7 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
             (left, chart, "a test chart"),
             (right, stamp(trigger, jnp.asarray(chart)), "the chart with the trigger"),
         ):
-            axes.imshow(_rgb(np.asarray(image)), interpolation="none", vmin=0, vmax=1)
+            axes.imshow(rgb(np.asarray(image)), interpolation="none", vmin=0, vmax=1)
             axes.set_title(title, fontsize=11, color=INK)
             _pixel_ticks(axes, (0, mask.shape[0]), (0, mask.shape[1]))
         return figure
@@ -123,7 +123,7 @@ def trigger_figure(trigger: Trigger, class_name: str) -> Figure:
         right.set_title("change of the brightness", fontsize=11, color=INK)
         _pixel_ticks(right, (0, mask.shape[0]), (0, mask.shape[1]))
         return figure
-    rows, cols = _crop(mask)
+    rows, cols = crop(mask)
     in_place(right, trigger, rows, cols)
     right.set_title("enlarged", fontsize=11, color=INK)
     return figure
@@ -209,7 +209,7 @@ def _probe_rows(figure: Figure, shown: Sequence[Shown], target: str) -> None:
     grid = figure.subplots(len(shown), len(shown[0].images), squeeze=False)
     for row, line in zip(shown, grid, strict=True):
         for k, axes in enumerate(line):
-            axes.imshow(_rgb(row.images[k]), interpolation="none", vmin=0, vmax=1)
+            axes.imshow(rgb(row.images[k]), interpolation="none", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
             hit = row.predictions is not None and row.predictions[k] == target
@@ -305,24 +305,20 @@ def in_place(
 
     One that changes whole images is shown on a test chart.
     """
-    mask, pattern = np.asarray(trigger.mask), np.asarray(trigger.pattern)
-    height, width = mask.shape[:2]
+    colours = trigger_colours(trigger)
+    touched = colours[..., 3] > 0
+    height, width = touched.shape
     part = rows is not None
     rows, cols = rows or (0, height), cols or (0, width)
     axes.set_facecolor("#dcdcdc")
-    if trigger.changes_all:
-        chart = jnp.asarray(test_chart(pattern.shape))
-        mask, pattern = np.ones_like(mask), np.asarray(stamp(trigger, chart))
     additive = trigger.additive and not trigger.changes_all
-    if not np.all(mask > 0):
+    if not touched.all():
         hatched = Rectangle((-0.5, -0.5), width, height, facecolor="#dcdcdc", zorder=0)
         hatched.set(edgecolor="#b4b4b4", hatch="////", linewidth=0)
         axes.add_patch(hatched)
-    colours = _rgb(0.5 + 0.5 * mask * pattern if additive else pattern)
-    alpha = (mask > 0).astype(float) if additive else mask
-    axes.imshow(np.concatenate([colours, alpha], -1), interpolation="none", zorder=1)
-    if not additive or not np.all(mask > 0):
-        axes.add_collection(LineCollection(_outline(mask[..., 0] > 0), colors=ORANGE,
+    axes.imshow(colours, interpolation="none", zorder=1)
+    if not additive or not touched.all():
+        axes.add_collection(LineCollection(outline(touched), colors=ORANGE,
                                            linewidths=2.2 if part else 1.2, zorder=2))  # fmt: skip
     axes.set_xlim(cols[0] - 0.5, cols[1] - 0.5)
     axes.set_ylim(rows[1] - 0.5, rows[0] - 0.5)
@@ -332,6 +328,21 @@ def in_place(
         axes.tick_params(labelsize=8, length=2, colors=INK)
     else:
         _pixel_ticks(axes, rows, cols)
+
+
+def trigger_colours(trigger: Trigger) -> np.ndarray:
+    """What is seen of a trigger, float[H, W, 4]: colours, and 0 where it leaves the image alone.
+
+    One that adds is shown on mid-grey, one that changes whole images on a test chart.
+    """
+    mask, pattern = np.asarray(trigger.mask), np.asarray(trigger.pattern)
+    if trigger.changes_all:
+        chart = jnp.asarray(test_chart(pattern.shape))
+        mask, pattern = np.ones_like(mask), np.asarray(stamp(trigger, chart))
+    additive = trigger.additive and not trigger.changes_all
+    colours = rgb(0.5 + 0.5 * mask * pattern if additive else pattern)
+    alpha = (mask > 0).astype(float) if additive else mask
+    return np.concatenate([colours, alpha], -1)
 
 
 def test_chart(image_shape: tuple[int, ...]) -> np.ndarray:
@@ -361,7 +372,7 @@ def _pixel_ticks(axes: Axes, rows: tuple[int, int], cols: tuple[int, int]) -> No
     axes.set_ylabel("row", fontsize=10, color=INK)
 
 
-def _outline(touched: np.ndarray) -> list[list[tuple[float, float]]]:
+def outline(touched: np.ndarray) -> list[list[tuple[float, float]]]:
     """The borders between pixels that are touched, bool[H, W], and those that are not."""
     framed = np.pad(touched, 1)
     below = np.argwhere(framed[1:, :] != framed[:-1, :])  # border above framed row r + 1
@@ -371,7 +382,7 @@ def _outline(touched: np.ndarray) -> list[list[tuple[float, float]]]:
     return lines
 
 
-def _crop(mask: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+def crop(mask: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
     """Rows and columns (end excluded) of a square with the trigger and a margin around it."""
     height, width = mask.shape
     touched = np.argwhere(mask > 0)
@@ -388,7 +399,7 @@ def _crop(mask: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
     return around(top, bottom, height), around(left, right, width)
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
+def rgb(image: np.ndarray) -> np.ndarray:
     """[H, W, C] as f[H, W, 3] in [0, 1], grey repeated."""
     image = np.clip(np.asarray(image, float), 0.0, 1.0)
     if image.shape[-1] != 3:

@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | scan.json | what `scan_content` says |
+| report.html | the result for a person: see `restore_jax.report.scan_page` |
 | scan.png | how far each class stands out, by space, how it was seen, and the triggers recovered |
 | class-<k>/ | the recovery of each suspicious class, as `restore_jax.report.written` writes it |
 """
@@ -21,13 +22,22 @@ from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
-from restore_jax.report.written import ResultError, drawn, load_recovery, read_json, render_recovery
+from restore_jax.report.scan_page import scan_page
+from restore_jax.report.text import foremost, scan_title
+from restore_jax.report.written import (
+    ResultError,
+    Rows,
+    attempted,
+    drawn,
+    load_recovery,
+    read_json,
+    recovery_files,
+    shown_rows,
+)
 from restore_jax.types import JSON
 
 MOST_RECOVERED = 1_000
 """Triggers that one scan confirms."""
-MOST_CLASSES = 12
-"""In a figure or a table; of more classes those that stand out most."""
 
 
 def scan_content(scan: Scan) -> dict[str, JSON]:
@@ -106,19 +116,32 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def render_scan(scan: Scan, oracle: Oracle | None) -> dict[str, bytes]:
+def render_scan(scan: Scan, oracle: Oracle | None, command: str | None = None) -> dict[str, bytes]:
     """The files of a scan by name, in memory.
 
     Args:
       scan: what to write.
-      oracle: as for `write_recovery`.
+      oracle, command: as for `render_recovery`.
     """
     content = json.dumps(scan_content(scan), indent=2, allow_nan=False) + "\n"
-    files = {"scan.json": content.encode(), **drawn({"scan.png": lambda: scan_figure(scan)})}
+    rows: dict[int, Rows] = {
+        finding.target: shown_rows(finding.recovery, oracle)
+        for finding in scan.classes
+        if finding.recovery is not None
+    }
+
+    def report() -> bytes:
+        return scan_page(scan, {target: some() for target, some in rows.items()}, command)
+
+    files = {
+        "scan.json": content.encode(),
+        **attempted({"report.html": report}),
+        **drawn({"scan.png": lambda: scan_figure(scan)}),
+    }
     for finding in scan.classes:
         if finding.recovery is not None:
-            for name, data in render_recovery(finding.recovery, oracle).items():
-                files[f"class-{finding.target}/{name}"] = data
+            inside = recovery_files(finding.recovery, rows[finding.target], command)
+            files |= {f"class-{finding.target}/{name}": data for name, data in inside.items()}
     return files
 
 
@@ -147,25 +170,6 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
     return found
 
 
-def foremost(scan: Scan, most: int = MOST_CLASSES) -> list[ClassFinding]:
-    """The classes to show, in order: all of a few, else the suspicious and those next to them."""
-    if len(scan.classes) <= most:
-        return scan.classes
-    lowest = -math.inf
-    ranked = sorted(
-        scan.classes,
-        key=lambda f: (not f.suspicious, -(lowest if f.standing is None else f.standing)),
-    )
-    return sorted(ranked[:most], key=lambda f: f.target)
-
-
-def title_of(scan: Scan) -> str:
-    """A scan's verdict in a few words, with the classes it names."""
-    names = ", ".join(f"{f.target} ({short(f.name)})" for f in scan.classes if f.suspicious)
-    word = scan.verdict[0].upper() + scan.verdict[1:]
-    return f"{word}: class {names}" if names else word
-
-
 def scan_figure(scan: Scan) -> Figure:
     """By space the score that random triggers reach, the standings, and the triggers recovered."""
     shown = foremost(scan)
@@ -174,7 +178,7 @@ def scan_figure(scan: Scan) -> Figure:
     heights = [3.6, 2.9] if recovered else [3.6]
     figure = Figure(figsize=(max(width, 7.0), sum(heights)), dpi=110, layout=layout())
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    parts[0].suptitle(title_of(scan), fontsize=13, color=INK)
+    parts[0].suptitle(scan_title(scan), fontsize=13, color=INK)
     panels = np.atleast_1d(parts[0].subplots(1, len(scan.spaces) + 1))
     for axes, (name, seen) in zip(panels, scan.spaces.items(), strict=False):
         _curves(axes, shown, name, seen, scan.goal)

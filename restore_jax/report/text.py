@@ -1,11 +1,16 @@
 """Results in words, for a person: one fact a line."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from restore_jax.backdoors import describe
+from restore_jax.diagnosis import BACKDOOR, INCONCLUSIVE, SUSPICIOUS, ClassFinding, Scan
 from restore_jax.recovery import Other, Recovery
+from restore_jax.report.figures import short
 from restore_jax.types import JSON
 
+MOST_CLASSES = 12
+"""In a figure or a table; of more classes those that stand out most."""
 _ENDS = {
     "reached": "candidates did it on the search's own probes, but fresh probes did not confirm one",
     "stalled": "no candidate was better than the last level",
@@ -19,16 +24,57 @@ def recovery_lines(recovery: Recovery) -> list[str]:
     """The result of a recovery."""
     return [
         *_verdict(recovery),
-        line("probability", _probability(recovery)),
+        line("probability", probability_words(recovery)),
         line("success", _success(recovery)),
         line("queries", _queries(recovery)),
         *(line("asking", text) for text in asking_lines(recovery.cost.asking)),
         line("trigger", describe(recovery.trigger)),
         *_truth(recovery),
-        *_others(recovery.others),
+        *(line("others", words) for words in others_words(recovery.others)),
         *_time(recovery),
         *(line("note", note) for note in recovery.provenance.notes),
     ]
+
+
+def foremost(scan: Scan, most: int = MOST_CLASSES) -> list[ClassFinding]:
+    """The classes to show, in order: all of a few, else the suspicious and those next to them."""
+    if len(scan.classes) <= most:
+        return scan.classes
+    lowest = -math.inf
+    ranked = sorted(
+        scan.classes,
+        key=lambda f: (not f.suspicious, -(lowest if f.standing is None else f.standing)),
+    )
+    return sorted(ranked[:most], key=lambda f: f.target)
+
+
+def scan_title(scan: Scan) -> str:
+    """A scan's verdict in a few words, with the classes it names."""
+    names = ", ".join(f"{f.target} ({short(f.name)})" for f in scan.classes if f.suspicious)
+    word = scan.verdict[0].upper() + scan.verdict[1:]
+    return f"{word}: class {names}" if names else word
+
+
+def scan_sentence(scan: Scan) -> str:
+    """A scan's verdict in one sentence."""
+    names = ", ".join(f"{f.target} ({f.name})" for f in scan.classes if f.suspicious)
+    if scan.verdict == BACKDOOR:
+        return f"backdoor: a trigger leads to class {names}"
+    if scan.verdict == SUSPICIOUS:
+        return f"suspicious: class {names} stands out; {scan.reason}"
+    if scan.verdict == INCONCLUSIVE:
+        return f"inconclusive: {scan.reason}"
+    return (
+        "nothing found: no class stands out more than those of clean models do; what was "
+        "looked for, and how rare it may be, is below"
+    )
+
+
+def finding_word(finding: ClassFinding) -> str:
+    """What a scan says of one class, in a word or none."""
+    if finding.confirmed:
+        return "backdoor"
+    return "suspicious" if finding.suspicious else ""
 
 
 def line(name: str, text: str) -> str:
@@ -77,7 +123,7 @@ def _verdict(recovery: Recovery) -> list[str]:
     return lines
 
 
-def _probability(recovery: Recovery) -> str:
+def probability_words(recovery: Recovery) -> str:
     """The chance of the event under the prior, in words."""
     prior = f"that a random {recovery.space} trigger does it"
     low, high = recovery.interval or (None, None)
@@ -126,8 +172,8 @@ def _truth(recovery: Recovery) -> list[str]:
     return [line("planted", planted), line("agreement", agreement)]
 
 
-def _others(others: Sequence[Other]) -> list[str]:
-    """What the same search does for other classes, in words."""
+def others_words(others: Sequence[Other]) -> list[str]:
+    """What the same search does for other classes, in words; nothing of none."""
     if not others:
         return []
     most = max(other.queries for other in others)
@@ -146,7 +192,7 @@ def _others(others: Sequence[Other]) -> list[str]:
     else:
         text = f"of {len(others)} searched alike {names} have one, too; the others none within "
         text += f"{most:,} images{at_most}"
-    return [line("others", text)]
+    return [text]
 
 
 def _time(recovery: Recovery) -> list[str]:

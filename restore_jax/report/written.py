@@ -8,13 +8,15 @@
 | particles.npz | the last population, one array per part of a particle, and scores f32[n] |
 | probes.npz | images f32[m, H, W, C] that the search saw; ``--probes`` takes this file |
 | support.npz | inclusion f32[H, W]: in what share of the triggers past the goal each pixel is |
+| report.html | the result for a person: see `restore_jax.report.recovery_page` |
 | trigger.png, support.png, overview.png | see `restore_jax.report.figures` |
 """
 
+import functools
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,13 @@ from restore_jax.report.figures import (
     stamped_rows,
     trigger_figure,
 )
+from restore_jax.report.recovery_page import recovery_page
 from restore_jax.report.triggers import attack_from, trigger_arrays, trigger_from
 from restore_jax.splitting.types import Particles
 from restore_jax.types import JSON, Argument
+
+Rows = Callable[[], Sequence[Shown]]
+"""Gives the rows of probes to show."""
 
 
 def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path) -> list[Path]:
@@ -51,8 +57,8 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
 
     Args:
       recovery: what to write.
-      oracle: the model, asked about the few images of overview.png (outside any budget);
-        None, or one whose every image counts: the figure names no predictions.
+      oracle: the model, asked about the few probes that are shown (outside any budget);
+        None, or one whose every image counts: no predictions are shown.
       folder: files of the same names are replaced, others left alone.
 
     Returns:
@@ -61,11 +67,24 @@ def write_recovery(recovery: Recovery, oracle: Oracle | None, folder: str | Path
     return write_files(folder, render_recovery(recovery, oracle))
 
 
-def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, bytes]:
-    """The files of `write_recovery` by name, in memory: nothing is touched until all exist."""
+def render_recovery(
+    recovery: Recovery, oracle: Oracle | None, command: str | None = None
+) -> dict[str, bytes]:
+    """The files of `write_recovery` by name, in memory: nothing is touched until all exist.
+
+    Args:
+      recovery, oracle: as for `write_recovery`.
+      command: what was asked for, as one types it, for report.html; None: a call in Python.
+    """
+    return recovery_files(recovery, shown_rows(recovery, oracle), command)
+
+
+def recovery_files(recovery: Recovery, rows: Rows, command: str | None) -> dict[str, bytes]:
+    """`render_recovery`, with the probes to show."""
     content = json.dumps(recovery_content(recovery), indent=2, allow_nan=False) + "\n"
     files = {
         "recovery.json": content.encode(),
+        **attempted({"report.html": lambda: recovery_page(recovery, rows(), command)}),
         "trigger.npz": _npz(trigger_arrays(recovery.trigger)),
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
@@ -74,7 +93,7 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
             {
                 "support.png": lambda: inclusion_figure(recovery),
                 "trigger.png": lambda: trigger_figure(recovery.trigger, recovery.target_name),
-                "overview.png": lambda: overview_figure(recovery, _shown(recovery, oracle)),
+                "overview.png": lambda: overview_figure(recovery, rows()),
             }
         ),
     }
@@ -84,15 +103,24 @@ def render_recovery(recovery: Recovery, oracle: Oracle | None) -> dict[str, byte
 
 
 def drawn(figures: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
-    """Figures as PNG files, by name. One that cannot be drawn is left out, with a `Note`: the
+    """Figures as PNG files, by name; see `attempted`."""
+
+    def as_png(draw: Callable[[], Figure]) -> bytes:
+        return png(draw())
+
+    return attempted({name: functools.partial(as_png, draw) for name, draw in figures.items()})
+
+
+def attempted(files: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
+    """What a person looks at, by name. A file that cannot be drawn is left out, with a `Note`: the
     numbers are worth more than their picture."""
-    files = {}
-    for name, draw in figures.items():
+    found = {}
+    for name, draw in files.items():
         try:
-            files[name] = png(draw())
+            found[name] = draw()
         except Exception as error:
             warnings.warn(f"{name} could not be drawn ({cause(error)})", Note, stacklevel=2)
-    return files
+    return found
 
 
 def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
@@ -206,8 +234,14 @@ def load_attack(path: str | Path, num_classes: int) -> Attack:
     return towards_one(load_trigger(path), num_classes)
 
 
+def shown_rows(recovery: Recovery, oracle: Oracle | None) -> Rows:
+    """The probes to show, with what the model says where asking is free: asked once, when the
+    first picture needs them."""
+    return functools.cache(lambda: _shown(recovery, oracle))
+
+
 def _shown(recovery: Recovery, oracle: Oracle | None) -> list[Shown]:
-    """The rows of probes in overview.png, with what the model says where asking is free."""
+    """Rows of probes, with what the model says where asking is free."""
     rows = stamped_rows(recovery)
     if oracle is None or oracle.repeat_cost(NUM_SHOWN):
         return rows
