@@ -24,7 +24,13 @@ import restore_jax
 from restore_jax.cli import models
 
 ROOT = Path(__file__).parents[1]
-PYTHON = {"README.md": 2, "docs/extending.md": 2, "docs/models.md": 2, "docs/sampler.md": 2}
+PYTHON = {
+    "README.md": 2,
+    "docs/extending.md": 2,
+    "docs/models.md": 2,
+    "docs/sampler.md": 5,
+    "docs/coming-from.md": 1,
+}
 """How many blocks of Python there are, each of which a test runs."""
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -131,3 +137,12 @@ def test_the_runs_on_the_page_on_the_sampler_agree(capsys):
     assert bool(names["merged"].agree)
     low, high = names["merged"].interval(0.999)
     assert low < names["result"].log_prob < high
+    assert names["precise"].log_prob_std < 0.12
+    assert low < names["precise"].log_prob < high
+
+
+@pytest.mark.slow
+def test_the_evidence_on_the_page_for_those_from_elsewhere_is_right():
+    names: dict = {}
+    exec(blocks("docs/coming-from.md")[0], names)
+    assert float(names["log_evidence"]) == pytest.approx(0.0, abs=0.3)

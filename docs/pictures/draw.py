@@ -1,7 +1,7 @@
-"""Draws the pictures of how-it-works.md from two runs: python docs/pictures/draw.py.
+"""Draws the pictures of how-it-works.md and sampler.md: python docs/pictures/draw.py.
 
-The first is the sampler on a function of two numbers; the second is the sampler on triggers of
-the packaged model. Both have seed 0; the same versions give the same pictures.
+Two are the sampler on functions of a few numbers; one is the sampler on triggers of the packaged
+model. All have seed 0; the same versions give the same pictures.
 """
 
 from pathlib import Path
@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy import stats
 
 import restore_jax
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout
+from restore_jax.splitting import plot_tail
 
 HERE = Path(__file__).parent
 MOST_PANELS, SHOWN, EVENT = 6, 10, 0.4
@@ -119,6 +121,24 @@ def draw_triggers() -> None:
     print("triggers", len(states) - 1, "log10 p", float(states[-1].log_prob) / np.log(10))
 
 
+def draw_tail() -> None:
+    """The tail that one run sees, of the sum of twenty normal numbers."""
+    algorithm = restore_jax.importance_splitting(
+        lambda x, args: x.sum(-1) / np.sqrt(20), restore_jax.standard_normal(20), threshold=6.0,
+        keep=True,
+    )  # fmt: skip
+    result = jax.jit(algorithm.run)(jax.random.key(0), ())
+    figure = Figure(figsize=(7.0, 3.4), layout=layout())
+    axes = plot_tail(result, figure.subplots())
+    at = np.linspace(*axes.get_xlim(), 200)
+    truth = stats.norm.logsf(at) / np.log(10)
+    axes.plot(at, truth, "--", color=ORANGE, linewidth=1, label="exact")
+    axes.legend()
+    save(figure, "tail.png")
+    print("tail", int(result.num_levels), "log10 p", float(result.log_prob) / np.log(10))
+
+
 if __name__ == "__main__":
     draw_levels()
+    draw_tail()
     draw_triggers()
