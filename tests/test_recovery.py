@@ -256,6 +256,17 @@ def test_attack_success_rate_leaves_the_target_class_out():
     assert attack_success_rate(oracle_of(backdoored), nothing, images, labels) == 1 / 4
 
 
+def test_a_large_image_is_compared_at_once():
+    mask = np.zeros((224, 224, 1), np.float32)
+    mask[5:13, 7:15] = 1
+    planted, found = (
+        Trigger(jnp.asarray(np.roll(mask, by, 0)), jnp.ones((224, 224, 3)), jnp.int32(0))
+        for by in (0, 30)
+    )
+    truth = compare(found, planted, None, jnp.zeros((1, 224, 224, 3)))
+    assert (truth.iou, truth.shift, truth.iou_after_shift) == (0.0, (-30, 0), 1.0)
+
+
 def test_comparison_finds_the_shift():
     truth = PlantedPatch("x", 3, 4, ("110", "111", "010"), 2, 0.1).trigger(IMAGE_SHAPE)
     moved = PlantedPatch("y", 7, 2, ("110", "111", "011"), 2, 0.1).trigger(IMAGE_SHAPE)

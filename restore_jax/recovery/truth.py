@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.signal import correlate
 
 from restore_jax.backdoors import Attack, Trigger, stamp, stamp_attack, towards_one
 from restore_jax.oracles.asking import Asker
@@ -68,24 +69,23 @@ def compare(
     mine, true = np.asarray(trigger.mask)[..., 0] > 0, np.asarray(planted.mask)[..., 0] > 0
     colour, wanted = np.asarray(trigger.pattern), np.asarray(planted.pattern)
 
-    def overlap(rows: int, cols: int) -> float:
-        moved = _moved(mine, rows, cols)
-        return float((moved & true).sum() / max(1, (moved | true).sum()))
+    overlaps = _overlaps(mine, true)
 
     def agreement(rows: int, cols: int) -> float:
         same = np.all(np.abs(_moved(colour, rows, cols) - wanted) <= 0.25, -1)
         return float((_moved(mine, rows, cols) & true & same).sum() / max(1, true.sum()))
 
     height, width = mine.shape
-    shifts = [(r, c) for r in range(1 - height, height) for c in range(1 - width, width)]
-    overlaps = [overlap(*shift) for shift in shifts]
-    equal = [s for s, o in zip(shifts, overlaps, strict=True) if o >= max(overlaps) - 1e-9]
+    equal = [
+        (int(r) + 1 - height, int(c) + 1 - width)
+        for r, c in np.argwhere(overlaps >= overlaps.max() - 1e-9)
+    ]
     # Of equally good shifts the one whose colours agree, then the shortest.
     best = max(equal, key=lambda s: (agreement(*s), -abs(s[0]) - abs(s[1])))
     return Truth(
-        iou=overlap(0, 0),
+        iou=float(overlaps[height - 1, width - 1]),
         shift=best,
-        iou_after_shift=overlap(*best),
+        iou_after_shift=float(overlaps.max()),
         pattern_agreement=agreement(*best),
         pixels=int(true.sum()),
         test_success_rate=planted_rate,
@@ -109,6 +109,22 @@ def _compare_changes(
         pixels=int(planted.pixels),
         test_success_rate=planted_rate,
     )
+
+
+def _overlaps(mine: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """f64[2 H - 1, 2 W - 1]: intersection over union after each shift of ``mine``.
+
+    From H - 1 up and W - 1 left to as far down and right, by the Fourier transform: one by one
+    the shifts of a large image take minutes.
+    """
+
+    def counts(of: np.ndarray) -> np.ndarray:
+        found = correlate(of.astype(np.float64), mine.astype(np.float64), method="fft")
+        return np.asarray(np.rint(found))
+
+    both = counts(true)
+    either = counts(np.ones_like(true)) + true.sum() - both
+    return np.asarray(both / np.maximum(either, 1))
 
 
 def _moved(array: np.ndarray, rows: int, cols: int) -> np.ndarray:
