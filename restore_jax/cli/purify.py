@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from restore_jax.oracles import Journal, Oracle
     from restore_jax.run import Saved
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHUNK = 1_000
 
 
@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
     add("--recovery", required=True, nargs="+", metavar="DIR",
-        help="folders that recover wrote, at most one for each class, or one that scan "
-             "wrote")  # fmt: skip
+        help="folders that recover wrote, or one that scan wrote")  # fmt: skip
     add("--images", required=True, metavar="SPEC",
         help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
              "images in --data-dir")  # fmt: skip
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
         with models.kept(args, oracle, "purify") as kept:
-            result, table = _purify(args, oracle, recoveries, source, kept.journal, report)
+            result, table, can = _purify(args, oracle, recoveries, source, kept.journal, report)
             with exits.undisturbed() as signals:
                 result["seconds"] = time.perf_counter() - began
                 files = {
@@ -86,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         exits.print_json(result | {"out": str(kept.folder)})
         return code
-    exits.show("\n".join(_lines(result, f"{kept.folder}/: {', '.join(files)}")))
+    exits.show("\n".join(_lines(result, can, f"{kept.folder}/: {', '.join(files)}")))
     return code
 
 
-def _lines(result: dict[str, Any], files: str) -> list[str]:
-    """The result for a person."""
+def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
+    """The result for a person; ``can`` says what purifying can do for the model."""
     from restore_jax.report.text import asking_lines
 
     number, of = result["num_images"], ""
@@ -104,6 +103,7 @@ def _lines(result: dict[str, Any], files: str) -> list[str]:
             for name, flagged in result["flagged_by_class"].items()
             if flagged
         ),
+        *can,
         f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image",
         *(f"  asking          {text}" for text in asking_lines(result.get("asking"))),
         *(f"  note            {note}" for note in result.get("notes", ())),
@@ -118,12 +118,14 @@ def _purify(
     source: "ProbeSource",
     journal: "Journal | Saved",
     report: Any,
-) -> tuple[dict[str, Any], str]:
-    """Asks about all images: the result, and the table of them."""
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Asks about all images: the result, the table of them, and what purifying can do, in words."""
     import numpy as np
 
     from restore_jax.purification import Defended, defence_cost, defences
+    from restore_jax.purification import report as power
     from restore_jax.report.contents import cost_content, provenance_content
+    from restore_jax.report.purifying import power_content, power_lines
     from restore_jax.run import Run, examining
 
     number = source.available or 0
@@ -144,7 +146,10 @@ def _purify(
         journal=journal,
     ).examine()
     oracle = run.model
-    defended = Defended(run, defences(run, recoveries))
+    report(0, number, "trying looks on probes")
+    guards = defences(run, recoveries)
+    can = power(run, guards, recoveries)
+    defended = Defended(run, guards)
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     flags: list[np.ndarray] = []
@@ -165,7 +170,7 @@ def _purify(
     said, stands, flag = map(np.concatenate, (before, after, flags))
     names, cost = oracle.class_names, run.cost()
     spent = cost_content(cost)
-    return {
+    result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "recoveries": args.recovery,
         "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
@@ -177,11 +182,13 @@ def _purify(
         "flagged_by_class": {
             names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
         },
+        **power_content(can),
         **{name: spent[name] for name in ("queries", "asking") if name in spent},
         "queries_per_image": defended.queries / len(flag),
         "access": oracle.access,
         **provenance_content(run.provenance(), cost),
-    }, _table(names, said, stands, flag)
+    }
+    return result, _table(names, said, stands, flag), power_lines(can)
 
 
 def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":

@@ -3,6 +3,7 @@
 from restore_jax.report.contents import recovery_content
 from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import overview_figure, trigger_figure
+from restore_jax.report.purifying import power_content, power_lines
 from restore_jax.report.scans import (
     foremost,
     load_recoveries,
@@ -28,6 +29,8 @@ __all__ = [
     "load_recovery",
     "load_trigger",
     "overview_figure",
+    "power_content",
+    "power_lines",
     "recovery_content",
     "recovery_lines",
     "render_recovery",
