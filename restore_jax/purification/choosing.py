@@ -1,7 +1,6 @@
 """Chooses, for one class of one model, the looks that tell stamped images from honest ones."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.oracles.types import labels
-from restore_jax.purification.rules import MIXING, TRANSPLANTING, WITH_LABELS, verdict
-from restore_jax.purification.types import Look, Rule
+from restore_jax.purification.rules import verdict
+from restore_jax.purification.types import Rule
 
 Array = jax.Array
 Ask = Callable[[Array], np.ndarray]
@@ -21,9 +20,9 @@ costs 1."""
 HARM = 0.2
 """What an honest image costs that loses its answer. Synthetic probes lose theirs several times as
 often as photographs, whose answers are surer."""
-MORE = 0.003
-"""What a second look costs, and each place in the row of looks: of rules that are level, the one
-that knows least of the triggers."""
+LATER = 0.008
+"""What each place in the row of rules costs: of rules that are nearly level, the one that knows
+least of the triggers."""
 
 
 class Shown(NamedTuple):
@@ -43,69 +42,32 @@ class Shown(NamedTuple):
     stamped: np.ndarray
 
 
-def choose(
-    ask: Ask,
-    access: str,
-    shown: Shown,
-    views: Sequence[Look],
-    transplants: Sequence[Look],
-) -> Rule:
-    """The rule that costs least, of all pairs of looks; see `WRONG` and `HARM`.
+def choose(ask: Ask, access: str, shown: Shown, rules: Sequence[Rule]) -> Rule:
+    """The rule that costs least; see `WRONG` and `HARM`.
 
     Args:
       ask: asks the model about all images once for each look.
       access: what the model is asked for.
       shown: stamped and honest images, some of each.
-      views: looks that can stand alone, those to be preferred first.
-      transplants: looks that can convict alone, but not say what an image is.
+      rules: those to be preferred first.
     """
-    looks = [*views, *transplants]
-    outputs = jnp.stack([jnp.asarray(ask(look.change(shown.images))) for look in looks])
-    least: tuple[float, Rule] | None = None
-    for name, pairs in _rules(access, len(views), len(looks)):
-        first, second = np.array(pairs).T
-        stands = np.asarray(_stands(name, access, outputs, first, second, shown.target))
-        places = first + np.where(second != first, 1 + second, 0)
-        costs = _costs(stands, shown) + MORE * places / len(looks)
-        best = int(np.argmin(costs))
-        if least is None or costs[best] < least[0]:
-            one, other = looks[first[best]], looks[second[best]]
-            least = float(costs[best]), Rule(name, one, None if name == "alone" else other)
-    assert least is not None, "there is always a look that can stand alone"
-    return least[1]
+    looks = {look.name: look for rule in rules for look in rule.looks}
+    outputs = {name: jnp.asarray(ask(look.change(shown.images))) for name, look in looks.items()}
+    target = jnp.asarray(shown.target)
+
+    def cost(place: int) -> float:
+        rule = rules[place]
+        both = outputs[rule.looks[0].name], outputs[rule.looks[-1].name]
+        after, flags = verdict(rule.name, access, target, *both)
+        stands = np.where(flags, labels(access, after), target)
+        return _cost(stands, shown) + LATER * place
+
+    return rules[min(range(len(rules)), key=cost)]
 
 
-def _rules(access: str, views: int, looks: int) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """The rules by name, each with its pairs of looks."""
-    yield "alone", [(i, i) for i in range(views)]
-    names = (*MIXING, *TRANSPLANTING)
-    for name in names if access != "labels" else WITH_LABELS:
-        others = range(views, looks) if name in TRANSPLANTING else range(views)
-        alike = name in ("mean", "either") and access != "labels"
-        pairs = [(i, j) for i in range(views) for j in others if (i < j if alike else i != j)]
-        if pairs:
-            yield name, pairs
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _stands(
-    name: str, access: str, outputs: Array, first: Array, second: Array, target: Array
-) -> Array:
-    """int32[p, b], the classes that stand by each of p pairs of looks."""
-
-    def one(i: Array, j: Array) -> Array:
-        stands, flags = verdict(name, access, target, outputs[i], outputs[j])
-        return jnp.where(flags, labels(access, stands), target)
-
-    return jax.lax.map(lambda pair: one(*pair), (first, second))
-
-
-def _costs(stands: np.ndarray, shown: Shown) -> np.ndarray:
-    """f64[p], of what stands, int32[p, b]."""
+def _cost(stands: np.ndarray, shown: Shown) -> float:
+    """Of what stands, int32[b]."""
     stays, right = stands == shown.target, stands == shown.answer
     stamped, honest = shown.stamped, ~shown.stamped
-    wrong = ~right & ~stays
-    cost = (stays[:, stamped] + WRONG * wrong[:, stamped]).mean(-1)
-    if honest.any():
-        cost = cost + HARM * (~right[:, honest]).mean(-1)
-    return np.asarray(cost, np.float64)
+    cost = np.mean(stays[stamped] + WRONG * (~right & ~stays)[stamped])
+    return float(cost + (HARM * np.mean(~right[honest]) if honest.any() else 0.0))

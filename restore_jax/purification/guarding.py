@@ -11,8 +11,9 @@ from restore_jax.diagnosis import Scan
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.types import labels
-from restore_jax.purification import looks, relatives
+from restore_jax.purification import relatives
 from restore_jax.purification.choosing import Ask, Shown, choose
+from restore_jax.purification.menu import menu
 from restore_jax.purification.rules import verdict
 from restore_jax.purification.types import Guard, Power, Report, Rule
 from restore_jax.recovery import Recovery
@@ -24,12 +25,13 @@ NUM_PROBES = 100
 """Honest probes that looks are tried on."""
 PER_TRIGGER = 8
 """Probes that each trigger is stamped on."""
-NUM_TRIGGERS = 12
-"""Triggers that a guard is chosen with, and others that it is tried on, at most."""
+CHOSEN_WITH, TRIED_ON = 24, 8
+"""Triggers that a guard is chosen with, and others that it is tried on, at most: three and one of
+every four."""
 LEFT = 0.1
 """Triggers that still lead more probes than this are not removed."""
-MOST_LOOKS = 36
-"""More than there are in any library; see `looks`."""
+MOST_LOOKS = 16
+"""More than there are in any menu."""
 CHUNK = 100
 
 
@@ -54,9 +56,12 @@ def defences(run: Run, recoveries: Recovered) -> list[Guard]:
 
 def defence_cost(triggers: int) -> int:
     """The most images that `defences` asks about, of so many triggers."""
-    stamped = 2 * NUM_TRIGGERS * PER_TRIGGER
-    each = relatives.MOST * relatives.SHOWN + 2 * NUM_PROBES
-    return NUM_PROBES + triggers * (each + stamped + MOST_LOOKS * (stamped + NUM_PROBES))
+    found = relatives.MOST * relatives.SHOWN + relatives.STRANGERS_COST
+    stamped, others = CHOSEN_WITH * PER_TRIGGER, TRIED_ON * PER_TRIGGER
+    led = 3 * NUM_PROBES
+    trying = stamped + MOST_LOOKS * (stamped + NUM_PROBES)
+    power = 3 * (stamped + others + NUM_PROBES)
+    return NUM_PROBES + triggers * (found + led + trying + power)
 
 
 def found_in(recoveries: Recovered) -> list[Recovery | Trigger]:
@@ -138,8 +143,9 @@ def _guard(
             "other `probes`, or recover it again."
         )
     key = jax.random.fold_in(jax.random.key(run.seed), target)
-    around, mixed = jax.random.split(key)
+    around, far, mixed = jax.random.split(key, 3)
     working = relatives.relatives(run, recovered, neutral, around) or list(triggers)
+    working += relatives.strangers(run, target, neutral, far)
     divided = _divided(working, len(triggers), mixed)
     known, unknown = (_stamped(some, neutral, before) for some in divided)
     led = np.asarray(labels(run.model.access, jnp.asarray(ask(known.images)))) == target
@@ -148,9 +154,8 @@ def _guard(
     clean = Shown(honest, answers, answers, np.zeros(len(answers), bool))
     shown = _together(_some(known, led), clean)
     shape, access = run.model.image_shape, run.model.access
-    views = looks.views(shape, triggers)
-    probes = [neutral[place] for place in _easily_led_and_middling(run, triggers, neutral)]
-    rule = choose(ask, access, shown, views, looks.transplants(shape, triggers, probes))
+    probe = neutral[_most_easily_led(run, triggers, neutral)]
+    rule = choose(ask, access, shown, menu(shape, triggers, probe))
     power = _power(run, ask, rule, divided, (known, unknown), clean)
     return Guard(target, rule, triggers, power)
 
@@ -181,13 +186,13 @@ def _together(one: Shown, other: Shown) -> Shown:
     return Shown(jnp.concatenate([one.images, other.images]), *parts)
 
 
-def _easily_led_and_middling(run: Run, triggers: Sequence[Trigger], neutral: Array) -> np.ndarray:
-    """int[2]: of the probes that a trigger leads, the one closest to the class without it, and the
-    one in the middle."""
-    led = np.flatnonzero(_leads(run, triggers, neutral))
+def _most_easily_led(run: Run, triggers: Sequence[Trigger], neutral: Array) -> int:
+    """Of the probes that a trigger leads, the one closest to the class without it.
+
+    A transplant convicts only together with a view, so that the probe may be easily led.
+    """
     before = run.margins(neutral, triggers[0].target)
-    order = led[np.argsort(before[led], kind="stable")]
-    return order[[-1, len(order) // 2]]
+    return int(np.argmax(np.where(_leads(run, triggers, neutral), before, -np.inf)))
 
 
 def _power(
@@ -265,5 +270,5 @@ def _divided(
     first = [*triggers[:recovered]]
     order = jax.random.permutation(key, len(triggers) - recovered)
     others = [triggers[recovered + int(place)] for place in order]
-    half = max(0, (len(triggers) + 1) // 2 - recovered)
-    return (first + others[:half])[:NUM_TRIGGERS], others[half:][:NUM_TRIGGERS]
+    held_out = min(TRIED_ON, len(triggers) // 4, len(others))
+    return (first + others[held_out:])[:CHOSEN_WITH], others[:held_out]

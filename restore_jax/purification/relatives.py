@@ -32,6 +32,12 @@ WORKS = 0.7
 """It works if it leads this share of them."""
 MOST = 1 + FROM_POPULATION + REDRAWN + MOVED + len(FAINTER)
 """Triggers tried for each that was recovered."""
+KINDS = ("scattered", "patch", "patches", "stripes", "smooth", "frequency", "colour")
+"""The spaces that strangers are drawn from."""
+DRAWN, FIRST, TRIED, KEPT = 192, 3, 12, 3
+"""Of each kind so many are drawn and shown `FIRST` probes, the best `TRIED` of them `SHOWN`, and
+so many kept."""
+STRANGERS_COST = len(KINDS) * (DRAWN * FIRST + TRIED * SHOWN)
 
 
 def relatives(
@@ -49,18 +55,49 @@ def relatives(
       Different triggers, each of which leads `WORKS` of the first probes; the recovered ones that
       do come first.
     """
-    some: list[Trigger] = []
-    for number, one in enumerate(recovered):
-        drawn = list(_around(one, jax.random.fold_in(key, number)))
-        some += drawn
+    keys = jax.random.split(key, len(recovered))
+    some = [other for one, own in zip(recovered, keys, strict=True) for other in _around(one, own)]
     first = [one if isinstance(one, Trigger) else one.trigger for one in recovered]
     different = {same_marks(one): one for one in [*first, *some]}.values()
-    shown = probes[:SHOWN]
-    return [
-        one
-        for one in different
-        if np.mean(run.margins(stamp(one, shown), one.target) >= 0) >= WORKS
-    ]
+    return [one for one in different if works(run, one, probes)]
+
+
+def strangers(run: Run, target: int, probes: Array, key: Array) -> list[Trigger]:
+    """Random triggers of other kinds that work on a class as well.
+
+    A class with a backdoor is often reached by many kinds of trigger, and what was planted may be
+    of another kind than what was recovered. The run pays for `STRANGERS_COST` images at most.
+
+    Args:
+      run: asks.
+      target: the class.
+      probes: f32[b, H, W, C], `SHOWN` or more that the model gives other classes.
+      key: of what is drawn.
+    """
+    found: list[Trigger] = []
+    for number, name in enumerate(KINDS):
+        try:
+            space = make_space(name, run.model.image_shape)
+        except InputError:
+            continue
+        particles = space.search.sample(jax.random.fold_in(key, number), DRAWN)
+        stamped = jax.jit(jax.vmap(space.stamp, (0, None)))(particles, probes[:FIRST])
+        led = run.margins(stamped.reshape(-1, *probes.shape[1:]), target) >= 0
+        share = led.reshape(DRAWN, -1).mean(-1)
+        best = np.argsort(-share, kind="stable")[:TRIED]
+        best = best[share[best] >= WORKS]
+        if not len(best):
+            continue
+        chosen = jax.tree.map(lambda leaf, best=best: leaf[best], particles)
+        some = _each(jax.vmap(space.trigger, (0, None))(chosen, jnp.int32(target)))
+        found += [one for one in some if works(run, one, probes)][:KEPT]
+    return found
+
+
+def works(run: Run, trigger: Trigger, probes: Array) -> bool:
+    """Whether a trigger leads `WORKS` of the first `SHOWN` probes."""
+    led = run.margins(stamp(trigger, probes[:SHOWN]), trigger.target) >= 0
+    return bool(np.mean(led) >= WORKS)
 
 
 def _around(one: Recovery | Trigger, key: Array) -> Iterator[Trigger]:

@@ -6,8 +6,8 @@
 - *either*: flagged if one of both gives another class; the mean says which of them stands.
 - *led*: flagged if the first look gives another class, which stands, and the second, of what stands
   out in the image on a probe, gives this one again.
-- *leads*: flagged if that second look gives this one again; the first says which other class
-  stands.
+
+Labels have no mean: of two of them the one that is of another class flags, and stands.
 """
 
 import jax
@@ -16,10 +16,6 @@ import jax.numpy as jnp
 from restore_jax.oracles.types import LOG_FLOOR, labels
 
 Array = jax.Array
-MIXING, TRANSPLANTING = ("mean", "first", "either"), ("led", "leads")
-"""The rules for two looks that could each stand alone, and for one that could and a transplant."""
-WITH_LABELS = ("either", "led")
-"""Those of them that say something of their own where the model answers with labels."""
 
 
 def verdict(
@@ -37,7 +33,7 @@ def verdict(
       ``(outputs, flags bool[b])``; where an image is not flagged its outputs mean nothing.
 
     >>> first, second = jnp.array([[0.9, 0.1], [0.1, 0.9]]), jnp.array([[0.2, 0.8], [0.1, 0.9]])
-    >>> verdict("either", "probabilities", 1, first, second)[1].tolist()
+    >>> verdict("mean", "probabilities", 1, first, second)[1].tolist()
     [True, False]
     """
     target = jnp.asarray(target, jnp.int32)
@@ -47,10 +43,8 @@ def verdict(
     if name == "led":
         return first, leaves & ~also
     if access == "labels":
-        flags = (leaves | also) if name == "either" else leaves
+        flags = leaves if name == "first" else leaves | also
         return jnp.where(leaves, first, second), flags
-    if name == "leads":
-        return _without(access, _logarithms(access, first), target), ~also
     mean = 0.5 * (_logarithms(access, first) + _logarithms(access, second))
     by_rule = {"mean": jnp.argmax(mean, -1) != target, "first": leaves, "either": leaves | also}
     return _without(access, mean, target), by_rule[name]
