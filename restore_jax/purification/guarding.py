@@ -30,7 +30,7 @@ CHOSEN_WITH, TRIED_ON = 24, 8
 every four."""
 LEFT = 0.1
 """Triggers that still lead more probes than this are not removed."""
-MOST_LOOKS = 16
+MOST_LOOKS = 12
 """More than there are in any menu."""
 CHUNK = 100
 
@@ -58,7 +58,7 @@ def defence_cost(triggers: int) -> int:
     """The most images that `defences` asks about, of so many triggers."""
     found = relatives.MOST * relatives.SHOWN + relatives.STRANGERS_COST
     stamped, others = CHOSEN_WITH * PER_TRIGGER, TRIED_ON * PER_TRIGGER
-    led = 3 * NUM_PROBES
+    led = NUM_PROBES
     trying = stamped + MOST_LOOKS * (stamped + NUM_PROBES)
     power = 3 * (stamped + others + NUM_PROBES)
     return NUM_PROBES + triggers * (found + led + trying + power)
@@ -154,8 +154,7 @@ def _guard(
     clean = Shown(honest, answers, answers, np.zeros(len(answers), bool))
     shown = _together(_some(known, led), clean)
     shape, access = run.model.image_shape, run.model.access
-    probe = neutral[_most_easily_led(run, triggers, neutral)]
-    rule = choose(ask, access, shown, menu(shape, triggers, probe))
+    rule = choose(ask, access, shown, menu(shape, triggers))
     power = _power(run, ask, rule, divided, (known, unknown), clean)
     return Guard(target, rule, triggers, power)
 
@@ -184,15 +183,6 @@ def _some(shown: Shown, which: np.ndarray) -> Shown:
 def _together(one: Shown, other: Shown) -> Shown:
     parts = [np.concatenate([a, b]) for a, b in zip(one[1:], other[1:], strict=True)]
     return Shown(jnp.concatenate([one.images, other.images]), *parts)
-
-
-def _most_easily_led(run: Run, triggers: Sequence[Trigger], neutral: Array) -> int:
-    """Of the probes that a trigger leads, the one closest to the class without it.
-
-    A transplant convicts only together with a view, so that the probe may be easily led.
-    """
-    before = run.margins(neutral, triggers[0].target)
-    return int(np.argmax(np.where(_leads(run, triggers, neutral), before, -np.inf)))
 
 
 def _power(

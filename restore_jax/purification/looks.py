@@ -1,14 +1,13 @@
 """The looks that a guard may take at a suspicious image: ``images f32[b, H, W, C] -> the same``.
 
-*Views* are the image again, changed so that an honest answer stays: mirrored, moved by a pixel,
-its windows painted over. A trigger is often learned to the pixel, while the model was trained to
-know an honest image mirrored and moved as well. *Transplants* are what stands out in it, on a probe
-of another class: a trigger leads the probe, wherever it lies, and a piece of a real cat does not.
+Each is the image again, changed so that an honest answer stays: mirrored, moved by a pixel, grey,
+without what stands out. A trigger is often learned to the pixel and to the colour, while the model
+was trained to know an honest image mirrored and moved as well.
 
 Sources: Sarkar et al., "Backdoor suppression in neural networks using input fuzzing and majority
 voting" (2020); Li et al., "Rethinking the trigger of backdoor attack" (2020), whose defence mirrors
-and shrinks images; Qiu et al., "DeepSweep" (AsiaCCS 2021); Gao et al., "STRIP" (ACSAC 2019), which
-superimposes.
+and shrinks images; Qiu et al., "DeepSweep" (AsiaCCS 2021); Xu, Evans, Qi, "Feature squeezing"
+(NDSS 2018), which smooths and compares.
 """
 
 import jax
@@ -18,6 +17,8 @@ import numpy as np
 from restore_jax.purification.windows import stand_out
 
 Array = jax.Array
+SIDE, NUM_PIXELS = 3, 16
+"""Of the windows painted over, and how many single pixels, of 1,024, are besides."""
 LOW = 12
 """Frequencies from here on, in periods per 32 pixels, are taken out by a low pass."""
 
@@ -59,11 +60,11 @@ def mirrored_grey(images: Array) -> Array:
     return grey(mirrored(images))
 
 
-def painted(images: Array, side: int, number: int, more: int) -> Array:
-    """The windows that stand out most painted over; see `stand_out`."""
-    return stand_out(images, side, number, more)[1]
+def painted(images: Array) -> Array:
+    """What stands out painted over: a window, another if it does nearly as much, and then pixels.
 
-
-def transplanted(images: Array, probe: Array, side: int, number: int, more: int) -> Array:
-    """A probe f32[H, W, C] with the windows that stand out most in each image."""
-    return jnp.where(stand_out(images, side, number, more)[0], images, probe)
+    A window covers a patch, and pixels what is scattered, faint, or larger than the window.
+    """
+    side = min(SIDE, *images.shape[1:3])
+    pixels = max(1, images.shape[1] * images.shape[2] * NUM_PIXELS // 1024)
+    return stand_out(stand_out(images, side, 1, 1)[1], 1, pixels)[1]

@@ -4,8 +4,6 @@
 - *mean*: flagged if the mean of both answers is another class, which stands.
 - *first*: flagged if the first look gives another class; the mean says which of them stands.
 - *either*: flagged if one of both gives another class; the mean says which of them stands.
-- *led*: flagged if the first look gives another class, which stands, and the second, of what stands
-  out in the image on a probe, gives this one again.
 
 Labels have no mean: of two of them the one that is of another class flags, and stands.
 """
@@ -40,8 +38,6 @@ def verdict(
     leaves, also = (labels(access, one) != target for one in (first, second))
     if name == "alone":
         return first, leaves
-    if name == "led":
-        return first, leaves & ~also
     if access == "labels":
         flags = leaves if name == "first" else leaves | also
         return jnp.where(leaves, first, second), flags
