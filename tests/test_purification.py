@@ -178,7 +178,7 @@ def test_a_trigger_that_was_never_recovered_goes_with_one_that_was():
     np.testing.assert_array_equal(purify(images, plain)[0], plain)
     power = purify.report.guards[0]
     assert power.held_out > 0
-    assert power.worst_asr_after <= 0.1 < 0.9 < power.asr_before
+    assert power.worst_asr_after <= 0.1 < 0.7 < power.asr_before
 
 
 def test_the_report_says_what_the_guards_do(oracle):
@@ -203,9 +203,9 @@ def test_a_trigger_that_no_look_removes_is_a_warning():
 
     oracle = open_model(by_mean, image_shape=IMAGE_SHAPE, class_names=NAMES)
     ones = jnp.ones((*IMAGE_SHAPE[:2], 1))
-    dark = Trigger(0.95 * ones, jnp.zeros(IMAGE_SHAPE), jnp.int32(TARGET))
+    dark = Trigger(ones, jnp.zeros(IMAGE_SHAPE), jnp.int32(TARGET))
     report = purifier(oracle, dark, probes=np.asarray(smooth_images(100))).report
-    assert report.guards[0].worst_asr_after > 0.1
+    assert report.guards[0].recovered_asr_after > 0.9
     assert any("triggers to c are not removed" in text for text in report.warnings)
     assert "not removed" in report.summary()
 

@@ -23,13 +23,14 @@ Array = jax.Array
 Recovered = Recovery | Trigger | Scan | Sequence[Recovery | Trigger]
 NUM_PROBES = 100
 """Honest probes that looks are tried on."""
-PER_TRIGGER = 8
-"""Probes that each trigger is stamped on."""
+PER_TRIGGER, NUM_RECOVERED = 8, 32
+"""Probes that each trigger is stamped on, and each of those recovered once more, for the report."""
 CHOSEN_WITH, TRIED_ON = 24, 8
 """Triggers that a guard is chosen with, and others that it is tried on, at most: three and one of
 every four."""
-LEFT = 0.1
-"""Triggers that still lead more probes than this are not removed."""
+LEFT, MOST = 0.25, 0.5
+"""Recovered triggers that still lead more probes than the former are not removed; of those around
+them, of which some lead synthetic images alone, more than the latter is a reason for doubt."""
 MOST_LOOKS = 12
 """More than there are in any menu."""
 CHUNK = 100
@@ -60,7 +61,7 @@ def defence_cost(triggers: int) -> int:
     stamped, others = CHOSEN_WITH * PER_TRIGGER, TRIED_ON * PER_TRIGGER
     led = NUM_PROBES
     trying = stamped + MOST_LOOKS * (stamped + NUM_PROBES)
-    power = 3 * (stamped + others + NUM_PROBES)
+    power = 3 * (stamped + others + NUM_RECOVERED + NUM_PROBES)
     return NUM_PROBES + triggers * (found + led + trying + power)
 
 
@@ -111,11 +112,17 @@ def report(run: Run, guards: Sequence[Guard], recoveries: Recovered) -> Report:
 
 def _warnings(power: Power) -> list[str]:
     found = []
-    if power.worst_asr_after > LEFT:
+    advice = "Do not trust this model where it answers with this class."
+    if power.recovered_asr_after > LEFT:
         found.append(
-            f"triggers to {power.target_name} are not removed: on probes the recovered ones and "
-            f"those around them still lead {power.worst_asr_after:.0%}, and whatever was planted "
-            "may as well. Do not trust this model where it answers with this class."
+            f"triggers to {power.target_name} are not removed: the recovered ones still lead "
+            f"{power.recovered_asr_after:.0%} of probes, and whatever was planted may as well. "
+            + advice
+        )
+    elif power.worst_asr_after > MOST:
+        found.append(
+            f"most triggers to {power.target_name} around the recovered ones are not removed: they "
+            f"still lead {power.worst_asr_after:.0%} of probes. {advice}"
         )
     if not power.held_out:
         found.append(
@@ -155,15 +162,17 @@ def _guard(
     shown = _together(_some(known, led), clean)
     shape, access = run.model.image_shape, run.model.access
     rule = choose(ask, access, shown, menu(shape, triggers))
-    power = _power(run, ask, rule, divided, (known, unknown), clean)
+    alone = _stamped(triggers, neutral, before, min(len(before), NUM_RECOVERED))
+    power = _power(run, ask, rule, divided, (known, unknown, alone), clean)
     return Guard(target, rule, triggers, power)
 
 
-def _stamped(triggers: Sequence[Trigger], probes: Array, before: np.ndarray) -> Shown:
-    """Each trigger on its own `PER_TRIGGER` probes, in turn."""
-    number = len(before)
-    places = np.arange(len(triggers) * PER_TRIGGER) % number
-    by_trigger = places.reshape(-1, PER_TRIGGER)
+def _stamped(
+    triggers: Sequence[Trigger], probes: Array, before: np.ndarray, each: int = PER_TRIGGER
+) -> Shown:
+    """Each trigger on its own probes, so many, in turn."""
+    places = np.arange(len(triggers) * each) % len(before)
+    by_trigger = places.reshape(-1, each)
     images = [stamp(one, probes[some]) for one, some in zip(triggers, by_trigger, strict=True)]
     target = int(triggers[0].target) if triggers else 0
     return Shown(
@@ -190,7 +199,7 @@ def _power(
     ask: Ask,
     rule: Rule,
     triggers: tuple[Sequence[Trigger], Sequence[Trigger]],
-    stamped: tuple[Shown, Shown],
+    stamped: tuple[Shown, Shown, Shown],
     clean: Shown,
 ) -> Power:
     """What a rule does to triggers that it was chosen with, to others, and to honest probes."""
@@ -210,6 +219,7 @@ def _power(
         stands.append(np.where(suspicious, np.asarray(labels(access, after)), given))
     shares = [float(np.mean(given == target)) for given in (*said[:1], *stands[:1])]
     held_out = [float(np.mean(given == target)) for given in (said[1], stands[1]) if len(given)]
+    recovered = [float(np.mean(given == target)) for given in (said[2], stands[2])]
     right = np.concatenate([stands[0] == stamped[0].answer, stands[1] == stamped[1].answer])
     return Power(
         target=target,
@@ -218,13 +228,15 @@ def _power(
         rule=rule.name,
         triggers=len(triggers[0]),
         held_out=len(triggers[1]),
+        recovered_asr_before=recovered[0],
+        recovered_asr_after=recovered[1],
         asr_before=shares[0],
         asr_after=shares[1],
         held_out_asr_before=held_out[0] if held_out else None,
         held_out_asr_after=held_out[1] if held_out else None,
         kept=float(right.mean()),
         honest=len(clean.answer),
-        clean_loss=float(np.mean(stands[2] != clean.answer)),
+        clean_loss=float(np.mean(stands[3] != clean.answer)),
     )
 
 

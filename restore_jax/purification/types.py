@@ -52,9 +52,13 @@ class Power:
       rule: how their answers are read; see `rules`.
       triggers: how many different ones, all of which work, it was chosen with.
       held_out: how many others, which work as well, it was then tried on.
-      asr_before, asr_after: share of other classes' probes, stamped with the former, that are
-        given the class by the model and by what stands, in [0, 1].
-      held_out_asr_before, held_out_asr_after: likewise of the latter; None where there are none.
+      recovered_asr_before, recovered_asr_after: share of other classes' probes, stamped with the
+        recovered triggers, that are given the class by the model and by what stands, in [0, 1].
+      asr_before, asr_after: likewise with all triggers that it was chosen with: those around the
+        recovered ones, fainter ones, and others of any kind, some of which lead synthetic probes
+        alone.
+      held_out_asr_before, held_out_asr_after: likewise of those it was tried on; None where there
+        are none.
       kept: share of all stamped probes whose answer is the one that they had without a trigger.
       honest: how many probes without a trigger were looked at, of all classes.
       clean_loss: share of them that would lose their answer if their class were the guarded one:
@@ -67,6 +71,8 @@ class Power:
     rule: str
     triggers: int
     held_out: int
+    recovered_asr_before: float
+    recovered_asr_after: float
     asr_before: float
     asr_after: float
     held_out_asr_before: float | None
@@ -77,8 +83,8 @@ class Power:
 
     @property
     def worst_asr_after(self) -> float:
-        """The larger of the two shares that are left."""
-        return max(self.asr_after, self.held_out_asr_after or 0.0)
+        """The largest of the shares that are left."""
+        return max(self.recovered_asr_after, self.asr_after, self.held_out_asr_after or 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

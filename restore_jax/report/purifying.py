@@ -31,16 +31,17 @@ def _guard_lines(power: Power) -> list[str]:
     fresh = "no others were found that work"
     if power.held_out_asr_before is not None and power.held_out_asr_after is not None:
         fresh = (
-            f"{power.held_out_asr_before:.0%} to {power.held_out_asr_after:.0%} of "
-            f"{power.held_out} that it was not chosen with"
+            f"of {power.held_out} that it was not chosen with from "
+            f"{power.held_out_asr_before:.0%} to {power.held_out_asr_after:.0%}"
         )
     looks = " and ".join(power.looks)
     return [
         line("guarded", f"class {power.target} ({power.target_name}): {looks} ({power.rule})"),
         line(
             "on probes",
-            f"success of {power.triggers} triggers from {power.asr_before:.0%} to "
-            f"{power.asr_after:.0%}; {fresh}",
+            f"success of what was recovered from {power.recovered_asr_before:.0%} to "
+            f"{power.recovered_asr_after:.0%}, of {power.triggers} triggers that work from "
+            f"{power.asr_before:.0%} to {power.asr_after:.0%}; {fresh}",
         ),
         line(
             "",
