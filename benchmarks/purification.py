@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/")
     parser.add_argument("--seeds", type=int, default=3, help="packaged model (%(default)s)")
     parser.add_argument("--images", type=int, default=10_000, help="test images (%(default)s)")
-    parser.add_argument("--models", nargs="+", default=None, help="of the zoo (all but clean)")
+    parser.add_argument("--models", nargs="*", default=None, help="of the zoo (all but clean)")
     parser.add_argument("--zoo", type=Path, metavar="DIR", help="models with an attack.npz each")
     parser.add_argument("--recoveries", type=Path, metavar="DIR", help="where those are kept")
     parser.add_argument("--earlier", type=Path, metavar="JSON", help="rows of an earlier version")

@@ -329,6 +329,19 @@ def test_bad_input_is_one_sentence(words, says, tmp_path, monkeypatch, capsys):
     assert says in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_command_says_that_a_scan_that_named_nothing_is_of_no_use(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scan").mkdir()
+    content = {"schema_version": 2, "verdict": "nothing found", "targets": []}
+    (tmp_path / "scan" / "scan.json").write_text(json.dumps(content))
+    assert main(["purify", "--recovery", "scan", "--images", "x.npz"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "confirmed no trigger (its verdict: nothing found)" in said
+    assert "purify cannot help" in said
+
+
 @pytest.mark.slow
 def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     from restore_jax import oracles
@@ -352,6 +365,11 @@ def test_the_command_purifies_a_file_of_images(tmp_path, monkeypatch, capsys):
     endless = [*words[:4], "--images", "dead_leaves", "--out", str(tmp_path / "other")]
     assert main(endless) == 2
     assert "has no end" in capsys.readouterr().err
+    written = json.loads((out / "purification.json").read_text())
+    assert [guard["target"] for guard in written["guards"]] == [TARGET]
+    assert written["guards"][0]["recovered_asr_before"] > 0.9
+    assert written["unguarded"] == ["a", "b", "d"]
+    assert written["warnings"] == result["warnings"]
     lines = (out / "predictions.csv").read_text().splitlines()
     assert lines[0] == "image,model,purified,flagged"
     assert [line.split(",")[3] for line in lines[1:]] == ["1"] * 10 + ["0"] * 20
