@@ -211,8 +211,8 @@ def write_told(
         "and an accuracy on stamped images within 4 points of that on clean ones of the same "
         "classes; of all others an ASR of at most 10 % and at most 1 point lost. *Said*: the ASR "
         "that the report expects of triggers that work, by probes alone. *Earlier*: what the "
-        "version before, which looked for the recovered pattern, left of the ASR. No trigger was "
-        "recovered of: " + (", ".join(missing) or "none") + ".",
+        "version before, which looked for the recovered pattern, left of the ASR, on the first 500 "
+        "images. No trigger was recovered of: " + (", ".join(missing) or "none") + ".",
     ]
     for title, some in (
         ("Models that were never looked at", [r for r in rows if not r["developed_on"]]),
