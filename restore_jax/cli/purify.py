@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from restore_jax.oracles import Journal, Oracle
     from restore_jax.run import Saved
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHUNK = 1_000
 
 
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
     add("--recovery", required=True, nargs="+", metavar="DIR",
-        help="folders that recover wrote, at most one for each class, or one that scan "
-             "wrote")  # fmt: skip
+        help="folders that recover wrote, or one that scan wrote")  # fmt: skip
     add("--images", required=True, metavar="SPEC",
         help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
              "images in --data-dir")  # fmt: skip
@@ -90,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
         with models.kept(args, oracle, "purify") as kept:
-            result, table, page = _purify(args, oracle, recoveries, source, kept.journal, report)
+            result, table, page, can = _purify(
+                args, oracle, recoveries, source, kept.journal, report
+            )
             with exits.undisturbed() as signals:
                 result["seconds"] = time.perf_counter() - began
                 files = {
@@ -107,12 +108,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         exits.print_json(result | {"out": str(kept.folder)})
         return code
-    exits.show("\n".join(_lines(result, f"{kept.folder}/: {', '.join(files)}")))
+    exits.show("\n".join(_lines(result, can, f"{kept.folder}/: {', '.join(files)}")))
     return code
 
 
-def _lines(result: dict[str, Any], files: str) -> list[str]:
-    """The result for a person."""
+def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
+    """The result for a person; ``can`` says what purifying can do for the model."""
     from restore_jax.report.text import asking_lines
 
     number, of = result["num_images"], ""
@@ -125,6 +126,7 @@ def _lines(result: dict[str, Any], files: str) -> list[str]:
             for name, flagged in result["flagged_by_class"].items()
             if flagged
         ),
+        *can,
         f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image",
         *(f"  asking          {text}" for text in asking_lines(result.get("asking"))),
         *(f"  note            {note}" for note in result.get("notes", ())),
@@ -139,13 +141,19 @@ def _purify(
     source: "ProbeSource",
     journal: "Journal | Saved",
     report: Any,
-) -> tuple[dict[str, Any], str, "Callable[[dict[str, Any]], bytes]"]:
-    """Asks about all images: the result, the table of them, and what draws the page about it."""
+) -> tuple[dict[str, Any], str, "Callable[[dict[str, Any]], bytes]", list[str]]:
+    """Asks about all images.
+
+    The result, the table of them, what draws the page about it, and in words what purifying can
+    do.
+    """
     import numpy as np
 
     from restore_jax.purification import Defended, defence_cost, defences
+    from restore_jax.purification import report as power
     from restore_jax.report.contents import cost_content, provenance_content
     from restore_jax.report.purification_page import NUM_EXAMPLES, Example, purification_page
+    from restore_jax.report.purifying import power_content, power_lines
     from restore_jax.run import Run, examining
 
     number = source.available or 0
@@ -166,7 +174,10 @@ def _purify(
         journal=journal,
     ).examine()
     oracle = run.model
-    defended = Defended(run, defences(run, recoveries))
+    report(0, number, "trying looks on probes")
+    guards = defences(run, recoveries)
+    can = power(run, guards, recoveries)
+    defended = Defended(run, guards)
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     flags: list[np.ndarray] = []
@@ -189,7 +200,7 @@ def _purify(
         if not flags:
             raise
         interrupted = True
-    said, left, flag = map(np.concatenate, (before, after, flags))
+    said, stands, flag = map(np.concatenate, (before, after, flags))
     cost, provenance = run.cost(), run.provenance()
     spent, command = cost_content(cost), inputs.command(args, oracle)
 
@@ -208,12 +219,13 @@ def _purify(
         "flagged_by_class": {
             names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
         },
+        **power_content(can),
         **{name: spent[name] for name in ("queries", "asking") if name in spent},
         "queries_per_image": defended.queries / len(flag),
         "access": oracle.access,
         **provenance_content(provenance, cost),
     }
-    return result, _table(names, said, left, flag), page
+    return result, _table(names, said, stands, flag), page, power_lines(can)
 
 
 def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":

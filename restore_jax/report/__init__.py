@@ -3,6 +3,7 @@
 from restore_jax.report.contents import recovery_content
 from restore_jax.report.errors import ResultError
 from restore_jax.report.figures import overview_figure, trigger_figure
+from restore_jax.report.purifying import power_content, power_lines
 from restore_jax.report.recovery_page import recovery_page
 from restore_jax.report.scan_page import scan_page
 from restore_jax.report.scans import load_recoveries, render_scan, scan_content, scan_figure
@@ -24,6 +25,8 @@ __all__ = [
     "load_recovery",
     "load_trigger",
     "overview_figure",
+    "power_content",
+    "power_lines",
     "recovery_content",
     "recovery_lines",
     "recovery_page",

@@ -76,6 +76,7 @@ def purification_page(
             if content["interrupted"] else None,
             tag("p", "Of a flagged image the answer without the trigger stands; of all others "
                 "the model's own. Every image is in predictions.csv."),
+            *(tag("p", f"Warning: {words}") for words in content.get("warnings", ())),
             parts.notes(provenance),
             facts((
                 ("images flagged", parts.big(number(flagged, ","))),

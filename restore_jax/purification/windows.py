@@ -1,0 +1,83 @@
+"""The windows of an image that stand out from what surrounds them, and what would be there."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+CLOSE = 0.8
+"""A window more is painted over where it stands out this much, as a share of the first."""
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def stand_out(
+    images: Array, side: int, number: int, more: int = 0, close: float = CLOSE
+) -> tuple[Array, Array]:
+    """The windows that stand out most, and the images with them painted over.
+
+    A window's pixels are predicted from the ring around it, along their row and along their
+    column; it stands out by the smaller error of the two, so that an edge that goes through
+    does not count.
+
+    Args:
+      images: f32[b, H, W, C].
+      side: of a window, in pixels, at most min(H, W).
+      number: how many windows, which do not overlap while there is room.
+      more: windows that come in addition, if they stand out nearly as much as the first.
+      close: how much that is, as a share of it.
+
+    Returns:
+      ``(covers bool[b, H, W, 1], filled f32[b, H, W, C])``: what the windows cover, and the
+      images with the mean of both predictions there.
+    """
+    height, width, channels = images.shape[1:]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    places = height - side + 1, width - side + 1
+
+    def at(row: int, col: int) -> Array:
+        return padded[:, row : row + places[0], col : col + places[1]]
+
+    error, fill = jnp.zeros((images.shape[0], *places)), []
+    for i in range(side):
+        for j in range(side):
+            left, right, top, bottom = (
+                at(1 + i, 0), at(1 + i, 1 + side), at(0, 1 + j), at(1 + side, 1 + j)
+            )  # fmt: skip
+            along_row = left + (j + 1) / (side + 1) * (right - left)
+            along_col = top + (i + 1) / (side + 1) * (bottom - top)
+            pixel = at(1 + i, 1 + j)
+            errors = [jnp.sum(jnp.abs(pixel - guess), -1) for guess in (along_row, along_col)]
+            error = error + jnp.minimum(*errors)
+            fill.append(0.5 * (along_row + along_col))
+    fills = jnp.stack(fill, 3).reshape(*error.shape, side, side, channels)
+
+    def one_image(image: Array, error: Array, fills: Array) -> tuple[Array, Array]:
+        least = close * jnp.max(error)
+
+        def next_window(
+            index: Array, carry: tuple[Array, Array, Array]
+        ) -> tuple[Array, Array, Array]:
+            error, covers, filled = carry
+            flat = jnp.argmax(error)
+            row, col = flat // places[1], flat % places[1]
+            counts = (index < number) | (error[row, col] >= least)
+            near = (jnp.abs(jnp.arange(places[0]) - row) < side)[:, None] & (
+                jnp.abs(jnp.arange(places[1]) - col) < side
+            )
+            block = jnp.ones((side, side, 1), bool)
+            with_it = (
+                lax.dynamic_update_slice(covers, block, (row, col, 0)),
+                lax.dynamic_update_slice(filled, fills[row, col], (row, col, 0)),
+            )
+            return (
+                jnp.where(near, -1.0, error),
+                jnp.where(counts, with_it[0], covers),
+                jnp.where(counts, with_it[1], filled),
+            )
+
+        start = (error, jnp.zeros((height, width, 1), bool), image)
+        return lax.fori_loop(0, number + more, next_window, start)[1:]
+
+    return jax.vmap(one_image)(images, error, fills)

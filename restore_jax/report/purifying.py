@@ -1,0 +1,52 @@
+"""What purifying can do for a model, in words and as JSON."""
+
+import dataclasses
+
+from restore_jax.purification import Power, Report
+from restore_jax.report.text import line
+from restore_jax.types import JSON
+
+
+def power_content(report: Report) -> dict[str, JSON]:
+    """What purification.json says of the guards: no NaN, no infinity, no arrays."""
+    guards: list[JSON] = [
+        dataclasses.asdict(guard) | {"looks": list(guard.looks)} for guard in report.guards
+    ]
+    unguarded: list[JSON] = [*report.unguarded]
+    warnings: list[JSON] = [*report.warnings]
+    return {"guards": guards, "unguarded": unguarded, "warnings": warnings}
+
+
+def power_lines(report: Report) -> list[str]:
+    """The guards, what goes through, and what a user has to know, one fact a line."""
+    others = ", ".join(report.unguarded) or "none"
+    return [
+        *(text for guard in report.guards for text in _guard_lines(guard)),
+        line("unguarded", f"{others} (whatever leads there goes through)"),
+        *(line("warning", text) for text in report.warnings),
+    ]
+
+
+def _guard_lines(power: Power) -> list[str]:
+    fresh = "no others were found that work"
+    if power.held_out_asr_before is not None and power.held_out_asr_after is not None:
+        fresh = (
+            f"of {power.held_out} that it was not chosen with from "
+            f"{power.held_out_asr_before:.0%} to {power.held_out_asr_after:.0%}"
+        )
+    looks = " and ".join(power.looks)
+    return [
+        line("guarded", f"class {power.target} ({power.target_name}): {looks} ({power.rule})"),
+        line(
+            "on probes",
+            f"success of what was recovered from {power.recovered_asr_before:.0%} to "
+            f"{power.recovered_asr_after:.0%}, of {power.triggers} triggers that work from "
+            f"{power.asr_before:.0%} to {power.asr_after:.0%}; {fresh}",
+        ),
+        line(
+            "",
+            f"{power.kept:.0%} of stamped probes have their own answer then; "
+            f"{power.clean_loss:.0%} of {power.honest} without a trigger would lose theirs "
+            "(photographs do less often)",
+        ),
+    ]
