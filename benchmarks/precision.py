@@ -194,13 +194,13 @@ def report(found: dict[str, Any]) -> str:
             for part in [[r for r in rows if r["particles"] == size]]
         ),
         "",
-        "| problem | particles | target | sd(log p), seen | stated, median | mean / truth - 1 | covered | "
-        "runs: least, median, most | evaluations, median |",
+        "| problem | particles | target | sd(log p), seen | stated, median | mean / truth - 1 | "
+        "covered | runs: least, median, most | evaluations, median |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {r['problem']} | {r['particles']:,} | {r['target']} | {r['sd']:.3f} | {r['stated']:.3f} | "
-            f"{r['bias']:+.3f} ± {r['bias_error']:.3f} | {r['covered']} of {r['replicates']} | "
-            f"{r['runs'][0]}, {r['runs'][1]}, {r['runs'][2]} | {r['evaluations']:,.0f} |"
+            f"| {r['problem']} | {r['particles']:,} | {r['target']} | {r['sd']:.3f} | "
+            f"{r['stated']:.3f} | {r['bias']:+.3f} ± {r['bias_error']:.3f} | "
+            f"{r['covered']} of {r['replicates']} | {r['runs'][0]}, {r['runs'][1]}, {r['runs'][2]} | {r['evaluations']:,.0f} |"
             for r in rows
         ),
         "",
