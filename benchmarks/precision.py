@@ -200,7 +200,8 @@ def report(found: dict[str, Any]) -> str:
         *(
             f"| {r['problem']} | {r['particles']:,} | {r['target']} | {r['sd']:.3f} | "
             f"{r['stated']:.3f} | {r['bias']:+.3f} ± {r['bias_error']:.3f} | "
-            f"{r['covered']} of {r['replicates']} | {r['runs'][0]}, {r['runs'][1]}, {r['runs'][2]} | {r['evaluations']:,.0f} |"
+            f"{r['covered']} of {r['replicates']} | {', '.join(map(str, r['runs']))} | "
+            f"{r['evaluations']:,.0f} |"
             for r in rows
         ),
         "",

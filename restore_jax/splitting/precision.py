@@ -127,8 +127,10 @@ def until_precise(
 ) -> Callable[[Array, Args], PreciseResult]:
     """Makes as many whole runs as it takes for a stated standard error of log p.
 
-    The error of what comes out lies within about a tenth of the target, and below it where the four
-    runs that are always made are more precise already: a run of fewer particles then costs less.
+    The error of what comes out lies within about a fifth of the target, and below it where the four
+    runs that are always made are more precise already. The mean is as unbiased as a single run: what
+    its moves learn biases a run of few particles (of 400 by up to 13 % on hard problems, of 1,000 by
+    nothing that was seen), and more runs do not take that away.
 
     Args:
       algorithm: of `importance_splitting`, with ``stop="estimate"``.
