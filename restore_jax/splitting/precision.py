@@ -128,9 +128,9 @@ def until_precise(
     """Makes as many whole runs as it takes for a stated standard error of log p.
 
     The error of what comes out lies within about a fifth of the target, and below it where the four
-    runs that are always made are more precise already. The mean is as unbiased as a single run: what
-    its moves learn biases a run of few particles (of 400 by up to 13 % on hard problems, of 1,000 by
-    nothing that was seen), and more runs do not take that away.
+    runs that are always made are more precise already. The mean is as unbiased as a single run:
+    what its moves learn biases a run of few particles (of 400 by up to 13 % on hard problems, of
+    1,000 by nothing that was seen), and more runs do not take that away.
 
     Args:
       algorithm: of `importance_splitting`, with ``stop="estimate"``.
