@@ -218,20 +218,23 @@ def report(found: dict[str, Any]) -> str:
                 r["log10"], r["covered"], r["bias"], r["bias_error"], strict=True
             )
         ),
-        "",
-        f"## {RUNS} runs merged",
-        "",
-        "1,000 particles each. Deviations are of the estimate over the truth.",
-        "",
-        "| problem | one run | merged | ratio (independent: 8) | covered | said to disagree |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r['problem']} | {r['sd_single']:.3f} | {r['sd_merged']:.4f} | "
-            f"{r['sd_single'] / r['sd_merged']:.1f} | {r['covered']} of {r['replicates']} | "
-            f"{r['disagree']} |"
-            for r in found["merged"]
-        ),
     ]
+    if found["merged"]:
+        lines += [
+            "",
+            f"## {RUNS} runs merged",
+            "",
+            "1,000 particles each. Deviations are of the estimate over the truth.",
+            "",
+            "| problem | one run | merged | ratio (independent: 8) | covered | said to disagree |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {r['problem']} | {r['sd_single']:.3f} | {r['sd_merged']:.4f} | "
+                f"{r['sd_single'] / r['sd_merged']:.1f} | {r['covered']} of {r['replicates']} | "
+                f"{r['disagree']} |"
+                for r in found["merged"]
+            ),
+        ]
     if found["stuck"]:
         lines += [
             "",
