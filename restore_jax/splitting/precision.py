@@ -129,8 +129,8 @@ def until_precise(
 
     The error of what comes out lies within about a fifth of the target, and below it where the four
     runs that are always made are more precise already. The mean is as unbiased as a single run:
-    what its moves learn biases a run of few particles (of 400 by up to 13 % on hard problems, of
-    1,000 by nothing that was seen), and more runs do not take that away.
+    what its moves learn biases a run of few particles (of 400 by up to a fifth on hard problems,
+    of 1,000 by nothing that was seen), and more runs do not take that away.
 
     Args:
       algorithm: of `importance_splitting`, with ``stop="estimate"``.
