@@ -32,8 +32,9 @@ def main() -> None:
     for name in args.only:
         path = RESULTS / f"{name}.json"
         if not path.exists():
-            found = scan(open_model(ZOO / name), seed=0)
-            path.write_text(json.dumps(scan_content(found), indent=1) + "\n")
+            content = scan_content(scan(open_model(ZOO / name), seed=0))
+            content["model"] = f"benchmarks/zoo/{name}"  # not where this machine has it
+            path.write_text(json.dumps(content, indent=1) + "\n")
     paths = {name: RESULTS / f"{name}.json" for name in PAIR}
     if all(path.exists() for path in paths.values()):
         scans = {name: json.loads(path.read_text()) for name, path in paths.items()}

@@ -37,8 +37,8 @@ from restore_jax.splitting import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-TARGETS = {0.2: 400, 0.1: 1000, 0.05: 1000}
-"""Standard errors, and the particles of each run: four are less precise than what is asked for."""
+SETTINGS = ((0.2, 400), (0.1, 400), (0.1, 1000), (0.05, 1000))
+"""Standard errors, each with the particles of a run: four runs are less precise than that."""
 NAMES = (
     "linear, d = 2, 1e-3", "linear, d = 2, 1e-8", "four branches, d = 2", "parabola, d = 5",
     "corner of a cube, d = 6", "two modes, d = 10", "outside a ball, d = 20, 1e-8",
@@ -248,9 +248,6 @@ def report(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--replicates", type=int, default=200)
-    parser.add_argument(
-        "--targets", type=float, nargs="+", default=list(TARGETS), choices=list(TARGETS)
-    )
     parser.add_argument("--add", action="store_true", help="keep the rows that are there")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -272,10 +269,10 @@ def main() -> None:
         if missing("tail", problem=name):
             found["tail"].append(tail(name, args.replicates))
             kept()
-    for target in args.targets:
+    for target, size in SETTINGS:
         for name in NAMES:
-            if missing("precise", problem=name, target=target):
-                row = precise(name, target, TARGETS[target], args.replicates)
+            if missing("precise", problem=name, target=target, particles=size):
+                row = precise(name, target, size, args.replicates)
                 found["precise"].append(row)
                 print(row, flush=True)
                 kept()
