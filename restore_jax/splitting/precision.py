@@ -32,6 +32,8 @@ from restore_jax.splitting.types import (
 
 PILOTS = 2
 """Runs of each half before their number is settled."""
+CHOICE = 2**31 - 1
+"""Folded into a run's key for the choice of particles: a run folds in levels, and makes fewer."""
 DISAGREE = 0.01
 """Where runs that agree would differ as much with this probability, their spread is the error."""
 
@@ -213,7 +215,7 @@ def _with_run(carry: _Carry, half: Array, run: SplittingResult, key: Array) -> _
     chance = jnp.where(reached, jnp.exp(log_found - jnp.logaddexp(together, log_found)), 0.0)
     nobody_yet = ~jnp.any(sums.reached > 0) & ~reached
     particles, scores = _in_place(
-        jax.random.fold_in(key, 1), run, jnp.where(nobody_yet, 1.0, chance), carry
+        jax.random.fold_in(key, CHOICE), run, jnp.where(nobody_yet, 1.0, chance), carry
     )
     # Cochran's sums, about the first run's estimate: far from it they would cancel out.
     middle = run.log_prob + 0.5 * jnp.square(run.log_prob_std)
