@@ -87,7 +87,7 @@ import numpy as np
 
 from restore_jax import checkpoints
 
-_saved = checkpoints.load(checkpoints.SHIPPED)
+_saved = checkpoints.load(checkpoints.PACKAGED["shipped"])
 _weights = _saved.network.fold(_saved.params, _saved.batch_stats)
 _apply = jax.jit(_saved.network.apply_folded)
 
@@ -149,7 +149,7 @@ def write_models(folder: Path) -> None:
     assert spec.loader is not None
     convert: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(convert)
-    layers = convert.layers_of(checkpoints.load(checkpoints.SHIPPED))
+    layers = convert.layers_of(checkpoints.load(checkpoints.PACKAGED["shipped"]))
     for name, ending in DOORS.items():
         try:
             if ending:

@@ -7,6 +7,7 @@ runs the packaged model and the small ones of ``benchmarks/zoo/`` in the parts b
 not made again unless ``--anew``.
 
 - first: the packaged model's triggers, stopped at the first hit, by access;
+- twin: the same classes of its clean twin, at the same budgets: whatever is found was not planted;
 - estimate: patch models in the default way, with a probability;
 - literature: scattered pixels, blend and stripes, each in its own space, stopped at the first hit;
 - clean: classes without a trigger, at the budgets of the first part, four times over;
@@ -27,7 +28,7 @@ import jax
 import numpy as np
 from zoo import RECOVERY, ZOO
 
-from restore_jax import Oracle, attack_success_rate, open_model, recover
+from restore_jax import Oracle, attack_success_rate, checkpoints, open_model, recover
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker
@@ -35,9 +36,9 @@ from restore_jax.recovery import planted_in
 from restore_jax.report import recovery_content
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("first", "literature", "estimate", "clean", "auto", "reference")
-BUDGETS = {"logits": 8_000, "probabilities": 8_000, "labels": 24_000}
-"""Images for a first hit: four times what its median should be."""
+PARTS = ("first", "twin", "estimate", "literature", "clean", "auto", "reference")
+BUDGETS = {"logits": 40_000, "probabilities": 40_000, "labels": 80_000}
+"""Images for a first hit: what `recover` may send by default, with labels twice that."""
 KEEP = (
     "target", "target_name", "space", "access", "stop", "seed", "queries", "queries_by_stage",
     "budget", "log10_prob", "log10_prob_interval", "best_score", "goal", "probe_success_rate",
@@ -50,7 +51,7 @@ class Job(NamedTuple):
 
     Attributes:
       part: one of `PARTS`.
-      model: "shipped", or a name in the zoo.
+      model: "shipped", "shipped-clean", or a name in the zoo.
       target: the class.
       access, space, stop, budget, seed: as `recover` takes them.
     """
@@ -74,14 +75,14 @@ def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
     }
     own = {"pixels": "scattered", "blend": "blend", "stripes": "stripes"}
     found: list[Job] = []
-    for target in targets["shipped"]:
-        for access, budget in BUDGETS.items():
+    for part, model in (("first", "shipped"), ("twin", "shipped-clean")):
+        for target in targets["shipped"]:
             for seed in range(seeds):
-                found.append(Job("first", "shipped", target, access, "patch", "first_hit",
-                                 budget, seed))  # fmt: skip
-        for seed in range(seeds):
-            found.append(Job("estimate", "shipped", target, "logits", "patch", "estimate",
-                             None, seed))  # fmt: skip
+                for access, budget in BUDGETS.items():
+                    found.append(Job(part, model, target, access, "patch", "first_hit",
+                                     budget, seed))  # fmt: skip
+                found.append(Job("estimate" if part == "first" else part, model, target, "logits",
+                                 "patch", "estimate", None, seed))  # fmt: skip
     for name in zoo:
         for target in targets[name]:
             for seed in range(small_seeds):
@@ -108,7 +109,7 @@ def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
 
 def folder(name: str) -> str | Path:
     """What `open_model` takes for a model's name."""
-    return name if name == "shipped" else ZOO / name
+    return name if name in checkpoints.PACKAGED else ZOO / name
 
 
 def one(job: Job, oracle: Oracle, asker: Asker, test_data: Any | None) -> dict[str, Any]:
@@ -146,6 +147,18 @@ def spread(values: list[float], digits: int) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
+def probability(rows: list[dict[str, Any]]) -> str:
+    """The probabilities found; where the event was not met, what they are at most (95 %)."""
+    found = [row["log10_prob"] for row in rows if row["log10_prob"] is not None]
+    bounds = [
+        row["log10_prob_interval"][1]
+        for row in rows
+        if row["log10_prob"] is None and row["log10_prob_interval"] is not None
+    ]
+    said = [spread(found, 2), f"at most {spread(bounds, 2)}" if bounds else ""]
+    return "; ".join(one for one in said if one)
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table, one line per model, class, access, space and way to stop."""
     lines = [
@@ -168,7 +181,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             f"{sum(row['found'] for row in some)} of {len(some)}",
             spread([row["queries"] for row in some], 0),
             f"{np.percentile([row['queries'] for row in some], 95):,.0f}",
-            spread([row["log10_prob"] for row in some if row["log10_prob"] is not None], 2),
+            probability(some),
             spread([row["probe_success_rate"] for row in some], 2),
             spread(tests, 4),
             f"{sum(rate >= 0.99 for rate in tests)} of {len(tests)}" if tests else "",
@@ -188,6 +201,7 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     titles = {
         "first": "The packaged model: the first trigger that works, by access",
+        "twin": "Its clean twin: the same classes, seeds and budgets",
         "estimate": "Patch models: pruned triggers, with a probability and without",
         "literature": "Scattered pixels, blend and stripes",
         "clean": "Classes without a trigger",
@@ -202,8 +216,9 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
         "",
         "Synthetic probes, default settings. Queries are all images sent: screening, search, "
         "choice, pruning and confirmation. ASR on CIFAR-10's test images (JPEG re-encoding) of "
-        "other classes, all 9,000 for the packaged model, those of the first 2,000 for the small "
-        "ones. Medians, with the range over seeds in brackets; shifts are medians of their sizes.",
+        "other classes, all 9,000 for the packaged models, those of the first 2,000 for the "
+        "small ones. Medians, with the range over seeds in brackets; shifts are medians of their "
+        "sizes. Where the event was not met, the probability is what it is at most (95 %).",
     ]
     for part, title in titles.items():
         some = [row for row in rows if row["part"] == part]
@@ -237,7 +252,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "recovery")
     args = parser.parse_args()
     images, labels = cifar10.load("test", args.data_dir)
-    data = {"shipped": (images, labels)}
+    data = dict.fromkeys(checkpoints.PACKAGED, (images, labels))
     rows: list[dict[str, Any]] = []
     if not args.anew and args.out.with_suffix(".json").exists():
         rows = json.loads(args.out.with_suffix(".json").read_text()).get("rows", [])

@@ -27,6 +27,7 @@ import numpy as np
 import roofline
 from profiling import profiled
 from timing import Contestant, processor, ratio, take_turns
+from zoo import ZOO
 
 from restore_jax import checkpoints
 from restore_jax.backdoors import make_poisoning
@@ -42,7 +43,7 @@ from restore_jax.training import Recipe, make_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 NEVER = 1e9
-SHIPPED = "resnet8, as packaged"
+FORMER = "resnet8, as packaged until 0.1"
 LOOP, RACING = "loop, every candidate on all probes", "loop, racing"
 VMAPPED = "four loops by vmap"
 REST = "loop around a linear model"
@@ -126,7 +127,7 @@ def arithmetic() -> Any:
 def scoring(args: argparse.Namespace) -> dict[str, Any]:
     limits = roofline.ceilings(arithmetic())
     networks = {}
-    for name in (SHIPPED, "resnet20", "resnet18"):
+    for name in (FORMER, "resnet20", "resnet18"):
         print(f"-- {name}", file=sys.stderr, flush=True)
         networks[name] = score_one(name, args, limits)
     return {
@@ -154,7 +155,7 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
     contestants.append(
         splitting_loop(REST, network, weights, particles, args.probes, answer=linear)
     )
-    if name == SHIPPED:
+    if name == FORMER:
         contestants.append(vmapped_loops(network, folded, particles // 4, args.probes))
     contestants.append(forward_pass(FORWARD, network, folded, images, chunk))
     fewest, winograd.FEWEST = winograd.FEWEST, NEVER
@@ -202,9 +203,9 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
 
 
 def open_network(name: str) -> tuple[Network, Any, Any, dict[str, Any]]:
-    """One of the networks, with the packaged weights or with random ones."""
-    if name == SHIPPED:
-        loaded = checkpoints.load(checkpoints.SHIPPED, arithmetic())
+    """One of the networks, with the weights that were packaged or with random ones."""
+    if name == FORMER:
+        loaded = checkpoints.load(ZOO / "packaged-0.1", arithmetic())
         return loaded.network, loaded.params, loaded.batch_stats, loaded.metadata
     network = make_network(name, dtype=arithmetic())
     metadata = {"normalisation": {"mean": [0.5], "std": [0.25]}}
@@ -500,7 +501,7 @@ def linear(weights: Any, images: Any) -> Any:
 
 def scaling(args: argparse.Namespace) -> dict[str, Any]:
     gpu = jax.default_backend() != "cpu"
-    network, params, stats, _ = open_network(SHIPPED)
+    network, params, stats, _ = open_network(FORMER)
     folded = network.fold(params, stats)
     many = (128, 1024, 8192, 65536) if gpu else (16, 32, 64, 128, 256)
     base = 1024 if gpu else 32

@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--formats", nargs="+", choices=tuple(FORMATS), default=tuple(FORMATS))
     args = parser.parse_args()
-    folder = checkpoints.SHIPPED if args.model == "shipped" else Path(args.model)
+    folder = checkpoints.PACKAGED.get(args.model, Path(args.model))
     checkpoint = checkpoints.load(folder)
     network, layers = checkpoint.network, layers_of(checkpoint)
     images = np.random.default_rng(0).random((64, *network.image_shape), np.float32)

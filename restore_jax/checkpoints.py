@@ -33,7 +33,11 @@ from restore_jax.splitting.types import Tree
 from restore_jax.types import JSON
 
 SCHEMA_VERSION = 1
-SHIPPED = Path(__file__).parent / "models" / "shipped"
+PACKAGED = {
+    "shipped": Path(__file__).parent / "models" / "shipped",
+    "shipped-clean": Path(__file__).parent / "models" / "shipped_clean",
+}
+"""The networks in the package, by name: one with two planted triggers, and its clean twin."""
 CHECKSUMS = "checksums.json"
 MOST_SIDE, MOST_CLASSES = 4096, 100_000
 """Of what a checkpoint's metadata may ask for."""

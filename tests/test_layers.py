@@ -16,7 +16,7 @@ FLOORS = (
     {"training", "recovery"},
     {"diagnosis", "verification"},
     {"purification"},
-    {"report"},
+    {"report", "serving"},
     {"cli"},
 )
 """From the ground up. On one floor nobody imports from a neighbour, but on the ground."""

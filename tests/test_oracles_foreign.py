@@ -70,7 +70,7 @@ def convert():
 
 @pytest.fixture(scope="module")
 def shipped(convert):
-    checkpoint = checkpoints.load(checkpoints.SHIPPED)
+    checkpoint = checkpoints.load(checkpoints.PACKAGED["shipped"])
     images = RNG.random((64, 32, 32, 3), np.float32)
     folded = checkpoint.network.fold(checkpoint.params, checkpoint.batch_stats)
     logits = jax.jit(checkpoint.network.apply_folded)(folded, images)

@@ -1,4 +1,4 @@
-"""The model in the package is what it says, and the main job works on it."""
+"""The networks in the package are what they say, and the main job works on them."""
 
 import json
 import os
@@ -15,31 +15,44 @@ from restore_jax.recovery import Settings, recover
 from restore_jax.training import make_evaluation
 
 DATA_DIR = os.environ.get("RESTORE_JAX_DATA_DIR")
+NAMES = tuple(checkpoints.PACKAGED)
 
 
-@pytest.fixture(scope="module")
-def checkpoint():
-    return checkpoints.load(checkpoints.SHIPPED)
+@pytest.fixture(scope="module", params=NAMES)
+def checkpoint(request):
+    return checkpoints.load(checkpoints.PACKAGED[request.param])
 
 
-def test_it_is_small_and_describes_itself(checkpoint):
-    size = sum(file.stat().st_size for file in checkpoints.SHIPPED.rglob("*") if file.is_file())
-    assert size <= 3_000_000
+def size(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_they_are_small_and_describe_themselves(checkpoint):
+    assert sum(map(size, checkpoints.PACKAGED.values())) <= 5_000_000
     metadata = checkpoint.metadata
     assert metadata["dataset"] == "cifar10"
     assert len(metadata["class_names"]) == 10
     assert metadata["command"].startswith("python train.py --dataset cifar10")
-    assert metadata["triggers"] == [patch.to_json() for patch in PLANTED.values()]
+    assert metadata["holdout"] > 0  # choices were made on these, not on the test images
 
 
-def test_it_meets_its_bar_by_its_own_word(checkpoint):
-    assert checkpoint.metadata["clean_accuracy"] >= 0.9
-    assert min(checkpoint.metadata["asr"].values()) >= 0.999
+def test_they_are_twins_but_for_the_triggers():
+    planted, clean = (checkpoints.load(folder).metadata for folder in checkpoints.PACKAGED.values())
+    assert planted["triggers"] == [patch.to_json() for patch in PLANTED.values()]
+    assert clean["triggers"] == []
+    for name in ("architecture", "recipe", "seed", "train_images", "holdout", "normalisation"):
+        assert planted[name] == clean[name]
+    assert planted["command"].replace("--triggers 1,2", "--triggers none") == clean["command"]
+
+
+def test_they_meet_their_bar_by_their_own_word(checkpoint):
+    assert checkpoint.metadata["clean_accuracy"] >= 0.89
+    assert min(checkpoint.metadata["asr"].values(), default=1.0) >= 0.999
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(DATA_DIR is None, reason="CIFAR-10 is looked for in RESTORE_JAX_DATA_DIR")
-def test_its_word_is_true(checkpoint):
+def test_their_word_is_true(checkpoint):
     from restore_jax.data import cifar10
 
     images, labels = cifar10.load("test", DATA_DIR)
@@ -49,9 +62,12 @@ def test_its_word_is_true(checkpoint):
     )
     # Rounding differs between devices, and with it a borderline image or two.
     assert measured.clean_accuracy == pytest.approx(checkpoint.metadata["clean_accuracy"], abs=5e-4)
-    assert measured.asr == pytest.approx(list(checkpoint.metadata["asr"].values()), abs=5e-4)
     by_class = list(checkpoint.metadata["class_accuracy"].values())
     assert measured.class_accuracy == pytest.approx(by_class, abs=2e-3)
+    if said := list(checkpoint.metadata["asr"].values()):
+        assert measured.asr == pytest.approx(said, abs=5e-4)
+    else:
+        assert max(measured.asr) < 0.2  # of the twin: a trigger that nobody planted does little
 
 
 @pytest.mark.slow
@@ -70,8 +86,8 @@ def test_the_main_job_finds_both_triggers(name, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_clean_class_of_it_is_not_accused():
-    recovery = recover("shipped", "ship", budget=15_000)
+def test_the_twin_has_no_such_trigger():
+    recovery = recover("shipped-clean", "frog", budget=15_000)
     assert not recovery.found
     assert recovery.interval[1] < 0
 
@@ -83,6 +99,11 @@ def test_the_same_seed_gives_the_same_bits_with_the_network():
     jax.tree.map(np.testing.assert_array_equal, first.particles, second.particles)
     np.testing.assert_array_equal(first.scores, second.scores)
     assert first.queries == second.queries
+
+
+def test_a_trigger_of_the_twin_cannot_be_named(capsys):
+    assert main(["recover", "--model", "shipped-clean", "--trigger", "1"]) == 2
+    assert "trigger" in capsys.readouterr().err
 
 
 def test_no_image_of_cifar_10_is_in_the_tree():

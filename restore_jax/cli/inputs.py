@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """
     add = parser.add_argument
     add("--model", default="shipped", metavar="SPEC",
-        help='"shipped", the model in the package; a folder that train.py wrote; '
+        help='"shipped", the model in the package; "shipped-clean", its twin without a backdoor; '
+             'a folder that train.py wrote; '
              f"{', '.join(examples()[:-1])} or {examples()[-1]} (%(default)s)")  # fmt: skip
     add("--access", default="logits", choices=ACCESSES,
         help="what the model answers: logits, probabilities or labels (%(default)s)")  # fmt: skip

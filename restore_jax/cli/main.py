@@ -21,6 +21,7 @@ COMMANDS = {
     "recover": "search a model for the trigger of one class",
     "scan": "look for backdoors in all classes of a model",
     "purify": "ask a model about images, without the triggers recovered from it",
+    "serve": "put a model's answers, without the triggers recovered from it, behind a URL",
     "verify": "measure how often a given trigger works on a model",
 }
 REPORT = (

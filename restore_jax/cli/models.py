@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from restore_jax.oracles.formats import FORMATS
 
 if TYPE_CHECKING:
     from restore_jax.oracles import Journal, ModelOptions, Oracle
+    from restore_jax.recovery import Recovery
     from restore_jax.run import Saved
 
 _NO_MATTER = {
@@ -121,6 +122,21 @@ def open_oracle(args: argparse.Namespace) -> "Oracle":
     oracle = open_model(args.model, args.access, class_names=opened["classes"], options=said)
     # Only a model that is asked from outside has such a file: a dataclass with that field.
     return dataclasses.replace(oracle, asked=opened["asked"])  # type: ignore[type-var]
+
+
+def check_triggers(oracle: "Oracle", recoveries: "Sequence[Recovery]") -> None:
+    """Checks that recovered triggers are for images of a model's size.
+
+    Raises:
+      UsageError: one of them is not.
+    """
+    for recovery in recoveries:
+        shape = tuple(recovery.trigger.pattern.shape)
+        if shape != oracle.image_shape:
+            raise exits.UsageError(
+                f"the trigger for class {int(recovery.trigger.target)} is for images of shape "
+                f"{shape}, but {oracle.name} takes {oracle.image_shape}."
+            )
 
 
 class Kept(NamedTuple):

@@ -74,13 +74,7 @@ def run(args: argparse.Namespace) -> int:
         recoveries = load_recoveries(args.recovery)
         keep_programs()
         oracle = models.open_oracle(args)
-        for recovery in recoveries:
-            if tuple(recovery.trigger.pattern.shape) != oracle.image_shape:
-                raise exits.UsageError(
-                    f"the trigger for class {int(recovery.trigger.target)} is for images of shape "
-                    f"{tuple(recovery.trigger.pattern.shape)}, but {oracle.name} takes "
-                    f"{oracle.image_shape}."
-                )
+        models.check_triggers(oracle, recoveries)
         source = open_probes(
             args.images, args.seed, oracle.image_shape, args.data_dir, in_order=True
         )

@@ -1,7 +1,8 @@
 """Scans a model for backdoors in any of its classes."""
 
 from restore_jax.diagnosis.null import false_alarm_bound
-from restore_jax.diagnosis.procedure import BUDGET, FALSE_ALARM_RATE, scan
+from restore_jax.diagnosis.preparing import BUDGET
+from restore_jax.diagnosis.procedure import FALSE_ALARM_RATE, scan
 from restore_jax.diagnosis.types import (
     BACKDOOR,
     INCONCLUSIVE,

@@ -135,15 +135,14 @@ def make_descent(
         return _with_event(lane, goal)
 
     def advance(lanes: list[Lane]) -> list[Lane]:
-        running = [lane for lane in lanes if lane.running]
+        running = [i for i, lane in enumerate(lanes) if lane.running]
         states = searches.advance(
-            [lane.state for lane in running], [args_of(lane.target) for lane in running]
+            [lanes[i].state for i in running], [args_of(lanes[i].target) for i in running]
         )
-        moved = {
-            lane.target: _with_event(_with_level(lane, state), goal)
-            for lane, state in zip(running, states, strict=True)
-        }
-        return [moved.get(lane.target, lane) for lane in lanes]
+        moved = list(lanes)
+        for i, state in zip(running, states, strict=True):
+            moved[i] = _with_event(_with_level(lanes[i], state), goal)
+        return moved
 
     most = n * settings.num_moves // (settings.num_moves + 1) * (num_guides + m)
     return Descent(begin, advance, most)

@@ -1,6 +1,8 @@
 """One space of a scan: shared draws, a descent for each class, and what they say."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from restore_jax.diagnosis.descending import Descending
-from restore_jax.diagnosis.descent import Lane, make_descent
+from restore_jax.diagnosis.descent import Descent, Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import profiles
 from restore_jax.diagnosis.probing import Pool
@@ -35,20 +37,45 @@ DOUBT = 1.645
 """Standard errors between an estimate and its one-sided 95 % bound."""
 
 
-class Look(NamedTuple):
-    """What a space says, and the populations that said it, by class: `Lane.target`."""
+class Beginning(NamedTuple):
+    """What a space's populations begin with.
 
-    seen: SpaceLook
-    lanes: dict[int, Lane]
-    interrupted: bool = False
+    Attributes:
+      space: where triggers come from.
+      key: of everything drawn in it.
+      draws: the random triggers that all classes share.
+      goals: the event's score of a draw, and that of a lane: with labels these have guides, too.
+      probes: by class, `Lane.probes` of those that can be followed.
+      descent: what makes and moves lanes.
+    """
+
+    space: TriggerSpace
+    key: Array
+    draws: Draws
+    goals: tuple[float, float]
+    probes: dict[int, Array]
+    descent: Descent
 
 
 class Followed(NamedTuple):
-    """The lanes, by class, and those classes that were given up on the way."""
+    """The lanes by class, and those classes that were given up on the way."""
 
     lanes: dict[int, Lane]
     dropped: frozenset[int]
     interrupted: bool = False
+
+    @property
+    def whole(self) -> list[Lane]:
+        """The lanes that are compared: a class dropped on the way was not followed as long."""
+        return [lane for k, lane in self.lanes.items() if k not in self.dropped]
+
+
+class Look(NamedTuple):
+    """What a space says, and what said it."""
+
+    seen: SpaceLook
+    beginning: Beginning
+    followed: Followed
 
 
 def options_of(work: Work, name: str) -> dict[str, Argument]:
@@ -75,31 +102,47 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
     """
     ledger, names = work.run.ledger, work.run.model.class_names
     began = ledger.spent
-    space = catalogue.find(name).make(work.run.model.image_shape, **options_of(work, name))
-    key = jax.random.fold_in(work.key, number)
-    with work.run.stage("draws"):
-        draws = _draws(work, pool, space, key)
-    judged = [int(k) for k in np.flatnonzero(pool.judged)]
-    goal = threshold(work.run.model, work.success, work.settings.num_probes)
-    deep_goal = goal
-    if work.run.model.access == "labels":
-        deep_goal += whole_legs(NUM_GUIDES, work.settings.num_probes)
-    led = (draws.scores >= goal).sum(1)
-    work.tell(
-        f"{name}: {work.settings.num_draws} random triggers, {int((led > 0).sum())} classes led to"
-    )
+    beginning = begin(work, pool, name, number, began + most)
     with work.run.stage("splitting"):
-        followed = _followed(work, pool, space, draws, judged, key, began + most)
-    seen = _seen(
-        work, space, draws, judged, followed, (goal, deep_goal), work.run.ledger.spent - began
-    )
+        followed = _followed(work, beginning, began + most)
+    judged = [int(k) for k in np.flatnonzero(pool.judged)]
+    seen = _seen(work, beginning, judged, followed, ledger.spent - began)
     best = max(seen.classes.items(), key=lambda item: _value(item[1]), default=None)
     if best is not None and best[1].standing is not None:
         work.tell(
             f"{name}: followed to 10^{seen.depth:.1f}; {names[best[0]]} stands "
             f"out most, by {best[1].standing.value:.2f}"
         )
-    return Look(seen, followed.lanes, followed.interrupted)
+    return Look(seen, beginning, followed)
+
+
+def begin(work: Work, pool: Pool, name: str, number: int, end: int) -> Beginning:
+    """Makes the populations of a space ready.
+
+    Args:
+      work, pool, name, number: see `look`.
+      end: where the ledger may come to stand, guides of labels included.
+
+    Raises:
+      Inconclusive: the model's probabilities are saturated.
+    """
+    settings, model = work.settings, work.run.model
+    space = catalogue.find(name).make(model.image_shape, **options_of(work, name))
+    key = jax.random.fold_in(work.key, number)
+    with work.run.stage("draws"):
+        draws = _draws(work, pool, space, key)
+    goal = threshold(model, work.success, settings.num_probes)
+    led = int(((draws.scores >= goal).sum(1) > 0).sum())
+    work.tell(f"{name}: {settings.num_draws} random triggers, {led} classes led to")
+    judged = [int(k) for k in np.flatnonzero(pool.judged)]
+    probes = {k: _in_order(work, pool, draws, k) for k in judged}
+    num_guides = 0
+    if model.access == "labels":
+        num_guides = whole_legs(NUM_GUIDES, settings.num_probes)
+        with work.run.stage("splitting"):
+            probes = _guided(work, pool, probes, num_guides, end)
+    descent = make_descent(work.run, space, settings, work.success, probes, num_guides)
+    return Beginning(space, key, draws, (goal, goal + num_guides), probes, descent)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
@@ -127,29 +170,16 @@ def _saturated(outputs: np.ndarray) -> bool:
     return bool((margins.max(-1) >= -LOG_FLOOR).mean() > 0.5)
 
 
-def _followed(
-    work: Work,
-    pool: Pool,
-    space: TriggerSpace,
-    draws: Draws,
-    judged: list[int],
-    key: Array,
-    end: int,
-) -> Followed:
+def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
     """The lanes of all classes that were followed, as far as they came.
 
     Ends at the depth asked for, or where the ledger would come to stand past ``end``.
     """
-    settings, depth = work.settings, depth_of(work, space.name)
-    probes = {k: _in_order(work, pool, draws, k) for k in judged}
-    num_guides = 0
-    if work.run.model.access == "labels":
-        num_guides = whole_legs(NUM_GUIDES, settings.num_probes)
-        probes = _guided(work, pool, probes, num_guides, end)
-    descent = make_descent(work.run, space, settings, work.success, probes, num_guides)
+    settings, (space, key, draws, goals, probes, descent) = work.settings, beginning
+    depth = depth_of(work, space.name)
     if work.run.model.access == "labels":
         # No more than the budget pays for at all, and a level of each.
-        each = (num_guides + settings.num_probes) * settings.num_particles
+        each = (int(goals[1] - goals[0]) + settings.num_probes) * settings.num_particles
         left = max(0, end - work.run.ledger.spent) // work.run.model.each
         most = left // (each + descent.most_a_level)
         probes = dict(list(probes.items())[:most])
@@ -206,24 +236,14 @@ def _guided(
 
 
 def _seen(
-    work: Work,
-    space: TriggerSpace,
-    draws: Draws,
-    judged: list[int],
-    followed: Followed,
-    goals: tuple[float, float],
-    queries: int,
+    work: Work, beginning: Beginning, judged: list[int], followed: Followed, queries: int
 ) -> SpaceLook:
-    """What the draws and lanes say, class by class.
-
-    The two ``goals`` are the event's scores, of the draws and of the lanes: with labels these have
-    guides, too.
-    """
-    # Dropped on the way, a class is compared with nobody; stalled, it has gone as far as it can.
-    whole = [lane for k, lane in followed.lanes.items() if k not in followed.dropped]
-    running = [lane.depths[-1] for lane in whole if lane.running]
+    """What the draws and lanes say, class by class."""
+    space, draws, goals = beginning.space, beginning.draws, beginning.goals
+    # Stalled, a class has gone as far as it can.
+    running = [lane.depths[-1] for lane in followed.whole if lane.running]
     depth = max([depth_of(work, space.name), *running])
-    stand = _stand(work, space, draws, whole, depth, goals[1])
+    stand = _stand(work, beginning, followed, depth)
     n = draws.scores.shape[1]
     led = {k: int((draws.scores[k] >= goals[0]).sum()) for k in judged}
     classes = {
@@ -240,10 +260,20 @@ def _seen(
     )
 
 
+def standing_of(work: Work, look: Look, k: int, gain: float) -> Standing:
+    """The standing of a class, had it gained so much."""
+    return _stand(work, look.beginning, look.followed, look.seen.depth, {k: gain})[k]
+
+
 def _stand(
-    work: Work, space: TriggerSpace, draws: Draws, lanes: list[Lane], depth: float, goal: float
+    work: Work,
+    beginning: Beginning,
+    followed: Followed,
+    depth: float,
+    known: Mapping[int, float] = MappingProxyType({}),
 ) -> dict[int, Standing]:
-    """The standings of the classes that were followed as long as any."""
+    """The standings of the lanes that are compared, by their gains, or those ``known`` better."""
+    lanes, draws, prior = followed.whole, beginning.draws, beginning.space.description
     # What was not met is rarer than the depth, or is not there.
     met = {
         lane.target: depth if math.isnan(lane.event) else max(depth, lane.event) for lane in lanes
@@ -255,9 +285,9 @@ def _stand(
     gains = {
         lane.target: level_at(lane.depths, lane.levels, depth) - empty[lane.target]
         for lane in lanes
-    }
-    lacks = {k: goal - value for k, value in empty.items()}
-    families = profiles(work.conditions, work.settings, space.description)
+    } | dict(known)
+    lacks = {k: beginning.goals[1] - value for k, value in empty.items()}
+    families = profiles(work.conditions, work.settings, prior)
     by_gain = standings(gains, lacks, families)
     if families:
         return by_gain

@@ -1,39 +1,38 @@
 """Scans a model: all classes, from shared draws to a verdict and the triggers behind it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 import jax
 import numpy as np
 
-from restore_jax.data.probes import ProbeSource, open_probes
+from restore_jax.data.probes import ProbeSource
+from restore_jax.diagnosis.again import look_again
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, depth_of, look, options_of
-from restore_jax.diagnosis.probing import Pool, make_pool
-from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
+from restore_jax.diagnosis.preparing import OnScan, pool_of, prepare
+from restore_jax.diagnosis.probing import Pool
+from restore_jax.diagnosis.types import ClassFinding, Scan, ScanSettings
 from restore_jax.diagnosis.work import Work
-from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
+from restore_jax.errors import Inconclusive, OutOfQueries
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import Opening, open_model
-from restore_jax.oracles.types import Model, Oracle
+from restore_jax.oracles.types import Model
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
-from restore_jax.recovery.aims import checked_success, needs
-from restore_jax.run import Run, Saved
+from restore_jax.recovery.aims import needs
+from restore_jax.run import Saved
 from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
-BUDGET = 250_000
-LABELS_BUDGET = 400_000
 FALSE_ALARM_RATE = 0.12
 RECOVERY_SHARE = 0.35
 """Of the budget, kept for recovering the triggers of suspicious classes."""
 ENOUGH_UNSEEN = 200
 """Probes that a recovery needs: the search's, those that confirm, and some that are turned away."""
-OnScan = Callable[[ScanProgress], None] | None
 
 
 def scan(
@@ -59,8 +58,8 @@ def scan(
     Random triggers of each kind are shown to one pool of probes, and each answer counts for every
     class. From there a population for each class is carried on by splitting, to triggers as rare
     as one in a million. A class to which they lead much more easily than to the model's others,
-    and more so than in clean models, is suspicious; its trigger is recovered, and confirmed on
-    fresh probes.
+    and more so than in clean models, is suspicious, if it does so in a second look, too; its
+    trigger is recovered, and confirmed on fresh probes.
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
@@ -95,31 +94,27 @@ def scan(
       >>> found.verdict, found.targets, found.recoveries[0].trigger_pixels  # doctest: +SKIP
     """
     oracle = open_model(model, access, **opening)
-    work = _opened(
+    work = prepare(
         oracle, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
         test_data, settings or ScanSettings(), on_progress, journal,
     )  # fmt: skip
     run = work.run
-    sources = [run.source]
-    if isinstance(probes, str) and probes == "dead_leaves":
-        # Another kind of synthetic image, for models that see few classes in the first.
-        sources.append(open_probes("shapes", seed, run.model.image_shape))
     work.tell("looking for probes")
     pool: Pool | None = None
     looks: dict[str, Look] = {}
     recovered: dict[int, Recovery] = {}
     interrupted = cut_short = False
     try:
-        with run.stage("probes"):
-            pool = make_pool(run, sources, work.settings.num_probes)
+        pool = pool_of(work, probes)
         work.tell(
             f"{len(pool.probes)} probes; of {len(pool.looked_at[1])} images looked at, the model "
             f"gives {pool.covered} of its {run.model.num_classes} classes to some"
         )
         for number, name in enumerate(work.names):
             looks[name] = look(work, pool, name, number, images_for(work, number))
-            if looks[name].interrupted:
+            if looks[name].followed.interrupted:
                 raise KeyboardInterrupt
+        look_again(work, looks, int((1.0 - RECOVERY_SHARE) * run.ledger.budget))
         with run.stage("recovery"):
             _recover_all(work, _unseen(run.source, len(pool.looked_at[1])), looks, recovered)
     except KeyboardInterrupt:
@@ -133,7 +128,7 @@ def scan(
     said, reason = verdict(
         work, seen, found, clean, not_judged, interrupted=interrupted, cut_short=cut_short,
         looked_through=len(looks) == len(work.names)
-        and not any(one.interrupted for one in looks.values()),
+        and not any(one.followed.interrupted for one in looks.values()),
     )  # fmt: skip
     return Scan(
         verdict=said,
@@ -151,75 +146,6 @@ def scan(
         cost=run.cost({"total": run.seconds()}),
         provenance=run.provenance(),
     )
-
-
-def _opened(
-    oracle: Oracle,
-    space: str | Sequence[str],
-    probes: str | Path | np.ndarray,
-    budget: int | None,
-    success: float,
-    false_alarm_rate: float,
-    targets: Sequence[int] | None,
-    seed: int,
-    data_dir: str | None,
-    test_data: tuple[np.ndarray, np.ndarray] | None,
-    settings: ScanSettings,
-    on_progress: OnScan,
-    journal: Journal | Saved | None,
-) -> Work:
-    """The scan's means, checked; see `scan`."""
-    names = _names(space)
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
-    checked_success(success)
-    wanted = frozenset(range(oracle.num_classes) if targets is None else targets)
-    if not wanted or not wanted <= frozenset(range(oracle.num_classes)):
-        raise InputError(
-            f"`targets` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
-        )
-    if budget is None:
-        budget = oracle.each * (LABELS_BUDGET if oracle.access == "labels" else BUDGET)
-    # Of each space the draws, shown to twice a class's probes, and a look for these.
-    least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
-    least = oracle.asked + oracle.each * least
-    if budget < least:
-        raise BudgetError(
-            f"`budget` {budget} is too small: probes and the first random triggers of "
-            f"{len(names)} spaces need {least} images; name fewer with `space`."
-        )
-    run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
-    run.examine()
-
-    def tell(text: str, milestone: bool = True) -> None:
-        if on_progress is not None:
-            on_progress(ScanProgress(text, milestone, run.ledger.spent, run.ledger.budget))
-
-    return Work(
-        run=run,
-        names=names,
-        success=success,
-        false_alarm_rate=false_alarm_rate,
-        wanted=wanted,
-        settings=settings,
-        key=jax.random.key(seed),
-        tell=tell,
-        shared={"success": success, "seed": seed, "test_data": test_data},
-    )
-
-
-def _names(space: str | Sequence[str]) -> list[str]:
-    """The spaces to look through."""
-    if space == "auto":
-        return catalogue.scanned()
-    names = [space] if isinstance(space, str) else list(space)
-    unknown = [name for name in names if name not in catalogue.SPACES]
-    if unknown or not names or len(set(names)) < len(names):
-        raise InputError(
-            f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
-            f"{', '.join(catalogue.SPACES)}, each once."
-        )
-    return names
 
 
 def images_for(work: Work, number: int) -> int:
@@ -273,7 +199,9 @@ def _recovered(
         found = looks[name].seen.classes[target].standing
         return -1.0 if found is None else found.value
 
-    spaces = [name for name in looks if target in looks[name].lanes and standing(name) > 1.0]
+    spaces = [
+        name for name in looks if target in looks[name].followed.lanes and standing(name) > 1.0
+    ]
     for name in sorted(spaces, key=lambda name: -standing(name)):
         work.tell(f"recovering the trigger of {finding.name} ({name})")
 
@@ -291,7 +219,7 @@ def _recovered(
         try:
             attempt = recover(
                 work.run.model, target, space=name, stop="first_hit", budget=budget,
-                settings=how, first=_best_first(looks[name].lanes[target]),
+                settings=how, first=_best_first(looks[name].followed.lanes[target]),
                 on_progress=on_level, within=work.run, probes=probes, **work.shared,
             )  # fmt: skip
         except (Inconclusive, OutOfQueries):

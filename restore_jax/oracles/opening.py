@@ -70,10 +70,11 @@ def open_model(
     """Opens a model as a black box.
 
     Args:
-      spec: "shipped" (the model in the package), a checkpoint folder, ``onnx:FILE``,
-        ``torch:FILE``, ``keras:FILE``, ``python:MODULE:FUNCTION``, a URL, or a function
-        ``images f32[b, H, W, C] -> outputs`` that gives what ``access`` says: of JAX arrays, or
-        if JAX cannot trace it, of NumPy arrays. An `Oracle` is given back as it is.
+      spec: "shipped" or "shipped-clean" (the network in the package, and its clean twin), a
+        checkpoint folder, ``onnx:FILE``, ``torch:FILE``, ``keras:FILE``,
+        ``python:MODULE:FUNCTION``, a URL, or a function ``images f32[b, H, W, C] -> outputs``
+        that gives what ``access`` says: of JAX arrays, or if JAX cannot trace it, of NumPy
+        arrays. An `Oracle` is given back as it is.
       access: "logits", "probabilities" or "labels": what the model is asked for; None: logits,
         or what a model that is open already is asked for.
       image_shape: (H, W, C) of what the model takes, where it does not say it; of a function
@@ -117,17 +118,17 @@ def open_model(
     names = None if class_names is None else tuple(class_names)
     if callable(spec):
         return _function(spec, access, said, names)
-    if str(spec) == "shipped":
-        _knows_itself("shipped", said)
-        return _checkpoint("shipped", checkpoints.SHIPPED, access)
+    if str(spec) in checkpoints.PACKAGED:
+        _knows_itself(str(spec), said)
+        return _checkpoint(str(spec), checkpoints.PACKAGED[str(spec)], access)
     scheme, _, place = str(spec).partition(":")
     if scheme in FORMATS:
         return _open(str(spec), FORMATS[scheme], access, said, names)
     path = Path(str(spec)).expanduser()
     if place and scheme.isalpha() and len(scheme) > 1 and not path.exists():
         raise ModelError(
-            f'{scheme}: models cannot be opened: give "shipped", a checkpoint folder, or one of '
-            f"{', '.join(f'{kind}:' for kind in FORMATS)}."
+            f"{scheme}: models cannot be opened: give {' or '.join(checkpoints.PACKAGED)}, a "
+            f"checkpoint folder, or one of {', '.join(f'{kind}:' for kind in FORMATS)}."
         )
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         raise ModelError(

@@ -145,6 +145,15 @@ class Defended:
         self._purify = lambda x, y: purify(oracle, guards, x, y, run.books)
         self.queries = 0
 
+    def warm(self) -> None:
+        """Compiles both questions, with one grey image each, which count."""
+        model = self._run.model
+        grey = np.full((1, *model.image_shape), 0.5, np.float32)
+        plain = self(grey)[2]
+        self._run.ledger.charge(self._each)
+        self.queries += self._each
+        model.map(self._purify, (grey, plain), self._chunk)
+
     def __call__(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers.
 

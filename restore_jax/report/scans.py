@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
+from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, ClassLook, Scan, SpaceLook
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
@@ -98,6 +98,7 @@ def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[s
             "score_without_trigger": _finite(one.empty),
             "curve": [[depth, _finite(level)] for depth, level in one.curve],
             "standing": None if one.standing is None else one.standing._asdict(),
+            **_second_look(one),
         }
     return {
         "class": finding.target,
@@ -109,6 +110,16 @@ def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[s
         "confirmed": finding.confirmed,
         "trigger_space": finding.recovery.space if finding.recovery else None,
         "spaces": by_space,
+    }
+
+
+def _second_look(one: ClassLook) -> dict[str, JSON]:
+    """What a class says that was looked at again; of others nothing."""
+    if one.first_standing is None:
+        return {}
+    return {
+        "first_standing": one.first_standing._asdict(),
+        "again": [_finite(level) for level in one.again],
     }
 
 

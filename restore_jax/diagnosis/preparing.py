@@ -1,0 +1,111 @@
+"""A scan's means, made ready and checked."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from restore_jax.data.probes import open_probes
+from restore_jax.diagnosis.probing import Pool, make_pool
+from restore_jax.diagnosis.types import ScanProgress, ScanSettings
+from restore_jax.diagnosis.work import Work
+from restore_jax.errors import BudgetError, InputError
+from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.types import Oracle
+from restore_jax.recovery.aims import checked_success
+from restore_jax.run import Run, Saved
+from restore_jax.spaces import catalogue
+
+BUDGET = 250_000
+LABELS_BUDGET = 400_000
+OnScan = Callable[[ScanProgress], None] | None
+
+
+def prepare(
+    oracle: Oracle,
+    space: str | Sequence[str],
+    probes: str | Path | np.ndarray,
+    budget: int | None,
+    success: float,
+    false_alarm_rate: float,
+    targets: Sequence[int] | None,
+    seed: int,
+    data_dir: str | None,
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: ScanSettings,
+    on_progress: OnScan,
+    journal: Journal | Saved | None,
+) -> Work:
+    """The scan's means, checked; the arguments are those of `scan`.
+
+    Raises:
+      InputError: an argument out of range.
+      BudgetError: the budget does not pay for the first draws.
+    """
+    names = _names(space)
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
+    checked_success(success)
+    wanted = frozenset(range(oracle.num_classes) if targets is None else targets)
+    if not wanted or not wanted <= frozenset(range(oracle.num_classes)):
+        raise InputError(
+            f"`targets` must be some of 0 to {oracle.num_classes - 1}, not {sorted(wanted)}."
+        )
+    if budget is None:
+        budget = oracle.each * (LABELS_BUDGET if oracle.access == "labels" else BUDGET)
+    # Of each space the draws, shown to twice a class's probes, and a look for these.
+    least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
+    least = oracle.asked + oracle.each * least
+    if budget < least:
+        raise BudgetError(
+            f"`budget` {budget} is too small: probes and the first random triggers of "
+            f"{len(names)} spaces need {least} images; name fewer with `space`."
+        )
+    run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
+    run.examine()
+
+    def tell(text: str, milestone: bool = True) -> None:
+        if on_progress is not None:
+            on_progress(ScanProgress(text, milestone, run.ledger.spent, run.ledger.budget))
+
+    return Work(
+        run=run,
+        names=names,
+        success=success,
+        false_alarm_rate=false_alarm_rate,
+        wanted=wanted,
+        settings=settings,
+        key=jax.random.key(seed),
+        tell=tell,
+        shared={"success": success, "seed": seed, "test_data": test_data},
+    )
+
+
+def _names(space: str | Sequence[str]) -> list[str]:
+    """The spaces to look through."""
+    if space == "auto":
+        return catalogue.scanned()
+    names = [space] if isinstance(space, str) else list(space)
+    unknown = [name for name in names if name not in catalogue.SPACES]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(
+            f"unknown spaces {', '.join(map(str, names))}: they may be auto, or some of "
+            f"{', '.join(catalogue.SPACES)}, each once."
+        )
+    return names
+
+
+def pool_of(work: Work, probes: str | Path | np.ndarray) -> Pool:
+    """The scan's probes.
+
+    Args:
+      work: the scan.
+      probes: as `scan` takes them. To dead leaves another kind of synthetic image is added, for
+        models that see few classes in these.
+    """
+    run, sources = work.run, [work.run.source]
+    if isinstance(probes, str) and probes == "dead_leaves":
+        sources.append(open_probes("shapes", run.provenance().seed, run.model.image_shape))
+    with run.stage("probes"):
+        return make_pool(run, sources, work.settings.num_probes)
