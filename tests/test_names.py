@@ -1,5 +1,6 @@
 """Every public name says what it is, and every public function shows how it is used."""
 
+import enum
 import importlib
 import inspect
 import pkgutil
@@ -58,7 +59,7 @@ def public(room):
 def is_record(found):
     """Whether it is a type that holds, tells or demands something: what makes it has an example."""
     return inspect.isclass(found) and (
-        issubclass(found, tuple | Exception)
+        issubclass(found, tuple | Exception | enum.Enum)
         or hasattr(found, "__dataclass_fields__")
         or getattr(found, "_is_protocol", False)
     )
