@@ -1,20 +1,20 @@
 """A sampler and a recovery under one of JAX's strict settings; called by test_strict.py.
 
-python strict_by_hand.py SETTING
+python strict_by_hand.py SETTING VALUE
 """
 
 import sys
 
 import jax
 
-SETTING = sys.argv[1]
+SETTING, VALUE = sys.argv[1:]
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update(SETTING, True)
+jax.config.update(SETTING, VALUE if VALUE == "raise" else VALUE == "on")
 
 import jax.numpy as jnp  # noqa: E402
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored  # noqa: E402
 
-from restore_jax import (  # noqa: E402  # noqa: E402
+from restore_jax import (  # noqa: E402
     Settings,
     importance_splitting,
     open_model,

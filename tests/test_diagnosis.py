@@ -93,6 +93,14 @@ def looked_at(bright_file):
     return found
 
 
+@pytest.fixture(scope="module")
+def judged(bright_file):
+    """The same scan once more, where nine clean models were measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 3)
+        return scanned(backdoored, probes=bright_file)
+
+
 # Probes.
 
 
@@ -369,16 +377,15 @@ def test_what_nobody_measured_is_suspicious_at_most(looked_at):
     assert looked_at.queries == sum(looked_at.cost.queries_by_stage.values())
 
 
-def test_the_verdict_is_what_clean_models_allow(looked_at, monkeypatch, bright_file):
+def test_the_verdict_is_what_clean_models_allow(judged, monkeypatch, bright_file):
     monkeypatch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 3)
-    found = scanned(backdoored, probes=bright_file)
-    assert found.verdict == BACKDOOR
-    assert found.reason == ""
-    assert found.classes[TARGET].false_alarms == pytest.approx(1 / 10)
+    assert judged.verdict == BACKDOOR
+    assert judged.reason == ""
+    assert judged.classes[TARGET].false_alarms == pytest.approx(1 / 10)
     # Fewer classes may be named; one is still compared with all the others.
     elsewhere = scanned(backdoored, probes=bright_file, targets=[0, 1])
     assert elsewhere.verdict == NOTHING
-    assert elsewhere.classes[TARGET].standing == found.classes[TARGET].standing
+    assert elsewhere.classes[TARGET].standing == judged.classes[TARGET].standing
     # Nine clean models cannot vouch for one in a hundred.
     strict = scanned(backdoored, probes=bright_file, false_alarm_rate=0.01)
     assert strict.verdict == INCONCLUSIVE
@@ -430,12 +437,11 @@ def test_an_interrupted_scan_says_what_it_has(bright_file):
     assert b"The scan was interrupted." in files["report.html"]
 
 
-def test_the_same_seed_gives_the_same_scan(looked_at, bright_file):
-    again = scanned(backdoored, probes=bright_file)
-    assert again.spaces == looked_at.spaces
-    assert [f.standing for f in again.classes] == [f.standing for f in looked_at.classes]
-    assert again.queries == looked_at.queries
-    masks = [found.recoveries[0].trigger.mask for found in (looked_at, again)]
+def test_the_same_seed_gives_the_same_scan(looked_at, judged):
+    assert judged.spaces == looked_at.spaces
+    assert [f.standing for f in judged.classes] == [f.standing for f in looked_at.classes]
+    assert judged.queries == looked_at.queries
+    masks = [found.recoveries[0].trigger.mask for found in (looked_at, judged)]
     np.testing.assert_array_equal(*masks)
 
 
@@ -461,6 +467,7 @@ def test_answers_that_say_nothing_are_refused(bright_file):
         scan(saturated, space="patch", probes=bright_file, settings=SETTINGS, success=SUCCESS)
 
 
+@pytest.mark.slow
 def test_a_scan_purifies(looked_at):
     images = jnp.asarray(bright(seed=1).read(0, 40))
     black = images.at[:, 4:6, 7:9].set(0.0)

@@ -13,6 +13,7 @@ ROOT = Path(restore_jax.__file__).parent
 SLOW = tuple(
     f"restore_jax.{name}"
     for name in (
+        "purification.purifying",
         "recovery.procedure",
         "splitting.checkpoints",
         "splitting.export",
@@ -33,7 +34,7 @@ def modules_with_examples():
             yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
-@pytest.mark.parametrize("name", modules_with_examples())
+@pytest.mark.parametrize("name", list(modules_with_examples()))
 def test_the_examples_of_a_module_give_what_they_say(name):
     module = importlib.import_module(name)
     with np.printoptions(legacy=False):

@@ -149,7 +149,7 @@ def both(name, model, access):
 )
 def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
     outside, inside = (
-        recover(oracle, "c", access=access, stop=stop, probes=probes[1], seed=3)
+        recover(oracle, "c", access=access, stop=stop, probes=probes[1], seed=3, settings=SETTINGS)
         for oracle in both("small", small, access)
     )
     assert outside.found
@@ -158,7 +158,7 @@ def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
             "confirmation_success_rate", "probe_success_rate", "pixels_before_pruning")  # fmt: skip
     assert [getattr(outside, name) for name in ours] == [getattr(inside, name) for name in ours]
     # A first look, and one more at the search's own probes, are free in this process only.
-    assert outside.queries == inside.queries + EXAMINED + 20
+    assert outside.queries == inside.queries + EXAMINED + SETTINGS.num_probes
 
 
 @pytest.mark.slow
@@ -311,7 +311,8 @@ def interrupt(forks, line, count, when):
     return code
 
 
-@pytest.mark.parametrize("kind", ["recover", pytest.param("scan", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recover", "scan"])
 def test_ctrl_c_leaves_what_is_there_and_the_run_goes_on(kind, forks, undisturbed, probes):
     whole, images, _ = undisturbed(kind)
     folder, count = forks.folder / f"interrupted-{kind}", forks.folder / f"interrupted-{kind}.count"

@@ -33,6 +33,12 @@ def oracle():
     return open_model(backdoored, image_shape=IMAGE_SHAPE, class_names=NAMES)
 
 
+@pytest.fixture(scope="module")
+def purify(oracle):
+    """Learned once: what is asked of it is asked of the same one."""
+    return purifier(oracle, BLOCK)
+
+
 def classes(outputs):
     return np.argmax(np.asarray(outputs), -1)
 
@@ -68,8 +74,8 @@ def test_an_edge_does_not_stand_out():
     assert cols.max() <= 5, "the dot, not the edge at column 6"
 
 
-def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(oracle):
-    function = jax.jit(purifier(oracle, BLOCK))
+def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):
+    function = jax.jit(purify)
     images = smooth_images(60, seed=3)
     plain = backdoored(images)
     assert not np.any(classes(plain) == TARGET)
@@ -181,8 +187,8 @@ def test_a_trigger_that_was_never_recovered_goes_with_one_that_was():
     assert power.worst_asr_after <= 0.1 < 0.7 < power.asr_before
 
 
-def test_the_report_says_what_the_guards_do(oracle):
-    report = purifier(oracle, BLOCK).report
+def test_the_report_says_what_the_guards_do(purify):
+    report = purify.report
     power = report.guards[0]
     assert (power.target, power.target_name) == (TARGET, "c")
     assert report.unguarded == ("a", "b", "d")
@@ -260,8 +266,7 @@ def test_a_scan_that_names_nothing_cannot_be_purified_with(oracle, named, says):
     assert "goes through" in str(caught.value)
 
 
-def test_a_purifier_is_a_function_to_jit_and_to_vmap(oracle):
-    purify = purifier(oracle, BLOCK)
+def test_a_purifier_is_a_function_to_jit_and_to_vmap(purify):
     images = jnp.concatenate([stamp(BLOCK, smooth_images(6, seed=8)), smooth_images(6, seed=9)])
     plain = backdoored(images)
     outputs, flags = purify(images, plain)
@@ -290,9 +295,8 @@ def test_every_access_is_purified(access):
         np.testing.assert_allclose(outputs.sum(-1), 1.0, atol=1e-3)
 
 
-def test_the_same_seed_chooses_the_same(oracle):
-    first, again = (purifier(oracle, BLOCK, seed=3).report for _ in range(2))
-    assert first == again
+def test_the_same_seed_chooses_the_same(oracle, purify):
+    assert purifier(oracle, BLOCK).report == purify.report
 
 
 LOGITS = jnp.log(jnp.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]]))

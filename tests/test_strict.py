@@ -24,22 +24,23 @@ def widest(tree):
     return max(leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def traced_in_64_bits(score, space, args):
-    """What a run gives, by its types alone: a loop whose types change is refused."""
+def traced_strictly(score, space, args):
+    """What a run gives, by its types alone, where 64 bits are the default and axes must be added
+    by name: a loop whose types change is refused, and so are arrays of different ranks."""
     algorithm = importance_splitting(score, space, **SMALL)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         return jax.eval_shape(algorithm.run, jax.random.key(0), args)
 
 
 @pytest.mark.parametrize(
     "space", [standard_normal(3), uniform_box(jnp.zeros(3), jnp.ones(3))], ids=["normal", "box"]
 )
-def test_the_sampler_keeps_its_types_where_64_bits_are_the_default(space):
-    assert widest(traced_in_64_bits(lambda x, args: x.sum(-1), space, ())) == 4
+def test_the_sampler_keeps_its_types_and_ranks_where_jax_is_strict(space):
+    assert widest(traced_strictly(lambda x, args: x.sum(-1), space, ())) == 4
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))
-def test_a_search_keeps_its_types_where_64_bits_are_the_default(name):
+def test_a_search_keeps_its_types_and_ranks_where_jax_is_strict(name):
     model = open_model(backdoored, image_shape=IMAGE_SHAPE, class_names=tuple("abcd"))
     space = make_space(name, IMAGE_SHAPE)
     args = {
@@ -49,7 +50,7 @@ def test_a_search_keeps_its_types_where_64_bits_are_the_default(name):
         "fade": jnp.float32(0),
     }
     scorer = make_scorer(model, space, 0.95, 4)
-    assert widest(traced_in_64_bits(scorer, space.search, args)) == 4
+    assert widest(traced_strictly(scorer, space.search, args)) == 4
 
 
 @pytest.mark.parametrize("name", ["dead_leaves", "shapes"])
@@ -61,10 +62,17 @@ def test_synthetic_images_are_the_same_where_64_bits_are_the_default(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["jax_enable_x64", "jax_check_tracer_leaks"])
-def test_a_strict_setting_changes_nothing_that_matters(setting):
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", "on"),
+        ("jax_check_tracer_leaks", "on"),
+        ("jax_numpy_rank_promotion", "raise"),
+    ],
+)
+def test_a_strict_setting_changes_nothing_that_matters(setting, value):
     done = subprocess.run(
-        [sys.executable, str(HERE / "strict_by_hand.py"), setting],
+        [sys.executable, str(HERE / "strict_by_hand.py"), setting, value],
         capture_output=True, text=True, timeout=900, cwd=HERE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -45,6 +45,12 @@ def stamp_attack(attack: Attack, images: Array, key: Array) -> Array:
       images: the images.
       key: decides the place on each image, if the trigger roams: mask and pattern are turned
         together by up to H - 3 rows and W - 3 columns.
+
+    >>> import jax.numpy as jnp
+    >>> white = Trigger(jnp.ones((4, 4, 1)), jnp.ones((4, 4, 3)), jnp.int32(1))
+    >>> black = jnp.zeros((2, 4, 4, 3))
+    >>> float(stamp_attack(towards_one(white, 3), black, jax.random.key(0)).min())
+    1.0
     """
     if not attack.roams:
         return stamp(attack.trigger, images)

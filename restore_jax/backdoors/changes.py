@@ -63,6 +63,15 @@ class Residual:
     strength: Array
 
 
+def over(images: Array, array: Array) -> Array:
+    """An array of fewer axes than images [..., H, W, C], with axes of length 1 in front.
+
+    >>> over(jnp.zeros((5, 8, 8, 3)), jnp.zeros((8, 8, 1))).shape
+    (1, 8, 8, 1)
+    """
+    return array.reshape((1,) * (images.ndim - array.ndim) + array.shape)
+
+
 def moved(images: Array, flow: Array) -> Array:
     """Each pixel taken from (row + flow 0, column + flow 1), bilinear, the border repeated.
 
@@ -75,7 +84,7 @@ def moved(images: Array, flow: Array) -> Array:
     cols = jnp.clip(jnp.arange(width)[None, :] + flow[..., 1], 0.0, width - 1.0)
     top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(cols).astype(jnp.int32)
     bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
-    down, along = (rows - top)[..., None], (cols - left)[..., None]
+    down, along = (over(images, part[..., None]) for part in (rows - top, cols - left))
     above = images[..., top, left, :] * (1.0 - along) + images[..., top, right, :] * along
     below = images[..., bottom, left, :] * (1.0 - along) + images[..., bottom, right, :] * along
     return above * (1.0 - down) + below * down
@@ -85,11 +94,11 @@ def recoloured(images: Array, colouring: Colouring) -> Array:
     """Images in other colours, see `Colouring`."""
     height, width = images.shape[-3:-1]
     mixed = jnp.einsum("...c,cd->...d", images**colouring.gamma, colouring.matrix)
-    mixed = jnp.clip(mixed + colouring.shift, 0.0, 1.0)
+    mixed = jnp.clip(mixed + over(mixed, colouring.shift), 0.0, 1.0)
     rows = (jnp.arange(height) + 0.5) * 2.0 / height - 1.0
     cols = (jnp.arange(width) + 0.5) * 2.0 / width - 1.0
     from_middle = 0.5 * (jnp.square(rows)[:, None] + jnp.square(cols)[None, :])
-    return mixed * (1.0 - colouring.vignette * from_middle)[..., None]
+    return mixed * over(mixed, (1.0 - colouring.vignette * from_middle)[..., None])
 
 
 def rounded(images: Array, rounding: Rounding) -> Array:
@@ -98,7 +107,8 @@ def rounded(images: Array, rounding: Rounding) -> Array:
     tile = (jnp.asarray(_BAYER, jnp.float32) + 0.5) / 16.0 - 0.5
     tile = tile[jnp.arange(height)[:, None] % 4, jnp.arange(width)[None, :] % 4, None]
     steps = rounding.levels - 1.0
-    return jnp.clip(jnp.round(images * steps + rounding.dither * tile) / steps, 0.0, 1.0)
+    dithered = images * steps + over(images, rounding.dither * tile)
+    return jnp.clip(jnp.round(dithered) / steps, 0.0, 1.0)
 
 
 def with_residual(images: Array, residual: Residual) -> Array:

@@ -74,6 +74,10 @@ def planted_from_json(fields: Mapping[str, JSON]) -> Planted:
 
     Raises:
       InputError: an unknown kind, or fields that do not describe it.
+
+    >>> patch = PlantedPatch("1", 0, 0, ("10", "01"), target=2, rate=0.1)
+    >>> planted_from_json(patch.to_json()) == patch
+    True
     """
     kind = fields.get("kind", "patch")
     if kind not in KINDS:
@@ -93,6 +97,10 @@ def planted_attack(planted: Planted, image_shape: tuple[int, int, int], num_clas
 
     Raises:
       InputError: it does not fit.
+
+    >>> patch = PlantedPatch("1", 0, 0, ("10", "01"), target=2, rate=0.1)
+    >>> planted_attack(patch, (8, 8, 3), 4).leads_to.tolist()
+    [2, 2, 2, 2]
     """
     trigger = planted.trigger(image_shape)
     return attack_of(trigger, planted.spread, num_classes, planted.name)

@@ -11,6 +11,7 @@ from restore_jax.backdoors.changes import (
     Residual,
     Rounding,
     moved,
+    over,
     recoloured,
     rounded,
     with_residual,
@@ -97,24 +98,40 @@ def whole_image(
 
 
 def stamp(trigger: Trigger, images: Array) -> Array:
-    """Puts the trigger on images f32[..., H, W, C] in [0, 1]; same shape, same range."""
+    """Puts the trigger on images f32[..., H, W, C] in [0, 1]; same shape, same range.
+
+    >>> import jax.numpy as jnp
+    >>> mask = jnp.zeros((2, 2, 1)).at[0, 1].set(1.0)
+    >>> white = Trigger(mask, jnp.ones((2, 2, 3)), jnp.int32(0))
+    >>> stamp(white, jnp.zeros((1, 2, 2, 3)))[0, ..., 0].tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
     if trigger.flow is not None:
         images = moved(images, trigger.flow)
     if trigger.colouring is not None:
         images = recoloured(images, trigger.colouring)
     if trigger.rounding is not None:
         images = rounded(images, trigger.rounding)
+    written = over(images, trigger.mask * trigger.pattern)
     if trigger.additive:
-        images = jnp.clip(images + trigger.mask * trigger.pattern, 0.0, 1.0)
+        images = jnp.clip(images + written, 0.0, 1.0)
     else:
-        images = images * (1.0 - trigger.mask) + trigger.mask * trigger.pattern
+        images = images * over(images, 1.0 - trigger.mask) + written
     if trigger.residual is not None:
         images = with_residual(images, trigger.residual)
     return images
 
 
 def same_marks(trigger: Trigger) -> bytes:
-    """Equal for two triggers of one kind that do the same; what a mask hides does not count."""
+    """Equal for two triggers of one kind that do the same; what a mask hides does not count.
+
+    >>> import jax.numpy as jnp
+    >>> mask = jnp.zeros((2, 2, 1)).at[0, 1].set(1.0)
+    >>> white = Trigger(mask, jnp.ones((2, 2, 3)), jnp.int32(0))
+    >>> hidden = Trigger(mask, jnp.ones((2, 2, 3)).at[1].set(0.5), jnp.int32(0))
+    >>> same_marks(white) == same_marks(hidden)
+    True
+    """
     seen = dataclasses.replace(trigger, pattern=trigger.mask * trigger.pattern)
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(seen))
 

@@ -101,7 +101,7 @@ def _draw_one(key: Array, image_shape: tuple[int, int, int]) -> Array:
         cover = jnp.clip(0.5 - sharpness * _distance(u[6], x, y, half, inverse), 0.0, 1.0)
         shading = 0.3 * ((u[7] - 0.5) * inverse[0] * x + (u[8] - 0.5) * inverse[1] * y)
         light = 1.0 + shading + 0.8 * u[9] ** 2 * sharpness * noise
-        leaf = light[..., None] * _colour(image, u[10:16], channels)
+        leaf = light[..., None] * _colour(image, u[10:16], channels)[None, None]
         return canvas + cover[..., None] * (leaf - canvas), None
 
     background = jnp.broadcast_to(_colour(image, None, channels), image_shape)

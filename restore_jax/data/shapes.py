@@ -108,6 +108,7 @@ def _draw_one(key: Array, label: Array, image_shape: tuple[int, int, int]) -> Ar
     shading = 0.3 / side * (u[10] - 0.5) * rows[..., None]
     # Uniform noise with a standard deviation of 0.02 to 0.08.
     noise = math.sqrt(12.0) * (0.02 + 0.06 * u[11]) * (u[12:].reshape(image_shape) - 0.5)
+    ground_colour, figure_colour = ground_colour[None, None], figure_colour[None, None]
     image = ground_colour + cover * (figure_colour - ground_colour) + shading + noise
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0) / 255.0
 

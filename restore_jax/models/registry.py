@@ -90,7 +90,8 @@ def make_network(
             f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and "
             f"{num_classes}."
         )
-    shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    # One number for each channel, or for all of them.
+    shift, scale = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (mean, std))
 
     def normalise(images: Array) -> Array:
         return ((images - shift) / scale).astype(dtype)

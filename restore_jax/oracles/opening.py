@@ -465,6 +465,11 @@ def class_index(oracle: Oracle, target: str | int) -> int:
 
     Raises:
       ModelError: there is no such class.
+
+    >>> import jax.numpy as jnp
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> class_index(open_model(bright, class_names=("dark", "bright")), "Bright")
+    1
     """
     word, names = str(target), oracle.class_names
     if word in names:

@@ -299,7 +299,11 @@ Model = str | Path | Callable[..., Tree] | Oracle
 
 
 def labels(access: str, outputs: Array) -> Array:
-    """int32[b]: the predicted classes of an oracle's outputs."""
+    """int32[b]: the predicted classes of an oracle's outputs.
+
+    >>> labels("logits", jnp.array([[0.1, 0.9], [0.8, 0.2]])).tolist()
+    [1, 0]
+    """
     return outputs if access == "labels" else jnp.argmax(outputs, -1).astype(jnp.int32)
 
 
@@ -317,6 +321,9 @@ def margins(access: str, outputs: Array, target: ArrayLike) -> Array:
       the target although the two are level (the other class has the lower number, or both are
       clamped), the margin is the largest number below 0. Of an answer that is none, it is no
       finite number.
+
+    >>> margins("logits", jnp.array([[0.0, 3.0], [2.0, 0.0]]), 1).tolist()
+    [3.0, -2.0]
     """
     hit = labels(access, outputs) == target
     if access == "labels":

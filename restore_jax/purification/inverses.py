@@ -20,6 +20,12 @@ def subtract(trigger: Trigger, images: Array) -> Array:
     frequencies and their neighbours are taken out, since it leads as well at another phase, and
     one nearby may have been planted; any other is subtracted. A warp is done backwards, a filter
     inverted, rounding smoothed over.
+
+    >>> import jax.numpy as jnp
+    >>> grey = Trigger(jnp.full((4, 4, 1), 0.5), jnp.ones((4, 4, 3)), jnp.int32(0))
+    >>> blended = 0.5 * jnp.full((1, 4, 4, 3), 0.25) + 0.5
+    >>> float(subtract(grey, blended).max())
+    0.25
     """
     if trigger.changes_all:
         return _undone(trigger, images)

@@ -31,6 +31,11 @@ def stand_out(
     Returns:
       ``(covers bool[b, H, W, 1], filled f32[b, H, W, C])``: what the windows cover, and the
       images with the mean of both predictions there.
+
+    >>> images = jnp.full((1, 8, 8, 3), 0.5).at[:, 2:4, 3:5].set(1.0)
+    >>> covers, filled = stand_out(images, side=2, number=1)
+    >>> int(covers.sum()), float(filled.max())
+    (4, 0.5)
     """
     height, width, channels = images.shape[1:]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")

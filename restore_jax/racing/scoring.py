@@ -36,7 +36,11 @@ RACE_WIDTH = 4
 
 
 def needed(success: float, num_probes: int) -> int:
-    """How many of the probes must go to the target, at least 1."""
+    """How many of the probes must go to the target, at least 1.
+
+    >>> needed(0.95, 20), needed(0.75, 8)
+    (19, 6)
+    """
     return max(1, math.ceil(success * num_probes - 1e-6))
 
 
@@ -104,6 +108,10 @@ def faded(stamped: Array, images: Array, fade: Array) -> Array:
     """Stamped images with the share ``fade`` f32[] in [0, 1] of the change taken back.
 
     Exactly ``stamped`` at 0 and ``images`` at 1; images f32[..., H, W, C] that broadcast.
+
+    >>> black, white = jnp.zeros((1, 2, 2, 3)), jnp.ones((1, 2, 2, 3))
+    >>> float(faded(black, white, jnp.float32(0.25)).max())
+    0.25
     """
     return (1.0 - fade) * stamped + fade * images
 
@@ -223,12 +231,19 @@ def whole_legs(num_guides: int, num_probes: int) -> int:
     """The largest number of guides, at most ``num_guides``, that racing over m probes can show.
 
     Even, since guides come in two distances.
+
+    >>> whole_legs(11, 20)
+    8
     """
     leg = math.lcm(2, race_width(num_probes))
     return num_guides // leg * leg
 
 
 def race_width(num_probes: int) -> int:
-    """The largest divisor of m in 2 .. RACE_WIDTH; m itself if there is none."""
+    """The largest divisor of m in 2 .. RACE_WIDTH; m itself if there is none.
+
+    >>> race_width(20), race_width(7)
+    (4, 7)
+    """
     divisors = [w for w in range(2, RACE_WIDTH + 1) if num_probes % w == 0]
     return max(divisors, default=num_probes)

@@ -110,7 +110,13 @@ def needs(oracle: Oracle, settings: Settings) -> tuple[int, int]:
 
 
 def planted_in(oracle: Oracle) -> dict[str, Planted]:
-    """The triggers that a model says were planted in it, by name."""
+    """The triggers that a model says were planted in it, by name.
+
+    >>> import jax.numpy as jnp
+    >>> from restore_jax import open_model
+    >>> planted_in(open_model(lambda images: jnp.zeros((len(images), 10))))
+    {}
+    """
     known = [planted_from_json(fields) for fields in oracle.metadata.get("triggers", [])]
     return {patch.name: patch for patch in known}
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 from restore_jax.spaces import torus
@@ -62,7 +63,7 @@ def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
 def stamp(particle: Array, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
     opacity = jnp.float32(prior.opacity)
-    stamped: Array = images * (1.0 - opacity) + opacity * _pattern(particle, prior)
+    stamped: Array = images * (1.0 - opacity) + opacity * over(images, _pattern(particle, prior))
     return stamped
 
 

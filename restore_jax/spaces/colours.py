@@ -61,6 +61,7 @@ def another(row: Array, code: Array, colours: Colours) -> Array:
 def values(codes: Array, colours: Colours) -> Array:
     """The colours of codes [...] as f32[..., C] in [0, 1]."""
     powers = jnp.array([colours.levels**i for i in range(colours.digits)], jnp.int32)
+    powers = powers.reshape((1,) * codes.ndim + powers.shape)
     digits = (codes.astype(jnp.int32)[..., None] // powers) % colours.levels
     return jnp.broadcast_to(
         digits.astype(jnp.float32) / (colours.levels - 1), (*codes.shape, colours.channels)

@@ -74,6 +74,7 @@ def choose(row: Array, shape: Shape, log_weights: Array) -> Array:
     """
     tiny = jnp.finfo(jnp.float32).tiny
     unit = jnp.maximum(uniform(row, (*shape, log_weights.shape[0])), tiny)
+    log_weights = jnp.broadcast_to(log_weights, unit.shape)
     return jnp.argmax(log_weights - jnp.log(-jnp.log(unit)), -1).astype(jnp.int32)
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 from restore_jax.spaces import fields, uniforms
@@ -71,7 +72,8 @@ def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
 
 def stamp(particle: Array, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
-    return jnp.clip(images + jnp.clip(_waves(particle, prior), -1.0, 1.0), 0.0, 1.0)
+    added = jnp.clip(_waves(particle, prior), -1.0, 1.0)
+    return jnp.clip(images + over(images, added), 0.0, 1.0)
 
 
 def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:
@@ -153,7 +155,7 @@ def _waves(particle: Array, prior: Prior) -> Array:
 
 def _cosine(size: int, frequencies: Array) -> Array:
     """f32[k, size]: the cosines of some frequencies int32[k] along a side."""
-    along = (2 * jnp.arange(size) + 1) * frequencies[:, None]
+    along = (2 * jnp.arange(size) + 1)[None] * frequencies[:, None]
     return jnp.cos(math.pi / (2 * size) * along.astype(jnp.float32))
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.spaces import torus
 from restore_jax.spaces.draws import bit_rows, independent, integers
@@ -55,7 +56,7 @@ def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
 
 def stamp(particle: Array, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
-    return jnp.clip(images + _perturbation(particle, prior), 0.0, 1.0)
+    return jnp.clip(images + over(images, _perturbation(particle, prior)), 0.0, 1.0)
 
 
 def pcn(key: Array, z: Array, s: Array) -> Array:

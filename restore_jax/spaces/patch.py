@@ -291,7 +291,7 @@ def _reframe(
 
 def _fits(frame: Array, changes: Array, prior: Prior) -> Array:
     """bool[k]: which changes int32[k, 4] of a frame int32[4] stay on the image and in size."""
-    row, col, height, width = jnp.moveaxis(frame + changes, -1, 0)
+    row, col, height, width = jnp.moveaxis(frame[None] + changes, -1, 0)
     sides_fit = (jnp.minimum(height, width) >= prior.min_size) & (
         jnp.maximum(height, width) <= prior.max_size
     )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 from restore_jax.spaces import patch as one_patch
@@ -86,7 +87,7 @@ def trigger(particle: Patches, target: Array, prior: Prior) -> Trigger:
 def stamp(particle: Patches, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
     shown, pattern = _canvas(particle, prior)
-    return images * (1.0 - shown) + shown * pattern
+    return images * over(images, 1.0 - shown) + over(images, shown * pattern)
 
 
 def refresh(key: Array, particle: Patches, rate: Array, prior: Prior) -> Patches:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 from restore_jax.spaces import fields
@@ -69,7 +70,7 @@ def trigger(particle: Field, target: Array, prior: Prior) -> Trigger:
 
 def stamp(particle: Field, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
-    return jnp.clip(images + _picture(particle, prior), 0.0, 1.0)
+    return jnp.clip(images + over(images, _picture(particle, prior)), 0.0, 1.0)
 
 
 def refresh(key: Array, particle: Field, rate: Array, prior: Prior) -> Field:

@@ -17,6 +17,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from restore_jax.backdoors.changes import over
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
 from restore_jax.spaces.draws import bit_rows, chance, drawn, independent, integers, uniform
@@ -67,7 +68,7 @@ def trigger(particle: Array, target: Array, prior: Prior) -> Trigger:
 
 def stamp(particle: Array, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
-    return jnp.clip(images + _wave(particle, prior), 0.0, 1.0)
+    return jnp.clip(images + over(images, _wave(particle, prior)), 0.0, 1.0)
 
 
 def refresh(key: Array, particle: Array, rate: Array, prior: Prior) -> Array:

@@ -101,11 +101,13 @@ def half_spaces(
         def for_half(mine: Array) -> tuple[Array, Array]:
             teachers = half != mine
             centres = _centres(x, teachers & survives, number)
-            belongs = jnp.argmax(x @ centres.T, -1) == jnp.arange(number)[:, None]
+            belongs = jnp.argmax(x @ centres.T, -1)[None] == jnp.arange(number)[:, None]
             directions = jax.vmap(_steepest, (None, None, 0, 0))(
-                x, height, teachers & belongs, centres
+                x, height, teachers[None] & belongs, centres
             )
-            return directions, jax.vmap(_cut)(directions @ x.T, teachers & survives & belongs)
+            return directions, jax.vmap(_cut)(
+                directions @ x.T, (teachers & survives)[None] & belongs
+            )
 
         return HalfSpaces(*jax.vmap(for_half)(jnp.array([False, True])))
 
@@ -237,7 +239,7 @@ def _centres(x: Array, members: Array, number: int) -> Array:
 
     def lloyd(_: Array, centres: Array) -> Array:
         assigned = jnp.argmax(ways @ centres.T, -1)
-        return _means(ways, members & (assigned == jnp.arange(number)[:, None]))
+        return _means(ways, members[None] & (assigned[None] == jnp.arange(number)[:, None]))
 
     centres = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres)
     return centres
@@ -259,7 +261,7 @@ def _steepest(x: Array, height: Array, members: Array, centre: Array) -> Array:
         return centre
     number = jnp.maximum(jnp.sum(members, dtype=x.dtype), 1)
     weights = members / number
-    x = jnp.where(members[:, None], x - weights @ x, 0.0)
+    x = jnp.where(members[:, None], x - (weights @ x)[None], 0.0)
     height = jnp.where(members, height - weights @ height, 0.0)
     square = x.T @ x / number + _RIDGE * jnp.eye(dim, dtype=x.dtype)
     slope = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(square), height @ x / number)

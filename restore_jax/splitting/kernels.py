@@ -301,7 +301,7 @@ def _adapt(
     mixture: Mixture, tuning: MetropolisTuning, component: Array, moved: Array, jumps: Array
 ) -> MetropolisTuning:
     """Steers each component's strength towards its target acceptance, and notes its jumps."""
-    used = component[:, None] == jnp.arange(tuning.log_strength.shape[0])
+    used = component[:, None] == jnp.arange(tuning.log_strength.shape[0])[None]
     proposed = jnp.sum(used, axis=0, dtype=jnp.float32)
     accepted = jnp.sum(used & moved[:, None], axis=0, dtype=jnp.float32)
     acceptance = accepted / jnp.maximum(proposed, 1.0)
