@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NO_MATTER = {
     "again", "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
-    "timeout", "retries", "trust",
+    "timeout", "retries", "trust", "seconds", "began", "dry_run",
 }  # fmt: skip
 """Flags that a run may be resumed with in another form."""
 
@@ -54,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trust", action="store_true",
         help="run what a Keras file brings along, as the code of a Lambda layer; TorchScript "
              "files of strangers are not safe with or without it")  # fmt: skip
-    add("--price", type=float, metavar="X", help="of one image, to be added up in the result")
     add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
     add("--rate", type=float, metavar="N", help="most requests per second")
     add("--timeout", type=float, metavar="SECONDS", help="for one request (30)")
@@ -78,7 +77,6 @@ def check(args: argparse.Namespace) -> None:
         "batch": (1, "at least 1"),
         "concurrency": (1, "at least 1"),
         "retries": (0, "at least 0"),
-        "price": (0, "at least 0"),
     }
     for name, (low, words) in least.items():
         value = getattr(args, name)

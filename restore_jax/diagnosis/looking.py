@@ -16,7 +16,7 @@ from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.standing import Standing, level_at, standings, standings_by_events
 from restore_jax.diagnosis.types import ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
-from restore_jax.errors import Inconclusive
+from restore_jax.errors import Inconclusive, OutOfTime
 from restore_jax.oracles.types import LOG_FLOOR
 from restore_jax.racing import threshold, whole_legs
 from restore_jax.recovery.guides import guides
@@ -168,7 +168,13 @@ def _followed(
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
             going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-            if not going or work.run.ledger.spent + len(going) * a_level > end:
+            if not going:
+                break
+            if work.run.ledger.spent + len(going) * a_level > end:
+                work.run.ended()
+                break
+            if work.run.ledger.time_is_over():
+                descending.keep(lanes, going, dropped, number, now=True)
                 break
             advanced = descent.advance([lanes[k] for k in going])
             lanes, number = lanes | {lane.target: lane for lane in advanced}, number + 1
@@ -180,6 +186,8 @@ def _followed(
     except KeyboardInterrupt:
         descending.keep(lanes, going, dropped, number, now=True)
         return Followed(lanes, frozenset(dropped), interrupted=True)
+    except OutOfTime:  # within a level of a model that is asked from the host
+        descending.keep(lanes, going, dropped, number, now=True)
     return Followed(lanes, frozenset(dropped))
 
 

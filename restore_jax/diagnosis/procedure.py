@@ -1,6 +1,7 @@
 """Scans a model: all classes, from shared draws to a verdict and the triggers behind it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -10,19 +11,22 @@ import numpy as np
 
 from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.diagnosis.descent import Lane
+from restore_jax.diagnosis.expecting import expected
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
-from restore_jax.diagnosis.looking import Look, depth_of, look, options_of
+from restore_jax.diagnosis.looking import OTHER_DEPTH, Look, depth_of, look, options_of
 from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanProgress, ScanSettings
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import BudgetError, Inconclusive, InputError, OutOfQueries
+from restore_jax.oracles import ledger as clock
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model, Oracle
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
 from restore_jax.recovery.aims import checked_success, needs
-from restore_jax.run import Run, Saved
+from restore_jax.run import Limits, Run, Saved
+from restore_jax.run.estimates import OnEstimate, announce
 from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
@@ -43,6 +47,9 @@ def scan(
     space: str | Sequence[str] = "auto",
     probes: str | Path | np.ndarray = "dead_leaves",
     budget: int | None = None,
+    seconds: float | None = None,
+    dollars: float | None = None,
+    price: float | None = None,
     success: float = 0.95,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     targets: Sequence[int] | None = None,
@@ -51,6 +58,7 @@ def scan(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: ScanSettings | None = None,
     on_progress: OnScan = None,
+    on_estimate: OnEstimate = None,
     journal: Journal | Saved | None = None,
     **opening: Unpack[Opening],
 ) -> Scan:
@@ -70,6 +78,8 @@ def scan(
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
         ten classes needs somewhat more than half.
+      seconds, dollars, price: as `recover`. Of the seconds, as of the images, each space has its
+        share, and a third is kept for recovering triggers.
       success: share of probes that a trigger must lead to a class, in (0, 1].
       false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
         classes and spaces together; see `diagnosis.null`.
@@ -80,6 +90,7 @@ def scan(
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
       on_progress: called now and then.
+      on_estimate: as `recover`.
       journal: keeps the answers of a model that is asked from the host, or saves where searches
         in this process stand.
       **opening: how the model is opened: ``image_shape``, ``value_range``, ``mean``, ``std`` and
@@ -96,8 +107,9 @@ def scan(
     """
     oracle = open_model(model, access, **opening)
     work = _opened(
-        oracle, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
-        test_data, settings or ScanSettings(), on_progress, journal,
+        oracle, space, probes, budget, Limits(seconds, dollars, price), success,
+        false_alarm_rate, targets, seed, data_dir, test_data, settings or ScanSettings(),
+        on_progress, on_estimate, journal,
     )  # fmt: skip
     run = work.run
     sources = [run.source]
@@ -117,7 +129,8 @@ def scan(
             f"gives {pool.covered} of its {run.model.num_classes} classes to some"
         )
         for number, name in enumerate(work.names):
-            looks[name] = look(work, pool, name, number, images_for(work, number))
+            with run.until(end_of(work, number)):
+                looks[name] = look(work, pool, name, number, images_for(work, number))
             if looks[name].interrupted:
                 raise KeyboardInterrupt
         with run.stage("recovery"):
@@ -126,6 +139,7 @@ def scan(
         interrupted = True
     except OutOfQueries:  # the budget ends in the draws, or images had to be sent again
         cut_short = True
+        run.ended()
     seen = {name: one.seen for name, one in looks.items()}
     clean = clean_models(work, seen)
     found = findings(work, seen, clean, recovered)
@@ -158,6 +172,7 @@ def _opened(
     space: str | Sequence[str],
     probes: str | Path | np.ndarray,
     budget: int | None,
+    limits: Limits,
     success: float,
     false_alarm_rate: float,
     targets: Sequence[int] | None,
@@ -166,6 +181,7 @@ def _opened(
     test_data: tuple[np.ndarray, np.ndarray] | None,
     settings: ScanSettings,
     on_progress: OnScan,
+    on_estimate: OnEstimate,
     journal: Journal | Saved | None,
 ) -> Work:
     """The scan's means, checked; see `scan`."""
@@ -183,13 +199,19 @@ def _opened(
     # Of each space the draws, shown to twice a class's probes, and a look for these.
     least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
     least = oracle.asked + oracle.each * least
-    if budget < least:
+    if limits.images(budget) < least:
         raise BudgetError(
-            f"`budget` {budget} is too small: probes and the first random triggers of "
+            f"{limits.said(budget)} too small: probes and the first random triggers of "
             f"{len(names)} spaces need {least} images; name fewer with `space`."
         )
-    run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
+    run = Run(
+        oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal,
+        limits=limits,
+    )  # fmt: skip
     run.examine()
+    depths = [settings.depths.get(name, OTHER_DEPTH) for name in names]
+    images = expected(depths, oracle.num_classes, settings, run.model.access == "labels")
+    announce(run, images, least // oracle.each, on_estimate)
 
     def tell(text: str, milestone: bool = True) -> None:
         if on_progress is not None:
@@ -205,6 +227,7 @@ def _opened(
         key=jax.random.key(seed),
         tell=tell,
         shared={"success": success, "seed": seed, "test_data": test_data},
+        seconds=math.inf if limits.seconds is None else limits.seconds,
     )
 
 
@@ -228,6 +251,15 @@ def images_for(work: Work, number: int) -> int:
     left = (1.0 - RECOVERY_SHARE) * ledger.budget - ledger.spent
     depths = [depth_of(work, name) for name in work.names[number:]]
     return int(left * depths[0] / sum(depths))
+
+
+def end_of(work: Work, number: int) -> float:
+    """When the time for one space is over, on the clock of limits: its share, as of images."""
+    if math.isinf(work.seconds):
+        return math.inf
+    left = work.run.ledger.seconds_left - RECOVERY_SHARE * work.seconds
+    depths = [depth_of(work, name) for name in work.names[number:]]
+    return clock.now() + max(0.0, left) * depths[0] / sum(depths)
 
 
 def _unseen(source: ProbeSource, looked_at: int) -> ProbeSource:

@@ -483,7 +483,7 @@ def load(place: str, options: ModelOptions) -> Server:
 
     Args:
       place: the whole URL.
-      options: all but ``trust`` and ``price`` matter here.
+      options: all but ``trust`` matters here.
 
     Raises:
       ModelError: a URL or options that are of no use. The message holds no part of the URL that

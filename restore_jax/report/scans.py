@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
+from restore_jax.report.contents import cost_content
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
 from restore_jax.report.scan_page import scan_page
 from restore_jax.report.text import foremost, scan_title
@@ -42,6 +43,8 @@ MOST_RECOVERED = 1_000
 
 def scan_content(scan: Scan) -> dict[str, JSON]:
     """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
+    spent = cost_content(scan.cost)
+    limits = {key: spent[key] for key in ("price", "cost", "limit") if key in spent}
     spaces = {}
     for name, seen in scan.spaces.items():
         spaces[name] = {
@@ -70,6 +73,7 @@ def scan_content(scan: Scan) -> dict[str, JSON]:
         "budget": scan.cost.budget,
         "queries": scan.cost.queries,
         "queries_by_stage": dict(scan.cost.queries_by_stage),
+        **limits,
         "seconds": {**scan.cost.seconds, "by_stage": dict(scan.cost.seconds_by_stage)},
         "seed": scan.provenance.seed,
         "model": scan.provenance.model,
