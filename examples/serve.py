@@ -31,7 +31,7 @@ class Gate:
             if wait > 0:
                 return 429, {"Retry-After": str(math.ceil(wait))}, {"error": "too many requests"}
             if images > self.left:
-                return 403, {}, {"error": "the quota is used up"}
+                return 402, {}, {"error": "the quota is used up"}
             self.left -= images
             self.next = time.monotonic() + 1 / self.rate
             return None
