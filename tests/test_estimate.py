@@ -124,9 +124,9 @@ def test_what_is_announced_is_about_what_is_sent(stop, slow, clock):
     told = []
     found = recover(slow, "c", stop=stop, price=2.0, on_estimate=told.append, **HOW)
     (estimate,) = told
-    # Within a factor of three: how rare a trigger is, nobody knows before.
+    # Within a factor of four: how rare a trigger is, nobody knows before.
     assert found.found
-    assert estimate.images / 3 < found.queries < 3 * estimate.images
+    assert estimate.images / 4 < found.queries < 4 * estimate.images
     assert found.queries == clock.images <= estimate.most
     assert estimate.seconds == pytest.approx(SECOND * estimate.images, rel=0.1)
     assert estimate.dollars == pytest.approx(estimate.images * 2 / 1000)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NO_MATTER = {
     "again", "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
-    "timeout", "retries", "trust", "seconds", "began", "dry_run",
+    "timeout", "retries", "trust", "seconds", "dollars", "began", "dry_run",
 }  # fmt: skip
 """Flags that a run may be resumed with in another form."""
 
@@ -153,6 +153,8 @@ def kept(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[K
     folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
     run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
     run |= {"command": args.command, "model": oracle.name}
+    if args.dollars is not None:
+        run |= {"dollars": args.dollars, "price": args.price}  # they decide the budget
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         if oracle.repeat_cost(1):
