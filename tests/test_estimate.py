@@ -1,4 +1,4 @@
-"""What a run is expected to send is said first, and no limit is passed: images, dollars, seconds."""
+"""What a run is expected to send is said first, and no limit is passed: images, money, time."""
 
 import dataclasses
 import importlib.util
@@ -65,7 +65,9 @@ def slow(clock, monkeypatch):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(SPACES, "patch", dataclasses.replace(SPACES["patch"], settings=SETTINGS))
+    for name in ("patch", "scattered"):
+        small_one = dataclasses.replace(SPACES[name], settings=SETTINGS)
+        monkeypatch.setitem(SPACES, name, small_one)
     np.savez(tmp_path / "probes.npz", images=PROBES)
     return tmp_path
 

@@ -54,7 +54,7 @@ def scan_content(scan: Scan) -> dict[str, JSON]:
             "queries": seen.queries,
             "prior": seen.prior,
         }
-    content = {
+    content: dict[str, JSON] = {
         "schema_version": SCHEMA_VERSION,
         "verdict": scan.verdict,
         "reason": scan.reason,
