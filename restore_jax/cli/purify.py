@@ -114,7 +114,10 @@ def run(args: argparse.Namespace) -> int:
                 inputs.write(args, kept.folder, files)
                 if not result["interrupted"] and result.get("limit") != "seconds":
                     kept.done()
-    code = exits.INTERRUPTED if result["interrupted"] or signals else exits.DONE
+    whole = result["num_images"] == result["of_images"]
+    code = exits.DONE if whole else exits.INCONCLUSIVE
+    if result["interrupted"] or signals:
+        code = exits.INTERRUPTED
     if args.json:
         exits.print_json(result | {"out": str(kept.folder)})
         return code
@@ -227,8 +230,6 @@ def _purify(
         if not flags:
             raise
         run.ended()
-        # A chunk that was begun is left out.
-        before, after = before[: len(flags)], after[: len(flags)]
     said, stands, flag = map(np.concatenate, (before, after, flags))
     cost, provenance = run.cost(), run.provenance()
     spent, command = cost_content(cost), inputs.command(args, oracle)

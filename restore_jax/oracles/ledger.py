@@ -72,7 +72,9 @@ class Ledger:
           OutOfTime: it is.
         """
         if self.time_is_over():
-            raise OutOfTime("the time was over before there was anything to report: give more.")
+            raise OutOfTime(
+                "the time was over before there was anything to report: give more `seconds`."
+            )
 
     def charge(self, images: int) -> None:
         """Books images about to be asked about.
