@@ -25,7 +25,7 @@ def expected(
       by_labels: whether labels are all that the model gives, so that guides are shown, too.
 
     >>> round(expected((-6.0, -2.5, -3.25), 10, ScanSettings(), False))
-    103147
+    103246
     """
     m, n = settings.num_probes, settings.num_particles
     pool = math.ceil(m * num_classes / (num_classes - 1))

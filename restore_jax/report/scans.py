@@ -44,7 +44,9 @@ MOST_RECOVERED = 1_000
 def scan_content(scan: Scan) -> dict[str, JSON]:
     """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
     spent = cost_content(scan.cost)
-    limits = {key: spent[key] for key in ("price", "cost", "limit") if key in spent}
+    limits: dict[str, JSON] = {
+        key: spent[key] for key in ("price", "cost", "limit") if key in spent
+    }
     spaces = {}
     for name, seen in scan.spaces.items():
         spaces[name] = {
