@@ -3,12 +3,11 @@
     python benchmarks/diagnosis.py --zoo DIR
 
 DIR holds a folder for each model, a checkpoint with a ``truth.json`` beside it that says what was
-planted. Each model is looked through space by space (``look``, nothing is recovered), what stands
-out most is looked at again (``again``; see ``restore_jax/diagnosis/again.py``), the clean models
-become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are scanned as users do
-(``scan``) and given to Neural Cleanse (``cleanse``, which needs test images), and
-``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` are written. What is there already is
-kept: delete rows of the .json for a fresh start.
+planted. Each model is looked through space by space (``look``, nothing is recovered), the clean
+ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are
+scanned as a user would (``scan``) and given to Neural Cleanse (``cleanse``, which needs test
+images), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` are written. What is there
+already is kept: delete rows of the .json for a fresh start.
 """
 
 import argparse
@@ -30,10 +29,7 @@ from scipy import stats
 
 from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, false_alarm_bound, scan
-from restore_jax.diagnosis.again import repeated
-from restore_jax.diagnosis.looking import Beginning, begin
 from restore_jax.diagnosis.null import measured, settings_that_matter
-from restore_jax.diagnosis.preparing import pool_of, prepare
 from restore_jax.diagnosis.standing import Profile, level_at, standings
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import open_model
@@ -41,15 +37,13 @@ from restore_jax.spaces import catalogue
 
 RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
-PARTS = ("look", "again", "null", "scan", "cleanse", "table")
+PARTS = ("look", "null", "scan", "cleanse", "table")
 ONE_CLASS = (
     "patch-2x2", "patch-3x3-colour", "patch-3x3-corner", "patch-5x5-colour", "patch-faint",
     "patch-rare", "patch-roaming", "pixels-6", "waves-clean-label", "blend-15", "low-frequency",
     "wide-patch-3x3", "wide-blend-20",
 )  # fmt: skip
 """Models whose trigger lies near a space that is looked through, and leads from all classes."""
-EVERYTHING = 1 << 40
-"""Images, where nothing is to be kept back."""
 Spread = Callable[[list[float]], float]
 
 
@@ -72,11 +66,6 @@ def main() -> None:
                     _keep(
                         path, f"look/{folder.name}/{space}", lambda f=folder, s=space: _look(f, s)
                     )
-        elif part == "again":
-            for folder in chosen:
-                _keep(
-                    path, f"again/{folder.name}", lambda f=folder: _again(f, _rows(path), args.zoo)
-                )
         elif part == "scan":
             for folder in chosen:
                 _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f))
@@ -115,7 +104,7 @@ def _keep(path: Path, name: str, measure: Any) -> None:
 
 def _look(folder: Path, space: str) -> dict[str, Any]:
     """The curves of all classes in one space."""
-    found = scan(folder, space=space, settings=ScanSettings(max_recovered=0, most_again=0))
+    found = scan(folder, space=space, settings=ScanSettings(max_recovered=0))
     seen = found.spaces[space]
     return {
         "queries": seen.queries,
@@ -129,40 +118,6 @@ def _look(folder: Path, space: str) -> dict[str, Any]:
             for k, one in seen.classes.items()
             if one.curve
         },
-    }
-
-
-def _again(folder: Path, rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
-    """The second looks at one model, each where it stands out most by the profiles of the others.
-
-    In those spaces that a scan takes by default.
-    """
-    began, settings, name = time.perf_counter(), ScanSettings(), folder.name
-    work = prepare(
-        open_model(folder), catalogue.scanned(), "dead_leaves", EVERYTHING, 0.95, 0.12, None, 0,
-        None, None, settings, None, None,
-    )  # fmt: skip
-    pool = pool_of(work, "dead_leaves")
-    begun: dict[str, Beginning] = {}
-    seen: list[dict[str, Any]] = []
-    while len(seen) < settings.most_again:
-        row = {"seen": seen, "queries": 0}
-        stand = judged(rows | {f"again/{name}": row}, zoo, only=name)[name]["classes"]
-        k, (value, space) = max(stand.items(), key=lambda item: item[1])
-        known = [(one["class"], one["space"]) for one in seen]
-        if value >= settings.beyond_chance or (k, space) in known:
-            break
-        if space not in begun:
-            begun[space] = begin(work, pool, space, work.names.index(space), EVERYTHING)
-        depth = rows[f"look/{name}/{space}"]["depth"]
-        levels, queries = repeated(work, begun[space], k, depth, EVERYTHING)
-        seen.append({"space": space, "class": k, "first": round(value, 3), "queries": queries,
-                     "levels": [round(level, 4) for level in levels]})  # fmt: skip
-        print(name, seen[-1], flush=True)
-    return {
-        "seen": seen,
-        "queries": sum(one["queries"] for one in seen),
-        "seconds": round(time.perf_counter() - began, 1),
     }
 
 
@@ -280,23 +235,14 @@ def profiles_of(
 
 
 def standings_of(
-    rows: dict[str, Any], zoo: Path, name: str, space: str, again: bool = True, **how: Any
+    rows: dict[str, Any], zoo: Path, name: str, space: str, **how: Any
 ) -> dict[int, float] | None:
-    """A model's standings in one space, by profiles that it had no part in; see `profiles_of`.
-
-    Second looks, where there are any, count in place of the first, unless ``again`` is False.
-    """
+    """A model's standings in one space, by profiles that it had no part in; see `profiles_of`."""
     row = looks(rows, space).get(name)
     if row is None:
         return None
-    families = list(profiles_of(rows, zoo, space, name, **how).values())
-    gains, lacks = _gains(row, ScanSettings().depths[space])
-    found = standings(gains, lacks, families)
-    for one in rows.get(f"again/{name}", {"seen": []})["seen"] if again else []:
-        if one["space"] == space:
-            k = one["class"]
-            gain = float(np.mean(one["levels"])) - row["classes"][str(k)]["empty"]
-            found[k] = standings(gains | {k: gain}, lacks, families)[k]
+    families = profiles_of(rows, zoo, space, name, **how)
+    found = standings(*_gains(row, ScanSettings().depths[space]), list(families.values()))
     return {k: one.value for k, one in found.items()}
 
 
@@ -338,18 +284,14 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
 
 
 def judged(
-    rows: dict[str, Any],
-    zoo: Path,
-    spaces: Sequence[str] | None = None,
-    only: str | None = None,
-    **how: Any,
+    rows: dict[str, Any], zoo: Path, spaces: Sequence[str] | None = None, **how: Any
 ) -> dict[str, dict[str, Any]]:
     """What each model's looks say together, every model judged by the others.
 
     In those spaces that a scan takes by default, or in ``spaces``; see `profiles_of`.
     """
     found = {}
-    for name in _models(rows) if only is None else [only]:
+    for name in _models(rows):
         by_space = {}
         for space in catalogue.scanned() if spaces is None else spaces:
             one = standings_of(rows, zoo, name, space, **how)
@@ -361,7 +303,6 @@ def judged(
             if any(k in one for one in by_space.values())
         }
         queries = sum(rows[f"look/{name}/{space}"]["queries"] for space in by_space)
-        queries += rows.get(f"again/{name}", {"queries": 0})["queries"]
         found[name] = {"classes": classes, "spaces": list(by_space), "queries": queries}
     return found
 
@@ -479,7 +420,6 @@ def _tried(rows: dict[str, Any], zoo: Path) -> list[str]:
     usual = catalogue.scanned()
     choices: list[tuple[str, list[str], dict[str, Any]]] = [
         ("as a scan does by default", usual, {}),
-        ("without second looks", usual, {"again": False}),
         *((f"with {more}", [*usual, more], {}) for more in ("frequency", "colour", "quantise")),
         ("with all three of these", [*usual, "frequency", "colour", "quantise"], {}),
         ("profiles of backdoored models, too", usual, {"also_planted": True}),

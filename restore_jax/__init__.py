@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from restore_jax.errors import Inconclusive as Inconclusive
     from restore_jax.errors import InputError as InputError
     from restore_jax.errors import OutOfQueries as OutOfQueries
+    from restore_jax.errors import OutOfTime as OutOfTime
     from restore_jax.errors import RestoreError as RestoreError
     from restore_jax.models import make_network as make_network
     from restore_jax.oracles import Oracle as Oracle
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from restore_jax.report import load_recovery as load_recovery
     from restore_jax.report import load_trigger as load_trigger
     from restore_jax.report import write_recovery as write_recovery
+    from restore_jax.run import Estimate as Estimate
     from restore_jax.run import Run as Run
+    from restore_jax.run import estimate as estimate
     from restore_jax.spaces import Settings as Settings
     from restore_jax.spaces import TriggerSpace as TriggerSpace
     from restore_jax.spaces import make_space as make_space
@@ -71,6 +74,7 @@ _ROOMS = {
         "Inconclusive",
         "InputError",
         "OutOfQueries",
+        "OutOfTime",
         "RestoreError",
     ),
     "restore_jax.models": ("make_network",),
@@ -78,7 +82,7 @@ _ROOMS = {
     "restore_jax.purification": ("purifier",),
     "restore_jax.recovery": ("Recovery", "attack_success_rate", "recover"),
     "restore_jax.report": ("load_recoveries", "load_recovery", "load_trigger", "write_recovery"),
-    "restore_jax.run": ("Run",),
+    "restore_jax.run": ("Estimate", "Run", "estimate"),
     "restore_jax.spaces": ("Settings", "TriggerSpace", "make_space"),
     "restore_jax.splitting": (
         "Kernel",

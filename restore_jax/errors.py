@@ -9,6 +9,7 @@ the commands write them as flags. Whatever else is raised is a mistake of ours.
         DataError, ModelError, CheckpointError, ResultError, ...   each where it is raised
       Inconclusive (also a RuntimeError) the question has no answer with these probes
       OutOfQueries (also a RuntimeError) the budget does not pay for the next request
+        OutOfTime                        the seconds given are over
 
 What goes on all the same is a warning, a `Note`.
 """
@@ -40,6 +41,10 @@ class Inconclusive(RestoreError, RuntimeError):
 
 class OutOfQueries(RestoreError, RuntimeError):
     """The budget does not pay for the next request."""
+
+
+class OutOfTime(OutOfQueries):
+    """The seconds given are over, before the next request."""
 
 
 class Note(UserWarning):

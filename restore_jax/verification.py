@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors import Attack, Trigger, stamp_attack, towards_one
-from restore_jax.errors import Inconclusive, InputError
+from restore_jax.errors import BudgetError, Inconclusive, InputError
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import attack_success_rate
-from restore_jax.run import Cost, Provenance, Run
+from restore_jax.run import Cost, Limits, Provenance, Run, examining
+from restore_jax.run.estimates import OnEstimate, announce
 
 NO_LIMIT = 1 << 62
+MOST_LOOKED_AT = 20
+"""Images for each probe wanted, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,10 @@ def verify(
     seed: int = 0,
     data_dir: str | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
+    seconds: float | None = None,
+    dollars: float | None = None,
+    price: float | None = None,
+    on_estimate: OnEstimate = None,
     on_progress: Callable[[str], None] = lambda text: None,
     **opening: Unpack[Opening],
 ) -> Verification:
@@ -77,12 +84,15 @@ def verify(
       seed: of the probes.
       test_data: images uint8[N, H, W, C] and labels int32[N]; those that the trigger should
         lead elsewhere are stamped.
+      seconds, dollars, price: see `recover`; a limit that does not do for all of it is an error.
+      on_estimate: as `recover`.
       on_progress: told what is done next.
       **opening: how the model is opened; see `open_model`.
 
     Raises:
       InputError: the trigger does not fit the model.
       Inconclusive: the model takes nearly all probes for classes that the trigger leaves alone.
+      OutOfQueries: `dollars` or `seconds` were not enough.
 
     >>> import jax.numpy as jnp
     >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
@@ -95,8 +105,19 @@ def verify(
     check_fit(attack.trigger, oracle)
     if num_probes < 1:
         raise InputError(f"`num_probes` must be at least 1, not {num_probes}.")
-    run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir).examine()
-    oracle = run.model
+    asked = _number_led(attack, test_data)
+    limits = Limits(seconds, dollars, price)
+    least = oracle.asked + oracle.each * (examining.cost(oracle) + 2 * num_probes + asked)
+    if limits.images(NO_LIMIT) < least:
+        raise BudgetError(f"{limits.said(NO_LIMIT)} too small: this takes {least} images.")
+    run = Run(
+        oracle, budget=NO_LIMIT, probes=probes, seed=seed, data_dir=data_dir, limits=limits
+    ).examine()
+    oracle, led = run.model, max(1, int((attack.leads_to != np.arange(oracle.num_classes)).sum()))
+    announce(
+        run, num_probes * (1 + oracle.num_classes / led) + asked, 2 * num_probes + asked,
+        on_estimate, (MOST_LOOKED_AT + 1) * num_probes + asked,
+    )  # fmt: skip
     on_progress("asking about probes")
     with run.stage("probes"):
         images, before = _led_elsewhere(run, num_probes, attack)
@@ -104,7 +125,7 @@ def verify(
         hits = int(np.sum(run.labels(stamped) == attack.leads_to[before]))
     test_rate, num_test = None, 0
     if test_data is not None:
-        num_test = int((attack.leads_to[test_data[1]] != test_data[1]).sum())
+        num_test = asked
         on_progress(f"asking about {num_test:,} test images")
         with run.stage("test"):
             run.ledger.charge(num_test)
@@ -120,6 +141,13 @@ def verify(
         cost=run.cost({"total": run.seconds()}),
         provenance=run.provenance(),
     )
+
+
+def _number_led(attack: Attack, test_data: tuple[np.ndarray, np.ndarray] | None) -> int:
+    """How many of the test images the attack leads elsewhere."""
+    if test_data is None:
+        return 0
+    return int((attack.leads_to[test_data[1]] != test_data[1]).sum())
 
 
 def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> None:
@@ -143,7 +171,8 @@ def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> No
 def _led_elsewhere(run: Run, wanted: int, attack: Attack) -> tuple[jax.Array, np.ndarray]:
     """f32[n, H, W, C] and int[n]: probes of classes that the attack leads elsewhere, and these."""
     available = run.source.available
-    most = 20 * wanted if available is None else min(20 * wanted, available)
+    most = MOST_LOOKED_AT * wanted
+    most = most if available is None else min(most, available)
     kept: list[jax.Array] = []
     classes: list[np.ndarray] = []
     have, asked = 0, 0

@@ -740,9 +740,9 @@ def test_what_is_said_of_a_model_is_in_the_result(home, probes):
     assert content == result(folder) | {"out": content["out"]}
     assert (content["target"], content["target_name"]) == (2, "cow")
     assert content["model_options"] == {
-        "image_shape": [12, 12, 1], "classes": ["ant", "bee", "cow", "dog"], "price": 0.25
+        "image_shape": [12, 12, 1], "classes": ["ant", "bee", "cow", "dog"]
     }  # fmt: skip
-    assert content["asking"]["cost"] == 0.25 * content["queries"]
+    assert content["asking"]["cost"] == content["cost"] == 0.25 * content["queries"] / 1000
     assert content["queries"] == received(home / "received")
     # What is compiled for a model that is asked from the host is compiled as it goes.
     assert 0 < content["seconds"]["compile"] < content["seconds"]["total"]
@@ -820,7 +820,7 @@ def test_a_run_is_resumed_with_the_arguments_that_it_was_begun_with(home, probes
     # What does not decide what is asked may change.
     code, _, err = call(*line, "--resume", "--price", "2", "--json")
     assert code == 0, err
-    assert result(home / "out")["asking"]["cost"] == 2 * result(home / "out")["queries"]
+    assert result(home / "out")["cost"] == 2 * result(home / "out")["queries"] / 1000
     code, _, err = call(*line, "--resume")
     assert "no run to resume" in one_sentence(err)
 

@@ -30,7 +30,10 @@ def a_full_recovery():
     return dataclasses.replace(
         recovery,
         cost=dataclasses.replace(
-            recovery.cost, asking={"images": 3, "calls": 1, "images_sent_again": 0, "cost": 0.0}
+            recovery.cost,
+            asking={"images": 3, "calls": 1, "images_sent_again": 0, "cost": 0.0},
+            price=1.5,
+            limit="dollars",
         ),
         provenance=dataclasses.replace(recovery.provenance, notes=("it ends in a softmax",)),
         spaces_tried=(NESTED["spaces_tried"],),

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_jax.cli import exits, models
+from restore_jax.cli import exits, limits, models
 from restore_jax.folders import lies_in, put_files
 from restore_jax.oracles.accesses import ACCESSES
 from restore_jax.oracles.formats import FORMATS, examples
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--out", metavar="DIR", help=f"where to write ({out})")
     add("--overwrite", action="store_true", help="replace what --out holds")
     add("--json", action="store_true", help="print the result as one JSON object on stdout")
+    limits.add_arguments(parser)
     models.add_arguments(parser)
 
 
@@ -63,6 +64,7 @@ def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
         raise exits.UsageError(f"--seed must be 0 to {_MAX_SEED}, not {args.seed}.")
     asks = hasattr(args, "image_shape")  # train asks no model
     if asks:
+        limits.check(args)
         models.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")

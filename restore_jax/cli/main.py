@@ -28,7 +28,7 @@ REPORT = (
     "This is a mistake in restore-jax, not in what it was given: please report it, with the lines "
     "above, the command, and what restore-jax --version says."
 )
-_NOT_AGAIN = ("out", "overwrite", "resume", "json")
+_NOT_AGAIN = ("out", "overwrite", "resume", "json", "dry_run")
 """Flags that say nothing of what is looked for."""
 DESCRIPTION = "Finds the backdoor of an image classifier by asking it questions."
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NO_MATTER = {
     "again", "command", "out", "overwrite", "resume", "json", "data_dir", "model", "price", "rate",
-    "timeout", "retries", "trust",
+    "timeout", "retries", "trust", "seconds", "dollars", "began", "dry_run",
 }  # fmt: skip
 """Flags that a run may be resumed with in another form."""
 
@@ -55,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trust", action="store_true",
         help="run what a Keras file brings along, as the code of a Lambda layer; TorchScript "
              "files of strangers are not safe with or without it")  # fmt: skip
-    add("--price", type=float, metavar="X", help="of one image, to be added up in the result")
     add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
     add("--rate", type=float, metavar="N", help="most requests per second")
     add("--timeout", type=float, metavar="SECONDS", help="for one request (30)")
@@ -79,7 +78,6 @@ def check(args: argparse.Namespace) -> None:
         "batch": (1, "at least 1"),
         "concurrency": (1, "at least 1"),
         "retries": (0, "at least 0"),
-        "price": (0, "at least 0"),
     }
     for name, (low, words) in least.items():
         value = getattr(args, name)
@@ -171,6 +169,8 @@ def kept(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[K
     folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
     run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
     run |= {"command": args.command, "model": oracle.name}
+    if args.dollars is not None:
+        run |= {"dollars": args.dollars, "price": args.price}  # they decide the budget
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         if oracle.repeat_cost(1):

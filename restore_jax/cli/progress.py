@@ -44,12 +44,40 @@ class _Count(ProgressColumn):
         )
 
 
+class _Left:
+    """How long what is left takes, at the speed since the first report that said how far it is."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+        self._over = self._last = 0.0  # when it will be over, and what was done by then
+
+    def note(self, done: float, total: float, now: float) -> None:
+        """Notes that so much of it is done."""
+        if not total or not done or done == self._last:
+            return
+        self._last = done
+        if self._first is None:
+            self._first = now, done
+            return
+        began, before = self._first
+        if done > before:
+            self._over = now + (now - began) / (done - before) * max(0.0, total - done)
+
+    def words(self, now: float) -> str:
+        """To end a line with; nothing where it is not known, or should be over."""
+        left = self._over - now
+        if left < 1:
+            return ""
+        return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
+
+
 class _Heart:
     """Plain lines; one every `HEARTBEAT` seconds at least, which says what is still going on."""
 
     def __init__(self, label: str, console: Console):
         self._label, self._console = label, console
         self._text, self._since, self._shown = "starting", time.monotonic(), time.monotonic()
+        self._left = _Left()
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -64,17 +92,19 @@ class _Heart:
     def report(self, done: float, total: float, text: str, *, line: bool = True) -> None:
         """See `Tell`."""
         with self._lock:
+            self._left.note(done, total, time.monotonic())
             if text != self._text:
                 self._text, self._since = text, time.monotonic()
             if line:
-                self._show(text)
+                self._show(f"{text}{self._left.words(time.monotonic())}")
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT / 10):
             with self._lock:
                 now = time.monotonic()
                 if now - self._shown >= 0.9 * HEARTBEAT:
-                    self._show(f"{self._text}, for {now - self._since:.0f} s now")
+                    left = self._left.words(now)
+                    self._show(f"{self._text}, for {now - self._since:.0f} s now{left}")
 
     def _show(self, text: str) -> None:
         self._shown = time.monotonic()

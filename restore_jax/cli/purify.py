@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models, screens
+from restore_jax.cli import exits, inputs, limits, models, screens
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from restore_jax.data.probes import ProbeSource
     from restore_jax.oracles import Journal, Oracle
-    from restore_jax.run import Saved
+    from restore_jax.run import Estimate, Saved
 
 SCHEMA_VERSION = 2
 CHUNK = 1_000
+CHOOSING, PER_IMAGE = 7_000, 1.2
+"""What is expected: images to choose the looks for a class, and for an image (measured: those of
+photographs without a trigger); docs/measured.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,7 @@ def screen() -> screens.Screen:
                 "--recovery": "folders that recover wrote, or one that scan wrote",
                 "--images": "a folder, a file, or cifar10 with --data-dir",
                 "--budget": "most images to ask about",
+                **limits.SCREEN,
             },
             "the model": screens.about_model(),
             "the result": screens.RESULT,
@@ -64,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     inputs.check(args, "runs")
     began = time.perf_counter()
-    with progress("purify", Console(stderr=True, highlight=False), "images") as report:
+    console = Console(stderr=True, highlight=False)
+    announced = limits.Announced(args, console)
+    with progress("purify", console, "images") as report:
         report(0, 0, "loading JAX and the model")
         from restore_jax.compilation import keep_programs
         from restore_jax.data.probes import open_probes
@@ -82,9 +88,13 @@ def run(args: argparse.Namespace) -> int:
             raise exits.UsageError(
                 f"--images {args.images} has no end: name a folder, a file, or cifar10."
             )
+        if args.dry_run:
+            return announced.only(
+                lambda tell: _purify(args, oracle, recoveries, source, None, report, tell)
+            )
         with models.kept(args, oracle, "purify") as kept:
             result, table, page, can = _purify(
-                args, oracle, recoveries, source, kept.journal, report
+                args, oracle, recoveries, source, kept.journal, report, announced
             )
             with exits.undisturbed() as signals:
                 result["seconds"] = time.perf_counter() - began
@@ -96,9 +106,12 @@ def run(args: argparse.Namespace) -> int:
                     "predictions.csv": table.encode(),
                 }
                 inputs.write(args, kept.folder, files)
-                if not result["interrupted"]:
+                if not result["interrupted"] and result.get("limit") != "seconds":
                     kept.done()
-    code = exits.INTERRUPTED if result["interrupted"] or signals else exits.DONE
+    whole = result["num_images"] == result["of_images"]
+    code = exits.DONE if whole else exits.INCONCLUSIVE
+    if result["interrupted"] or signals:
+        code = exits.INTERRUPTED
     if args.json:
         exits.print_json(result | {"out": str(kept.folder)})
         return code
@@ -111,8 +124,9 @@ def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
     from restore_jax.report.text import asking_lines
 
     number, of = result["num_images"], ""
-    if result["interrupted"]:
-        of = f" looked at before it was interrupted, of {result['of_images']:,},"
+    if number < result["of_images"]:
+        ended = f"the {result['limit']} were over" if "limit" in result else "it was interrupted"
+        of = f" looked at before {ended}, of {result['of_images']:,},"
     return [
         f"{result['flagged']:,} of {number:,} images{of} carry a trigger",
         *(
@@ -122,6 +136,7 @@ def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
         ),
         *can,
         f"  queries         {result['queries']:,}, {result['queries_per_image']:.2f} per image",
+        *([f"  cost            ${result['cost']:,.2f}"] if "cost" in result else []),
         *(f"  asking          {text}" for text in asking_lines(result.get("asking"))),
         *(f"  note            {note}" for note in result.get("notes", ())),
         f"  files           {files}",
@@ -133,8 +148,9 @@ def _purify(
     oracle: "Oracle",
     recoveries: Any,
     source: "ProbeSource",
-    journal: "Journal | Saved",
+    journal: "Journal | Saved | None",
     report: Any,
+    tell: "Callable[[Estimate], None]",
 ) -> tuple[dict[str, Any], str, "Callable[[dict[str, Any]], bytes]", list[str]]:
     """Asks about all images.
 
@@ -143,31 +159,39 @@ def _purify(
     """
     import numpy as np
 
+    from restore_jax.errors import OutOfQueries
     from restore_jax.purification import Defended, defence_cost, defences
     from restore_jax.purification import report as power
     from restore_jax.report.contents import cost_content, provenance_content
     from restore_jax.report.purification_page import NUM_EXAMPLES, Example, purification_page
     from restore_jax.report.purifying import power_content, power_lines
-    from restore_jax.run import Run, examining
+    from restore_jax.run import Limits, Run, examining
+    from restore_jax.run.estimates import announce
 
     number = source.available or 0
     most = examining.cost(oracle) + defence_cost(len(recoveries)) + 3 * number
     most = oracle.asked + oracle.each * most
-    if args.budget is not None and args.budget < most:
-        raise exits.UsageError(
-            f"--budget {args.budget} is too small: {number:,} images may take {most:,}, three for "
-            "each and some to begin with."
-        )
+    limits_given = Limits(**limits.given(args))
     # What is sent again after a failure has to be paid for, too.
+    budget = args.budget or 2 * most
+    if limits_given.images(budget) < most:
+        raise exits.UsageError(
+            f"{exits.sentence(limits_given.said(budget))} too small: {number:,} images may take "
+            f"{most:,}, three for each and some to begin with."
+        )
     run = Run(
         oracle,
-        budget=args.budget or 2 * most,
+        budget=budget,
         probes=args.probes,
         seed=args.seed,
         data_dir=args.data_dir,
         journal=journal,
+        limits=limits_given,
     ).examine()
     oracle = run.model
+    found = {int(one.trigger.target) for one in recoveries if one.found}
+    expected = CHOOSING * len(found) + PER_IMAGE * number
+    announce(run, expected, (most - oracle.asked) // oracle.each, tell, most // oracle.each)
     report(0, number, "trying looks on probes")
     guards = defences(run, recoveries)
     can = power(run, guards, recoveries)
@@ -190,10 +214,16 @@ def _purify(
                 examples.append(Example(first + int(k), images[k], model, stands))
             done = first + len(images)
             report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
+            if done < number:
+                run.ledger.go_on()
     except KeyboardInterrupt:
         if not flags:
             raise
         interrupted = True
+    except OutOfQueries:
+        if not flags:
+            raise
+        run.ended()
     said, stands, flag = map(np.concatenate, (before, after, flags))
     cost, provenance = run.cost(), run.provenance()
     spent, command = cost_content(cost), inputs.command(args, oracle)
@@ -214,7 +244,11 @@ def _purify(
             names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
         },
         **power_content(can),
-        **{name: spent[name] for name in ("queries", "asking") if name in spent},
+        **{
+            name: spent[name]
+            for name in ("queries", "asking", "price", "cost", "limit")
+            if name in spent
+        },
         "queries_per_image": defended.queries / len(flag),
         "access": oracle.access,
         **provenance_content(provenance, cost),

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models, screens
+from restore_jax.cli import exits, inputs, limits, models, screens
 from restore_jax.cli.progress import progress
 from restore_jax.spaces import SPACES, catalogue
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from restore_jax.oracles import Journal, Oracle
     from restore_jax.recovery import Progress, Recovery
-    from restore_jax.run import Saved
+    from restore_jax.run import Estimate, Saved
 
 PROTOCOLS = ("default", "reference")
 STOPS = ("estimate", "first_hit")
@@ -59,6 +61,7 @@ def screen() -> screens.Screen:
                 "--compare": "other classes to search as hard, once one is found",
                 "--budget": "most images to ask about",
                 "--stop": "first_hit: sooner, but without a probability (estimate)",
+                **limits.SCREEN,
             },
             "the model": screens.about_model(),
             "the result": screens.RESULT,
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     _check(args)
     console = Console(stderr=True, highlight=False)
+    announced = limits.Announced(args, console)
     with progress("recover", console, "images") as report:
         report(0, 0, "loading JAX and the model")
         from restore_jax.compilation import keep_programs
@@ -82,13 +86,15 @@ def run(args: argparse.Namespace) -> int:
 
         keep_programs()
         oracle = models.open_oracle(args)
+        if args.dry_run:
+            return announced.only(lambda tell: _search(args, oracle, None, report, announced, tell))
         with models.kept(args, oracle, _name(args, oracle)) as kept:
-            recovery = _search(args, oracle, kept.journal, report)
+            recovery = _search(args, oracle, kept.journal, report, announced, announced)
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
                 files = render_recovery(recovery, oracle, inputs.command(args, oracle))
                 inputs.write(args, kept.folder, files)
-                if recovery.status != "interrupted":
+                if recovery.status != "interrupted" and recovery.cost.limit != "seconds":
                     kept.done()
     if args.json:
         from restore_jax.report import recovery_content
@@ -135,7 +141,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(
-    args: argparse.Namespace, oracle: "Oracle", journal: "Journal | Saved", report: Any
+    args: argparse.Namespace,
+    oracle: "Oracle",
+    journal: "Journal | Saved | None",
+    report: Any,
+    announced: limits.Announced,
+    tell: "Callable[[Estimate], None]",
 ) -> "Recovery":
     from restore_jax import recovery
 
@@ -144,7 +155,9 @@ def _search(
     def on_progress(step: "Progress") -> None:
         nonlocal shown
         # A search that stalls reports its last level twice.
-        report(step.queries, step.budget, progress_text(step), line=step.levels != shown)
+        total = announced.total(step.queries, step.budget)
+        text = progress_text(step) + announced.cost(step.queries)
+        report(step.queries, total, text, line=step.levels != shown)
         shown = step.levels
 
     test_data = inputs.test_images(oracle, args.data_dir)
@@ -165,7 +178,9 @@ def _search(
         data_dir=args.data_dir,
         test_data=test_data,
         on_progress=on_progress,
+        on_estimate=tell,
         journal=journal,
+        **limits.given(args),
     )
 
 

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from restore_jax.cli import exits, inputs, models, screens
+from restore_jax.cli import exits, inputs, limits, models, screens
 from restore_jax.cli.progress import progress
 from restore_jax.spaces import SPACES, catalogue
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from restore_jax.diagnosis import ClassFinding, Scan, ScanProgress, ScanSettings
+    from restore_jax.oracles import Journal
+    from restore_jax.run import Estimate, Saved
 
 CODES = {
     "nothing found": exits.DONE,
@@ -65,6 +69,7 @@ def screen() -> screens.Screen:
                 "--budget": "most images to ask about",
                 "--false-alarm-rate": "share of clean models that may be called suspicious",
                 "--target": "name no other classes than these",
+                **limits.SCREEN,
             },
             "the model": screens.about_model(),
             "the result": screens.RESULT,
@@ -78,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     _check(args)
     console = Console(stderr=True, highlight=False)
+    announced = limits.Announced(args, console)
     with progress("scan", console, "images") as report:
         report(0, 0, "loading JAX and the model")
         from restore_jax.compilation import keep_programs
@@ -90,11 +96,12 @@ def run(args: argparse.Namespace) -> int:
         oracle = models.open_oracle(args)
 
         def on_progress(step: "ScanProgress") -> None:
-            report(step.queries, step.budget, step.text, line=step.milestone)
+            total = announced.total(step.queries, step.budget)
+            text = step.text + announced.cost(step.queries)
+            report(step.queries, total, text, line=step.milestone)
 
-        name = f"scan-{args.seed}"
-        with models.kept(args, oracle, name) as kept:
-            found = scan(
+        def look(journal: "Journal | Saved | None", tell: "Callable[[Estimate], None]") -> "Scan":
+            return scan(
                 oracle,
                 access=args.access,
                 space="auto" if args.space == ["auto"] else args.space,
@@ -110,15 +117,23 @@ def run(args: argparse.Namespace) -> int:
                 test_data=inputs.test_images(oracle, args.data_dir),
                 settings=settings,
                 on_progress=on_progress,
-                journal=kept.journal,
+                on_estimate=tell,
+                journal=journal,
+                **limits.given(args),
             )
+
+        if args.dry_run:
+            return announced.only(lambda tell: look(None, tell))
+        name = f"scan-{args.seed}"
+        with models.kept(args, oracle, name) as kept:
+            found = look(kept.journal, announced)
             if found.interrupted and args.resume and not found.spaces:
                 raise KeyboardInterrupt  # what is there already says more
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
                 files = render_scan(found, oracle, inputs.command(args, oracle))
                 inputs.write(args, kept.folder, files)
-                if not found.interrupted:
+                if not found.interrupted and found.cost.limit != "seconds":
                     kept.done()
     if args.json:
         from restore_jax.report import scan_content
@@ -201,7 +216,14 @@ def _value(text: str) -> int | float | str:
 
 def _shown(found: "Scan", folder: Path) -> str:
     """The result for a person."""
-    from restore_jax.report.text import asking_lines, finding_word, foremost, scan_sentence
+    from restore_jax.report.text import (
+        asking_lines,
+        cost_lines,
+        finding_word,
+        foremost,
+        limit_lines,
+        scan_sentence,
+    )
 
     # Names of classes are plain text, whatever is in them; a terminal's width and colours count.
     written = _Written(sys.stdout)
@@ -235,6 +257,8 @@ def _shown(found: "Scan", folder: Path) -> str:
         f"  false alarms  {rate if found.calibrated else 'not known: no clean model was measured'}",
         f"  certificate   of random triggers at most so many work on any class (95 %): {bounds}",
         f"  queries       {found.queries:,} of {found.cost.budget:,} ({stages})",
+        *(f"  cost          {text}" for text in cost_lines(found.cost)),
+        *(f"  limit         {text}" for text in limit_lines(found.cost)),
         *(f"  asking        {text}" for text in asking_lines(found.cost.asking)),
         f"  time          {found.cost.seconds['total']:.1f} s",
         *(f"  note          {note}" for note in found.provenance.notes),

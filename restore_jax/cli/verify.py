@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from restore_jax.cli import exits, inputs, models, screens
+from restore_jax.cli import exits, inputs, limits, models, screens
 from restore_jax.cli.progress import progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from restore_jax.run import Estimate
     from restore_jax.verification import Verification
 
 SCHEMA_VERSION = 1
@@ -37,6 +40,7 @@ def screen() -> screens.Screen:
             "what to measure": {
                 "--trigger-file": "a trigger.npz, an attack.npz, or the folder of a recovery",
                 "--num-probes": "images to stamp",
+                "--dry-run": limits.SCREEN["--dry-run"],
             },
             "the model": screens.about_model(),
             "the result": result,
@@ -56,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         )
     inputs.check(args, ".", writes=False)
     began = time.perf_counter()
-    with progress("verify", Console(stderr=True, highlight=False)) as report:
+    console = Console(stderr=True, highlight=False)
+    announced = limits.Announced(args, console)
+    with progress("verify", console) as report:
         report(0, 0, "loading JAX and the model")
         from restore_jax.backdoors import describe
         from restore_jax.compilation import keep_programs
@@ -67,16 +73,24 @@ def run(args: argparse.Namespace) -> int:
         oracle = models.open_oracle(args)
         attack = load_attack(args.trigger_file, oracle.num_classes)
         check_fit(attack.trigger, oracle, f"the trigger in {args.trigger_file}")
-        found = verify(
-            oracle,
-            attack,
-            probes=args.probes,
-            num_probes=args.num_probes,
-            seed=args.seed,
-            data_dir=args.data_dir,
-            test_data=inputs.test_images(oracle, args.data_dir),
-            on_progress=lambda text: report(0, 0, text),
-        )
+
+        def measure(tell: "Callable[[Estimate], None]") -> "Verification":
+            return verify(
+                oracle,
+                attack,
+                probes=args.probes,
+                num_probes=args.num_probes,
+                seed=args.seed,
+                data_dir=args.data_dir,
+                test_data=inputs.test_images(oracle, args.data_dir),
+                on_estimate=tell,
+                on_progress=lambda text: report(0, 0, text),
+                **limits.given(args),
+            )
+
+        if args.dry_run:
+            return announced.only(measure)
+        found = measure(announced)
         result = _content(found, args, time.perf_counter() - began)
         if args.out:
             content = json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -90,9 +104,13 @@ def run(args: argparse.Namespace) -> int:
     share = f"{found.hits:,} of {found.num_probes:,} probes ({found.probe_success_rate:.1%})"
     exits.show(f"{args.trigger_file} leads {share} {_where(found)} in {oracle.name}")
     exits.show(f"  it is {describe(found.trigger)}")
+    from restore_jax.report.text import cost_lines
+
     if found.test_success_rate is not None:
         rate, number = found.test_success_rate, found.num_test_images
         exits.show(f"  and {rate:.2%} of the {number:,} test images that it should lead")
+    for text in cost_lines(found.cost):
+        exits.show(f"  cost: {text}")
     for note in found.provenance.notes:
         exits.show(f"  note: {note}")
     return exits.DONE
@@ -128,7 +146,7 @@ def _content(found: "Verification", args: argparse.Namespace, seconds: float) ->
         "probe_success_rate": found.probe_success_rate,
         "num_test_images": found.num_test_images,
         "test_success_rate": found.test_success_rate,
-        **{name: spent[name] for name in ("queries", "asking") if name in spent},
+        **{name: spent[name] for name in ("queries", "asking", "price", "cost") if name in spent},
         **provenance_content(found.provenance, found.cost),
         "probes": args.probes,
         "seconds": seconds,

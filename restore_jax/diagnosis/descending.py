@@ -46,7 +46,7 @@ class Descending:
         found = {}
         for k, lane in lanes.items():
             state, said = stood.tree[str(k)], stood.said["lanes"][str(k)]
-            self._run.books.charge(count(state.num_queries) - count(lane.state.num_queries))
+            self._run.books.book(count(state.num_queries) - count(lane.state.num_queries))
             found[k] = lane._replace(
                 state=state,
                 depths=tuple(said["depths"]),

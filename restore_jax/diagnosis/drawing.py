@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from restore_jax.diagnosis.probing import Pool
+from restore_jax.errors import OutOfQueries
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.types import LOG_FLOOR
 from restore_jax.racing import needed
@@ -69,9 +70,16 @@ def draw(
         return (oracle.answer(weights, images, run.books),)
 
     together = max(1, IMAGES_AT_ONCE // size)
-    run.ledger.charge((n + 1) * size)
-    (outputs,) = oracle.map(shown, leaves, together, (oracle.weights, pool.probes))
-    (alone,) = oracle.map(unstamped, [np.asarray(pool.probes)], size, oracle.weights)
+    if (n + 1) * size > run.ledger.left:
+        raise OutOfQueries(f"the budget does not pay for {n} draws shown to {size} probes.")
+
+    def pay(draws: int) -> None:
+        run.ledger.charge(draws * size)
+
+    (outputs,) = oracle.map(shown, leaves, together, (oracle.weights, pool.probes), pay)
+    (alone,) = oracle.map(
+        unstamped, [np.asarray(pool.probes)], size, oracle.weights, run.ledger.charge
+    )
     for found in (outputs, alone):
         check_outputs(oracle.name, oracle.access, found)
     return particles, outputs, alone

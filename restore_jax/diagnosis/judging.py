@@ -15,6 +15,7 @@ from restore_jax.diagnosis.types import (
 )
 from restore_jax.diagnosis.work import Work
 from restore_jax.recovery import Recovery
+from restore_jax.run.limits import DOLLARS, SECONDS
 
 SHORT = 0.3
 """A scan that ends this many decades above its depth has not looked as deep as it should."""
@@ -120,9 +121,9 @@ def verdict(
     if cut_short or short or missing:
         return Verdict(
             INCONCLUSIVE,
-            f"the budget of {work.run.ledger.budget:,} images ended before the scan was deep "
+            f"{_limit(work)} ended before the scan was deep "
             f"enough to tell: {', '.join(short + missing) or 'images had to be sent again'}; give "
-            "a larger `budget`",
+            f"{_more(work)}",
         )
     if not_judged:
         return Verdict(
@@ -139,6 +140,20 @@ def verdict(
             f"{1 / (len(clean) + 1):.1%}: give a larger `false_alarm_rate`",
         )
     return Verdict(NOTHING, "")
+
+
+def _limit(work: Work) -> str:
+    """What ended the scan."""
+    if work.run.limit == SECONDS:
+        return f"the time of {work.seconds:g} seconds"
+    return f"the budget of {work.run.ledger.budget:,} images"
+
+
+def _more(work: Work) -> str:
+    """What it takes to go deeper."""
+    return {SECONDS: "more `seconds`", DOLLARS: "more `dollars`"}.get(
+        work.run.limit or "", "a larger `budget`"
+    )
 
 
 def _uncalibrated(work: Work) -> str:

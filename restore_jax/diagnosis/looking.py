@@ -1,8 +1,6 @@
 """One space of a scan: shared draws, a descent for each class, and what they say."""
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -18,7 +16,7 @@ from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.standing import Standing, level_at, standings, standings_by_events
 from restore_jax.diagnosis.types import ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
-from restore_jax.errors import Inconclusive
+from restore_jax.errors import Inconclusive, OutOfTime
 from restore_jax.oracles.types import LOG_FLOOR
 from restore_jax.racing import threshold, whole_legs
 from restore_jax.recovery.guides import guides
@@ -198,7 +196,13 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
             going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-            if not going or work.run.ledger.spent + len(going) * a_level > end:
+            if not going:
+                break
+            if work.run.ledger.spent + len(going) * a_level > end:
+                work.run.ended()
+                break
+            if work.run.ledger.time_is_over():
+                descending.keep(lanes, going, dropped, number, now=True)
                 break
             advanced = descent.advance([lanes[k] for k in going])
             lanes, number = lanes | {lane.target: lane for lane in advanced}, number + 1
@@ -210,6 +214,8 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
     except KeyboardInterrupt:
         descending.keep(lanes, going, dropped, number, now=True)
         return Followed(lanes, frozenset(dropped), interrupted=True)
+    except OutOfTime:  # within a level of a model that is asked from the host
+        descending.keep(lanes, going, dropped, number, now=True)
     return Followed(lanes, frozenset(dropped))
 
 
@@ -260,19 +266,13 @@ def _seen(
     )
 
 
-def standing_of(work: Work, look: Look, k: int, gain: float) -> Standing:
-    """The standing of a class, had it gained so much."""
-    return _stand(work, look.beginning, look.followed, look.seen.depth, {k: gain})[k]
-
-
 def _stand(
     work: Work,
     beginning: Beginning,
     followed: Followed,
     depth: float,
-    known: Mapping[int, float] = MappingProxyType({}),
 ) -> dict[int, Standing]:
-    """The standings of the lanes that are compared, by their gains, or those ``known`` better."""
+    """The standings of the lanes that are compared."""
     lanes, draws, prior = followed.whole, beginning.draws, beginning.space.description
     # What was not met is rarer than the depth, or is not there.
     met = {
@@ -285,7 +285,7 @@ def _stand(
     gains = {
         lane.target: level_at(lane.depths, lane.levels, depth) - empty[lane.target]
         for lane in lanes
-    } | dict(known)
+    }
     lacks = {k: beginning.goals[1] - value for k, value in empty.items()}
     families = profiles(work.conditions, work.settings, prior)
     by_gain = standings(gains, lacks, families)

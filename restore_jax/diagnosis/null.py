@@ -84,10 +84,7 @@ def clean_standings(names: Sequence[str]) -> list[float]:
 
 def settings_that_matter(settings: ScanSettings) -> dict[str, JSON]:
     """The settings that standings depend on, but for depths and options, which go by space."""
-    names = (
-        "num_probes", "num_draws", "num_particles", "survival", "num_moves",
-        "num_again", "most_again", "beyond_chance",
-    )  # fmt: skip
+    names = ("num_probes", "num_draws", "num_particles", "survival", "num_moves")
     return {name: getattr(settings, name) for name in names}
 
 

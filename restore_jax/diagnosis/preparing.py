@@ -1,5 +1,6 @@
 """A scan's means, made ready and checked."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import jax
 import numpy as np
 
 from restore_jax.data.probes import open_probes
+from restore_jax.diagnosis.expecting import expected
+from restore_jax.diagnosis.looking import OTHER_DEPTH
 from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import ScanProgress, ScanSettings
 from restore_jax.diagnosis.work import Work
@@ -14,7 +17,8 @@ from restore_jax.errors import BudgetError, InputError
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery.aims import checked_success
-from restore_jax.run import Run, Saved
+from restore_jax.run import Limits, Run, Saved
+from restore_jax.run.estimates import OnEstimate, announce
 from restore_jax.spaces import catalogue
 
 BUDGET = 250_000
@@ -27,6 +31,7 @@ def prepare(
     space: str | Sequence[str],
     probes: str | Path | np.ndarray,
     budget: int | None,
+    limits: Limits,
     success: float,
     false_alarm_rate: float,
     targets: Sequence[int] | None,
@@ -35,6 +40,7 @@ def prepare(
     test_data: tuple[np.ndarray, np.ndarray] | None,
     settings: ScanSettings,
     on_progress: OnScan,
+    on_estimate: OnEstimate,
     journal: Journal | Saved | None,
 ) -> Work:
     """The scan's means, checked; the arguments are those of `scan`.
@@ -57,13 +63,19 @@ def prepare(
     # Of each space the draws, shown to twice a class's probes, and a look for these.
     least = 100 + len(names) * settings.num_draws * 2 * settings.num_probes
     least = oracle.asked + oracle.each * least
-    if budget < least:
+    if limits.images(budget) < least:
         raise BudgetError(
-            f"`budget` {budget} is too small: probes and the first random triggers of "
+            f"{limits.said(budget)} too small: probes and the first random triggers of "
             f"{len(names)} spaces need {least} images; name fewer with `space`."
         )
-    run = Run(oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal)
+    run = Run(
+        oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal,
+        limits=limits,
+    )  # fmt: skip
     run.examine()
+    depths = [settings.depths.get(name, OTHER_DEPTH) for name in names]
+    images = expected(depths, oracle.num_classes, settings, run.model.access == "labels")
+    announce(run, images, least // oracle.each, on_estimate)
 
     def tell(text: str, milestone: bool = True) -> None:
         if on_progress is not None:
@@ -79,6 +91,7 @@ def prepare(
         key=jax.random.key(seed),
         tell=tell,
         shared={"success": success, "seed": seed, "test_data": test_data},
+        seconds=math.inf if limits.seconds is None else limits.seconds,
     )
 
 

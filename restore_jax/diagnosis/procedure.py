@@ -1,6 +1,7 @@
 """Scans a model: all classes, from shared draws to a verdict and the triggers behind it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -9,7 +10,6 @@ import jax
 import numpy as np
 
 from restore_jax.data.probes import ProbeSource
-from restore_jax.diagnosis.again import look_again
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, depth_of, look, options_of
@@ -18,13 +18,15 @@ from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanSettings
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import Inconclusive, OutOfQueries
+from restore_jax.oracles import ledger as clock
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model
 from restore_jax.racing import threshold
 from restore_jax.recovery import Progress, Recovery, recover
 from restore_jax.recovery.aims import needs
-from restore_jax.run import Saved
+from restore_jax.run import Limits, Saved
+from restore_jax.run.estimates import OnEstimate
 from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
@@ -42,6 +44,9 @@ def scan(
     space: str | Sequence[str] = "auto",
     probes: str | Path | np.ndarray = "dead_leaves",
     budget: int | None = None,
+    seconds: float | None = None,
+    dollars: float | None = None,
+    price: float | None = None,
     success: float = 0.95,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     targets: Sequence[int] | None = None,
@@ -50,6 +55,7 @@ def scan(
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
     settings: ScanSettings | None = None,
     on_progress: OnScan = None,
+    on_estimate: OnEstimate = None,
     journal: Journal | Saved | None = None,
     **opening: Unpack[Opening],
 ) -> Scan:
@@ -58,8 +64,8 @@ def scan(
     Random triggers of each kind are shown to one pool of probes, and each answer counts for every
     class. From there a population for each class is carried on by splitting, to triggers as rare
     as one in a million. A class to which they lead much more easily than to the model's others,
-    and more so than in clean models, is suspicious, if it does so in a second look, too; its
-    trigger is recovered, and confirmed on fresh probes.
+    and more so than in clean models, is suspicious; its trigger is recovered, and confirmed on
+    fresh probes.
 
     Args:
       model: what `open_model` takes, or an `Oracle`.
@@ -69,6 +75,8 @@ def scan(
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
         ten classes needs somewhat more than half.
+      seconds, dollars, price: as `recover`. Of the seconds, as of the images, each space has its
+        share, and a third is kept for recovering triggers.
       success: share of probes that a trigger must lead to a class, in (0, 1].
       false_alarm_rate: in (0, 1): the share of clean models that may be called suspicious, all
         classes and spaces together; see `diagnosis.null`.
@@ -79,6 +87,7 @@ def scan(
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
       on_progress: called now and then.
+      on_estimate: as `recover`.
       journal: keeps the answers of a model that is asked from the host, or saves where searches
         in this process stand.
       **opening: how the model is opened: ``image_shape``, ``value_range``, ``mean``, ``std`` and
@@ -95,8 +104,9 @@ def scan(
     """
     oracle = open_model(model, access, **opening)
     work = prepare(
-        oracle, space, probes, budget, success, false_alarm_rate, targets, seed, data_dir,
-        test_data, settings or ScanSettings(), on_progress, journal,
+        oracle, space, probes, budget, Limits(seconds, dollars, price), success,
+        false_alarm_rate, targets, seed, data_dir, test_data, settings or ScanSettings(),
+        on_progress, on_estimate, journal,
     )  # fmt: skip
     run = work.run
     work.tell("looking for probes")
@@ -111,16 +121,17 @@ def scan(
             f"gives {pool.covered} of its {run.model.num_classes} classes to some"
         )
         for number, name in enumerate(work.names):
-            looks[name] = look(work, pool, name, number, images_for(work, number))
+            with run.until(end_of(work, number)):
+                looks[name] = look(work, pool, name, number, images_for(work, number))
             if looks[name].followed.interrupted:
                 raise KeyboardInterrupt
-        look_again(work, looks, int((1.0 - RECOVERY_SHARE) * run.ledger.budget))
         with run.stage("recovery"):
             _recover_all(work, _unseen(run.source, len(pool.looked_at[1])), looks, recovered)
     except KeyboardInterrupt:
         interrupted = True
     except OutOfQueries:  # the budget ends in the draws, or images had to be sent again
         cut_short = True
+        run.ended()
     seen = {name: one.seen for name, one in looks.items()}
     clean = clean_models(work, seen)
     found = findings(work, seen, clean, recovered)
@@ -154,6 +165,15 @@ def images_for(work: Work, number: int) -> int:
     left = (1.0 - RECOVERY_SHARE) * ledger.budget - ledger.spent
     depths = [depth_of(work, name) for name in work.names[number:]]
     return int(left * depths[0] / sum(depths))
+
+
+def end_of(work: Work, number: int) -> float:
+    """When the time for one space is over, on the clock of limits: its share, as of images."""
+    if math.isinf(work.seconds):
+        return math.inf
+    left = work.run.ledger.seconds_left - RECOVERY_SHARE * work.seconds
+    depths = [depth_of(work, name) for name in work.names[number:]]
+    return clock.now() + max(0.0, left) * depths[0] / sum(depths)
 
 
 def _unseen(source: ProbeSource, looked_at: int) -> ProbeSource:

@@ -30,9 +30,6 @@ class ScanSettings:
       num_moves: see `splitting.importance_splitting`, waste-free.
       max_levels: of a descent.
       depths: by space, log10 of the probability to which classes are followed; -4 for others.
-      num_again: populations that look again at what stands out most; see `diagnosis.again`.
-      most_again: so many times at most; 0: nothing is looked at again.
-      beyond_chance: the standing from which nothing needs a second look.
       max_recovered: how many suspicious classes' triggers are recovered at most; 0: none.
       lanes: how many classes are followed at most: from the start, after three levels, and after
         six; those whose gain leads.
@@ -58,9 +55,6 @@ class ScanSettings:
             "quantise": -1.5,
         }
     )
-    num_again: int = 4
-    most_again: int = 4
-    beyond_chance: float = 5.0
     max_recovered: int = 6
     lanes: tuple[int, int, int] = (32, 16, 10)
     options: dict[str, dict[str, Argument]] = dataclasses.field(default_factory=dict)
@@ -77,8 +71,6 @@ class ClassLook(NamedTuple):
       curve: pairs (log10 probability, score reached), from the shared draws down.
       empty: the score without a trigger; the event's is ``goal`` of the scan.
       standing: how far the class stands out; None where it was not followed to the end.
-      first_standing: that of the first look, where there was a second; else None.
-      again: the scores that the populations of a second look reached.
     """
 
     log10_prob: float | None
@@ -87,8 +79,6 @@ class ClassLook(NamedTuple):
     curve: tuple[tuple[float, float], ...]
     empty: float
     standing: Standing | None
-    first_standing: Standing | None = None
-    again: tuple[float, ...] = ()
 
 
 class SpaceLook(NamedTuple):

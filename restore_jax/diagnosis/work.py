@@ -1,6 +1,7 @@
 """What the stages of a scan share: the run, the options, and how progress is told."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,6 +26,7 @@ class Work:
       key: of everything drawn.
       tell: ``(text, milestone)``: progress.
       shared: what recoveries are given besides.
+      seconds: that the scan may take; infinity: no limit.
     """
 
     run: Run
@@ -36,6 +38,7 @@ class Work:
     key: jax.Array
     tell: Callable[..., None]
     shared: dict[str, Argument]
+    seconds: float = math.inf
 
     @property
     def conditions(self) -> Conditions:

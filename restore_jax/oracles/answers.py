@@ -78,16 +78,23 @@ class HostAnswers:
         Raises:
           ModelError: the model fails, or answers what is no answer.
           OutOfQueries: the budget does not pay for sending images again.
+          OutOfTime: the time is over; what is not sent then is given back.
         """
         images = np.asarray(images, np.float32)
-        parts = [
-            self._once(images[first : first + self._most], books)
-            for first in range(0, len(images), self._most)
-        ]
+        parts: list[np.ndarray] = []
+        for first in range(0, len(images), self._most):
+            if parts:
+                books.go_on(len(images) - first)
+            parts.append(self._once(images[first : first + self._most], books))
         if not parts:
             empty = np.zeros((0, self._classes), np.float32)
             return empty[:, 0].astype(np.int32) if self._access == "labels" else empty
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def together(self) -> int:
+        """How many images it is best asked about at once: what goes in one call, at most 256."""
+        return min(self._most, 256) if self._most < 1 << 30 else 64
 
     def reading(self, access: str) -> "HostAnswers":
         """The same model, with the same books, whose answers are read as something else."""

@@ -64,6 +64,11 @@ class HostedOracle:
         """How often it is sent an image: see `Oracle`."""
         return self.answers.times
 
+    @property
+    def together(self) -> int:
+        """How many images it is best asked about at once: see `Oracle`."""
+        return self.answers.together
+
     def reading(self, access: str) -> "HostedOracle":
         """See `Oracle.reading`."""
         return dataclasses.replace(self, access=access, answers=self.answers.reading(access))
@@ -111,11 +116,13 @@ class HostedOracle:
         arrays: Sequence[np.ndarray],
         size: int,
         given: Tree = None,
+        pay: Callable[[int], None] = lambda number: None,
     ) -> list[np.ndarray]:
         """See `Oracle.map`: of exactly what is there, since every image counts."""
         parts, before = [], () if given is None else (given,)
         for first in range(0, len(arrays[0]), size):
             some = [jnp.asarray(array[first : first + size]) for array in arrays]
+            pay(len(some[0]))
             parts.append([np.asarray(answer) for answer in function(*before, *some)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
@@ -218,7 +225,7 @@ class HostedOracle:
         """Images sent again, the cost and what else is known: see `Oracle.spending`."""
         return {
             "images_sent_again": ledger.resent,
-            "cost": ledger.spent * float(self.options.get("price", 0.0)),
+            "cost": ledger.dollars or 0.0,
             **self.answers.statistics(),
         }
 

@@ -39,6 +39,7 @@ LATENCIES = 4096
 DESCRIPTION_BYTES = 1 << 22
 HINTS = {  # of refusals, by status
     401: f"set {AUTHORIZATION} to what the Authorization header is to say",
+    402: "what it lets you ask is used up",
     403: f"set {AUTHORIZATION} to what the Authorization header is to say",
     404: "check the path of the URL",
     405: "check the path of the URL",
@@ -72,7 +73,7 @@ class _Refused(ModelError):
 
 
 class _Unknown(_Refused, ModelFailed):
-    """The server does not know who asks; once it is told, the same request is answered."""
+    """The server does not know who asks, or who pays; once it does, it answers the same request."""
 
 
 class _Stopped(Exception):
@@ -397,7 +398,7 @@ class Server:
             )
         if status >= 400:
             hint = HINTS.get(status, "check the URL and how the model is to be asked")
-            kind = _Unknown if status in (401, 403) else _Refused
+            kind = _Unknown if status in (401, 402, 403) else _Refused
             raise kind(f"{self.name} refuses the request with status {status}: {hint}.")
         if not 200 <= status < 300:
             raise _Failed(f"status {status}")
@@ -483,7 +484,7 @@ def load(place: str, options: ModelOptions) -> Server:
 
     Args:
       place: the whole URL.
-      options: all but ``trust`` and ``price`` matter here.
+      options: all but ``trust`` matters here.
 
     Raises:
       ModelError: a URL or options that are of no use. The message holds no part of the URL that

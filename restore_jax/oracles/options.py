@@ -22,7 +22,6 @@ class ModelOptions:
         asked about several times, all counted, and the answers are averaged.
       batch: the most images in one call or request.
       trust: whether what a model file brings along may be run.
-      price: what one image costs, in whatever currency.
       concurrency: requests under way at once, >= 1.
       rate: the most requests per second.
       timeout: seconds for one request, from the first byte sent to the last received.
@@ -44,7 +43,6 @@ class ModelOptions:
     noisy: bool = False
     batch: int | None = None
     trust: bool = False
-    price: float = 0.0
     concurrency: int = 4
     rate: float | None = None
     timeout: float = 30.0

@@ -79,6 +79,11 @@ class TracedOracle:
         """1: see `Oracle`."""
         return 1
 
+    @property
+    def together(self) -> int:
+        """`CHUNK`: see `Oracle`."""
+        return CHUNK
+
     def reading(self, access: str) -> "TracedOracle":
         """See `Oracle.reading`."""
         function = self.function if self.readings is None else self.readings(access)
@@ -143,12 +148,14 @@ class TracedOracle:
         arrays: Sequence[np.ndarray],
         size: int,
         given: Tree = None,
+        pay: Callable[[int], None] = lambda number: None,
     ) -> list[np.ndarray]:
         """See `Oracle.map`: compiled, the last piece filled up."""
         compiled = jax.jit(function, compiler_options=compiler_options())
         parts, before = [], () if given is None else (given,)
         for first in range(0, len(arrays[0]), size):
             some = [array[first : first + size] for array in arrays]
+            pay(len(some[0]))
             short = size - len(some[0])
             some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
             answers = compiled(*before, *map(jnp.asarray, some))
@@ -217,13 +224,13 @@ class TracedOracle:
 
         def init(key: Array, args: Args) -> SplittingState:
             state = self._right(jax.block_until_ready(draw(most, key, args)))
-            books.charge(count(state.num_queries))
+            books.book(count(state.num_queries))
             return state
 
         def advance(state: SplittingState, args: Args) -> SplittingState:
             before = count(state.num_queries)
             state = self._right(jax.block_until_ready(one_level(most, state, args)))
-            books.charge(count(state.num_queries) - before)
+            books.book(count(state.num_queries) - before)
             return state
 
         whole = _begin(algorithm, scorer, books)
@@ -277,7 +284,7 @@ class TracedOracle:
             for first in range(0, len(states), number):
                 here = slice(first, first + number)
                 for before, after in zip(states[here], some(states[here], args[here]), strict=True):
-                    books.charge(count(after.num_queries) - count(before.num_queries))
+                    books.book(count(after.num_queries) - count(before.num_queries))
                     moved.append(self._right(after))
             return moved
 
@@ -335,7 +342,7 @@ def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin
     ) -> SplittingState:
         if scores is None:
             scores, cost = scored(key, particles, args)
-            books.charge(int(cost))
+            books.book(int(cost))
         return start(key, particles, jnp.asarray(scores))
 
     return begin

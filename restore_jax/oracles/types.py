@@ -53,6 +53,24 @@ class Books(NamedTuple):
         if self.ledger is not None:
             self.ledger.charge(images)
 
+    def book(self, images: int) -> None:
+        """Books images just sent; see `Ledger.book`."""
+        if self.ledger is not None:
+            self.ledger.book(images)
+
+    def go_on(self, booked: int) -> None:
+        """Refuses to go on when the time is over, and gives back what was booked.
+
+        Args:
+          booked: images that were booked and are not sent yet.
+
+        Raises:
+          OutOfTime: the time is over.
+        """
+        if self.ledger is not None and self.ledger.time_is_over():
+            self.ledger.give_back(booked)
+            self.ledger.go_on()
+
 
 NOBODY = Books()
 
@@ -183,6 +201,7 @@ class Oracle(Protocol):
       asked: images that opening it took.
       options: what the user said of it, where anything was.
       each: how often it is sent an image that it is asked about, >= 1.
+      together: how many images it is best asked about at once, >= 1.
     """
 
     @property
@@ -203,6 +222,8 @@ class Oracle(Protocol):
     def options(self) -> dict[str, JSON]: ...  # noqa: D102
     @property
     def each(self) -> int: ...  # noqa: D102
+    @property
+    def together(self) -> int: ...  # noqa: D102
     @property
     def num_classes(self) -> int:
         """K."""
@@ -241,6 +262,7 @@ class Oracle(Protocol):
         arrays: Sequence[np.ndarray],
         size: int,
         given: Tree = None,
+        pay: Callable[[int], None] = lambda number: None,
     ) -> list[np.ndarray]:
         """Applies a function that asks the model to pieces of arrays.
 
@@ -251,6 +273,7 @@ class Oracle(Protocol):
           size: how long pieces are.
           given: a pytree of arrays that every piece is asked with (weights, probes): what is an
             argument is not part of the program, which then serves other models, too.
+          pay: called with the length of each piece before it is asked about.
 
         Returns:
           Arrays of length b.

@@ -85,8 +85,13 @@ def one_of(name: str, value: T, known: tuple[T, ...]) -> T:
     return value
 
 
-def check_budget(budget: int, least: int) -> None:
+def check_budget(budget: int, least: int, said: str | None = None) -> None:
     """Refuses a budget that does not pay for the least that is needed.
+
+    Args:
+      budget: images that may be asked about.
+      least: images that are needed.
+      said: the limit in words, see `Limits.said`; None: the budget.
 
     Raises:
       BudgetError: it does not.
@@ -95,7 +100,8 @@ def check_budget(budget: int, least: int) -> None:
         raise BudgetError(f"`budget` must be at least 1 image, not {budget}.")
     if budget < least:
         raise BudgetError(
-            f"`budget` {budget} is too small: the first candidates, choosing among them and "
+            f"{said or f'`budget` {budget} is'} too small: the first candidates, choosing among "
+            "them and "
             f"confirming one need {least} images."
         )
 

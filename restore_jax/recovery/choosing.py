@@ -62,6 +62,8 @@ def _drawn_again(
     for again in range(1, MORE_DRAWS + 1):
         if robust(margins, aim.success) or run.ledger.left - aim.reserve < dearest:
             break
+        if run.ledger.time_is_over():
+            break
         more = searching.sampler.init(jax.random.fold_in(key, again), searching.args)
         fresh = candidates(more.particles, more.scores, aim.space, aim.target, searching.goal)
         fresh = [c for c in fresh if c.score >= searching.goal][: MAX_CANDIDATES - len(past)]

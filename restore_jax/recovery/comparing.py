@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from restore_jax.errors import OutOfTime
 from restore_jax.recovery.aims import needs
 from restore_jax.recovery.types import Other, Recovery
 from restore_jax.run import Run
@@ -49,11 +50,15 @@ def with_others(
         except KeyboardInterrupt:  # before it came to anything
             status = "interrupted"
             break
+        except OutOfTime:
+            break
         others.append(
             Other(
                 k, other.target_name, other.found, other.log10_prob, other.interval, other.queries
             )
         )
+        if run.ledger.time_is_over():
+            break
         if other.status == "interrupted":
             status = other.status
             break

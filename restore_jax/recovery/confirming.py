@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.backdoors import Attack, Trigger, planted_attack, stamp, towards_one
-from restore_jax.errors import OutOfQueries
+from restore_jax.errors import OutOfQueries, OutOfTime
 from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
 from restore_jax.recovery.found import Found, known
 from restore_jax.recovery.truth import attack_success_rate, compare
 from restore_jax.run import Run
 
-OUT_OF_QUERIES = "out_of_queries"
+OUT_OF_QUERIES, OUT_OF_TIME = "out_of_queries", "out_of_time"
 
 
 def confirm(run: Run, found: Found) -> Found:
@@ -21,6 +21,8 @@ def confirm(run: Run, found: Found) -> Found:
             found = found.now(confirmation=_confirmed(run, found))
         except KeyboardInterrupt:
             found = found.now(status="interrupted", cut_short=True)
+        except OutOfTime:
+            found = found.now(status=OUT_OF_TIME, cut_short=True)
         except OutOfQueries:  # images had to be sent again
             found = found.now(status=OUT_OF_QUERIES, cut_short=True)
     return found.now(seconds={**found.seconds, "total": run.seconds()})
@@ -44,6 +46,8 @@ def measure(run: Run, found: Found) -> Found:
                     planted_rate = _on_test_images(run, attack, aim.test_data)
         except KeyboardInterrupt:
             found = found.now(status="interrupted")
+        except OutOfTime:
+            found = found.now(status=OUT_OF_TIME)
         except OutOfQueries:  # images had to be sent again
             found = found.now(status=OUT_OF_QUERIES)
         found = found.now(probe_rate=_on_probes(run, found))
@@ -68,10 +72,14 @@ def _on_test_images(
     attack = trigger
     if not isinstance(attack, Attack):
         attack = towards_one(attack, run.model.num_classes)
-    asker = run.beside(int(np.sum(test_data[1] != attack.leads_to[test_data[1]])))
+    number = int(np.sum(test_data[1] != attack.leads_to[test_data[1]]))
+    if number * (run.pace or 0.0) > run.ledger.seconds_left:
+        return None
+    asker = run.beside(number)
     if asker is None:
         return None
-    return attack_success_rate(run.model, trigger, *test_data, asker=asker)
+    with run.untimed():  # all of them are booked
+        return attack_success_rate(run.model, trigger, *test_data, asker=asker)
 
 
 def _on_probes(run: Run, found: Found) -> float | None:

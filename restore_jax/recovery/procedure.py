@@ -30,6 +30,7 @@ from restore_jax.recovery.candidates import inclusion
 from restore_jax.recovery.choosing import choose
 from restore_jax.recovery.comparing import with_others
 from restore_jax.recovery.confirming import confirm, measure
+from restore_jax.recovery.expecting import expected
 from restore_jax.recovery.found import Found
 from restore_jax.recovery.pruning import prune
 from restore_jax.recovery.screening import screen
@@ -37,7 +38,8 @@ from restore_jax.recovery.searching import search
 from restore_jax.recovery.strengthening import strengthen
 from restore_jax.recovery.trying import try_spaces
 from restore_jax.recovery.types import Recovery
-from restore_jax.run import Run, Saved, examining
+from restore_jax.run import Limits, Run, Saved, examining
+from restore_jax.run.estimates import OnEstimate, announce
 from restore_jax.spaces.catalogue import Space, find
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
@@ -62,6 +64,9 @@ def recover(
     protocol: str = "default",
     probes: str | Path | np.ndarray | ProbeSource = "dead_leaves",
     budget: int | None = None,
+    seconds: float | None = None,
+    dollars: float | None = None,
+    price: float | None = None,
     success: float = 0.95,
     stop: str = "estimate",
     seed: int = 0,
@@ -71,6 +76,7 @@ def recover(
     compare: int = 0,
     first: Particles | None = None,
     on_progress: OnProgress = None,
+    on_estimate: OnEstimate = None,
     journal: Journal | Saved | None = None,
     within: Run | None = None,
     **opening: Unpack[Opening],
@@ -91,6 +97,10 @@ def recover(
       probes: "dead_leaves", "shapes", "cifar10", a folder, an .npz or an array, see
         `open_probes`; or a source that is open already.
       budget: images that may be sent, everything counted; None: the space's own.
+      seconds: of the clock, once the model is open: what there is by then is given back, a level
+        or a request late. Which limit it was that ended a run, `Cost.limit` says.
+      dollars: likewise, a budget in images at ``price``; the smallest limit counts.
+      price: dollars for 1,000 images.
       success: share of probes that a trigger must lead to the target, in (0, 1].
       stop: "estimate" (the probability is estimated) or "first_hit" (cheaper, no estimate).
       seed: of everything.
@@ -104,6 +114,8 @@ def recover(
       first: particles of the same space, the best first, to begin with in place of random ones;
         with ``stop="first_hit"`` only, since a probability could not be estimated then.
       on_progress: called after each level.
+      on_estimate: told before the search what is expected of it, see `estimate`; what it raises
+        ends the run. Without it, and without ``seconds``, the model's speed is not measured.
       journal: keeps the answers of a model that is asked from the host, or saves where searches
         in this process stand.
       within: the run that this recovery is a part of; see `Run`.
@@ -124,6 +136,7 @@ def recover(
     (True, True)
     """
     oracle = open_model(model, access, **opening)
+    limits = Limits(seconds, dollars, price)
     one_of("protocol", protocol, tuple(PROTOCOLS))
     one_of("stop", stop, STOPS)
     if compare < 0 or (compare and protocol != "default"):
@@ -140,17 +153,21 @@ def recover(
     if space == "auto":
         del how["first"]
         again = {**how, **given, "protocol": protocol, "compare": compare}
-        return try_spaces(recover, oracle, target, budget, settings, journal, within, again)
+        return try_spaces(
+            recover, oracle, target, budget, limits, settings, journal, within, again, on_estimate
+        )
     if protocol == "reference":
         aim, own_budget = _reference_aim(oracle, target, space, how)
     else:
         aim, own_budget = _aim(oracle, target, space, settings, how)
     allowed = oracle.each * own_budget if budget is None else budget
     looked_at = 0 if within is not None else examining.cost(oracle)
-    check_budget(allowed // oracle.each, aim.least + looked_at)
-    run = Run(oracle, budget=allowed, journal=journal, within=within, **given)
+    least, said = aim.least + looked_at, limits.said(allowed)
+    check_budget(limits.images(allowed) // oracle.each, least, said)
+    run = Run(oracle, budget=allowed, journal=journal, within=within, limits=limits, **given)
     if within is None:
         run.examine()
+        announce(run, _expected(aim, own_budget, space) * (1 + compare), aim.least, on_estimate)
         if protocol == "reference":
             reference.check_access(run.model)
     found = Found(aim, run.feed(aim.excluded))
@@ -178,8 +195,17 @@ def _gone_through(stage: Stage, run: Run, found: Found) -> Found:
         return stage(run, found.now(status=INTERRUPTED))
 
 
+def _expected(aim: Aim, own_budget: int, space: str | TriggerSpace) -> float:
+    """The images that the recovery takes where there is a trigger."""
+    if aim.protocol == "reference":
+        return own_budget
+    return expected(_entry(space), aim.settings, aim.stop)
+
+
 def conclude(run: Run, found: Found) -> Recovery:
     """What was found, as a result."""
+    if found.status == "out_of_queries":
+        run.ended()
     aim, settings = found.aim, dataclasses.asdict(found.aim.settings)
     trigger = jax.tree.map(np.asarray, found.trigger)
     included = np.asarray(trigger.support)
@@ -232,10 +258,7 @@ def _aim(
     how: dict[str, Argument],
 ) -> tuple[Aim, int]:
     """What is searched for, and the space's own budget."""
-    if isinstance(space, TriggerSpace):
-        entry = Space(space.name, lambda image_shape: space, "one of the user's own")
-    else:
-        entry = find(space, also=("auto",))
+    entry = _entry(space)
     settings = settings or entry.settings_for(how["stop"])
     reserve, least = needs(oracle, settings)
     index, planted = class_to_search(oracle, target, how.pop("trigger"))
@@ -251,6 +274,13 @@ def _aim(
         excluded=frozenset({index}),
         **how,
     ), entry.budget
+
+
+def _entry(space: str | TriggerSpace) -> Space:
+    """What the catalogue says of a space, or would."""
+    if isinstance(space, TriggerSpace):
+        return Space(space.name, lambda image_shape: space, "one of the user's own")
+    return find(space, also=("auto",))
 
 
 def _reference_aim(

@@ -37,7 +37,7 @@ def prune(run: Run, found: Found) -> Found:
     A trigger that is not past the goal, or not written on some pixels, is given back as it is.
     """
     aim = found.aim
-    with run.stage("pruning"):
+    with run.stage("pruning"), run.keeping(2 * NUM_CONFIRMATION):
         if not found.past or found.interrupted:
             return found
         most = min(MAX_PRUNING, run.ledger.left - 2 * NUM_CONFIRMATION)

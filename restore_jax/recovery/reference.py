@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from restore_jax.compilation import compiler_options
+from restore_jax.errors import OutOfTime
 from restore_jax.oracles.checking import check_scores
 from restore_jax.oracles.types import ModelError, Oracle
 from restore_jax.recovery.aims import NUM_CONFIRMATION, one_of
@@ -128,6 +129,8 @@ def follow_reference(run: Run, found: Found) -> Found:
                     aim.on_progress(_progress(run, levels))
         except KeyboardInterrupt:
             status = "interrupted"
+        except OutOfTime:
+            status = "out_of_time"
         seconds = {"compile": compiling, "run": time.perf_counter() - begun}
     top = int(np.argmax(np.asarray(population.scores)))
     best = jax.tree.map(lambda leaf: leaf[top], population.particles)

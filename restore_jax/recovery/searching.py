@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from restore_jax.compilation import compiling_seconds
-from restore_jax.errors import OutOfQueries
+from restore_jax.errors import OutOfQueries, OutOfTime
 from restore_jax.racing import make_scorer, threshold, whole_legs
 from restore_jax.recovery.aims import Aim, OnProgress
 from restore_jax.recovery.found import Found, Search, known
@@ -21,6 +21,7 @@ from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting import SplittingState, Status, count
 
 Array = jax.Array
+INTERRUPTED, OUT_OF_TIME = "interrupted", "out_of_time"
 
 
 def search(run: Run, found: Found) -> Found:
@@ -30,7 +31,7 @@ def search(run: Run, found: Found) -> Found:
     """
     aim = found.aim
     key = jax.random.key(run.seed)
-    with run.stage("search"):
+    with run.stage("search"), run.keeping(aim.reserve):
         searching, begun = _ready(run, found, None, key), time.perf_counter()
         compiling, before = searching.sampler.seconds, compiling_seconds()
         state = _begun(searching, aim, key)
@@ -43,13 +44,13 @@ def search(run: Run, found: Found) -> Found:
             before += compiling_seconds()
             state = _begun(searching, aim, key)
         name = f"search-{aim.space.name}-{aim.target}{'' if shown is None else '-guided'}"
-        state, interrupted = advance(run, searching, state, aim.on_progress, name)
+        state, ended = advance(run, searching, state, aim.on_progress, name)
         # What a model that is asked from the host needs is compiled when it is first called.
         beside = compiling_seconds() - before
         running = max(0.0, time.perf_counter() - begun - beside)
         seconds = {"compile": compiling + beside, "run": running}
     result = searching.sampler.result(state)
-    status = "interrupted" if interrupted else Status(int(state.status)).name.lower()
+    status = ended or Status(int(state.status)).name.lower()
     return found.now(
         search=searching,
         state=state,
@@ -59,7 +60,7 @@ def search(run: Run, found: Found) -> Found:
         goal=searching.goal,
         best_score=finite(jnp.max(state.scores)),
         log10_prob=log10(result.log_prob) if status == "reached" else None,
-        interval=None if interrupted else log10_interval(state, result),
+        interval=None if ended == INTERRUPTED else log10_interval(state, result),
         guides=0 if shown is None else shown.shape[0],
         status=status,
         seconds=seconds,
@@ -122,19 +123,24 @@ def ready(
 
 def advance(
     run: Run, searching: Search, state: SplittingState, on_progress: OnProgress, name: str
-) -> tuple[SplittingState, bool]:
+) -> tuple[SplittingState, str | None]:
     """Goes on to the end of a search, saved under a name between its levels, if they are.
 
     Returns:
-      The last state, and whether Ctrl-C ended it.
+      The last state, and "interrupted" or "out_of_time" where Ctrl-C or the clock ended it; None
+      elsewhere.
     """
     saved = run.saved
     stood = None if saved is None else saved.get(name, state)
     if stood is not None:
-        run.books.charge(count(stood.tree.num_queries) - count(state.num_queries))
+        run.books.book(count(stood.tree.num_queries) - count(state.num_queries))
         state = stood.tree
     try:
         while int(state.status) == Status.RUNNING:
+            if run.ledger.time_is_over():
+                if saved is not None:
+                    saved.put(name, state, {}, now=True)
+                return _out_of_queries(state), OUT_OF_TIME
             state = searching.sampler.advance(state, searching.args)
             if saved is not None:
                 saved.put(name, state, {})
@@ -143,10 +149,17 @@ def advance(
     except KeyboardInterrupt:
         if saved is not None:
             saved.put(name, state, {}, now=True)
-        return state, True
+        return state, INTERRUPTED
+    except OutOfTime:  # within a level of a model that is asked from the host
+        return _out_of_queries(state), OUT_OF_TIME
     except OutOfQueries:  # images had to be sent again
-        return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES)), False
-    return state, False
+        return _out_of_queries(state), None
+    return state, None
+
+
+def _out_of_queries(state: SplittingState) -> SplittingState:
+    """The state of a search that may send nothing more; of the sampler's statuses this fits."""
+    return dataclasses.replace(state, status=jnp.int32(Status.OUT_OF_QUERIES))
 
 
 def progress(run: Run, searching: Search, state: SplittingState) -> Progress:
@@ -188,7 +201,10 @@ def _guides(run: Run, found: Found, state: SplittingState) -> Array | None:
     if run.model.access != "labels" or float(state.scores.max()) > 0 or not number:
         return None
     most = run.ledger.left - found.aim.reserve - settings.num_particles * (m + number)
-    return guides(run, found.aim.target, probes, found.feed, number, most)
+    try:
+        return guides(run, found.aim.target, probes, found.feed, number, most)
+    except OutOfTime:
+        return None
 
 
 def _levels(state: SplittingState) -> tuple[Level, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from restore_jax.errors import OutOfQueries
 from restore_jax.racing import needed
+from restore_jax.recovery.aims import NUM_CONFIRMATION
 from restore_jax.recovery.candidates import candidates, leads, robust
 from restore_jax.recovery.found import Candidate, Found, known
 from restore_jax.recovery.searching import progress
@@ -21,12 +22,13 @@ LESS = 0.75
 def strengthen(run: Run, found: Found) -> Found:
     """Moves on, where no candidate works faded and the budget pays: the smallest trigger that then
     works less faded, or else the closest, if it still does unfaded what the chosen one did."""
-    with run.stage("choice"):
+    with run.stage("choice"), run.keeping(2 * NUM_CONFIRMATION):
         if (
             found.margins is None
             or found.interrupted
             or robust(found.margins, found.aim.success)
             or run.ledger.left <= found.aim.reserve
+            or run.ledger.time_is_over()
         ):
             return found
         try:
@@ -74,7 +76,7 @@ def _moved_on(run: Run, found: Found) -> tuple[SplittingState, bool]:
             if aim.on_progress is not None:
                 aim.on_progress(progress(run, searching, state))
             reached = float(state.scores.max()) >= searching.goal
-            if int(state.status) != Status.RUNNING or reached:
+            if int(state.status) != Status.RUNNING or reached or run.ledger.time_is_over():
                 break
     except KeyboardInterrupt:
         return state, True

@@ -3,12 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from restore_jax.errors import InputError
+from restore_jax.errors import InputError, OutOfTime
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery.aims import check_budget, needs, one_of
+from restore_jax.recovery.expecting import expected
 from restore_jax.recovery.types import Attempt, Recovery
-from restore_jax.run import Run, Saved
+from restore_jax.run import Limits, Run, Saved
+from restore_jax.run.estimates import OnEstimate, announce
+from restore_jax.run.limits import SECONDS
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.settings import Settings
 from restore_jax.types import Argument
@@ -19,16 +22,18 @@ def try_spaces(
     oracle: Oracle,
     target: str | int | None,
     budget: int | None,
+    limits: Limits,
     settings: Settings | None,
     journal: Journal | Saved | None,
     within: Run | None,
     how: dict[str, Argument],
+    on_estimate: OnEstimate,
 ) -> Recovery:
     """One recovery per space, the cheapest first; the one that found something, or the closest.
 
     Args:
       recover: recovers in one space.
-      oracle, target, budget, settings, journal, within: see `recover`.
+      oracle, target, budget, limits, settings, journal, within, on_estimate: see `recover`.
       how: its other arguments.
 
     Raises:
@@ -41,10 +46,14 @@ def try_spaces(
     whole = oracle.each * sum(budgets.values()) if budget is None else budget
     check_budget(whole, 0)
     options = {name: how[name] for name in ("probes", "seed", "data_dir")}
-    run = Run(oracle, budget=whole, journal=journal, within=within, **options)
+    run = Run(oracle, budget=whole, journal=journal, within=within, limits=limits, **options)
+    whole = run.ledger.budget
     if within is None:
         run.examine()
-    oracle, begun = run.model, run.ledger.spent
+        images = sum(expected(catalogue.find(k), plans[k], how["stop"]) for k in names)
+        announce(run, images, needs(oracle, plans[names[0]])[1], on_estimate)
+    oracle, before = run.model, run.cost().queries_by_stage
+    begun = run.ledger.spent - sum(before.values())
     found: list[Recovery] = []
     for name in names:
         most = min(run.ledger.budget - run.ledger.spent, oracle.each * budgets[name])
@@ -61,12 +70,18 @@ def try_spaces(
             interrupted = max(found, key=lambda one: one.probe_success_rate or 0.0)
             attempt = dataclasses.replace(interrupted, status="interrupted")
             found.remove(interrupted)
+        except OutOfTime:
+            if not found:
+                raise
+            break
         found.append(attempt)
-        if attempt.found or attempt.status == "interrupted":
+        if attempt.found or attempt.status in ("interrupted", "out_of_time"):
             break
     # The last one ended it, or else the closest, the earlier of equals.
     ends = found[-1].found or found[-1].status == "interrupted"
     best = found[-1] if ends else max(found, key=lambda one: one.probe_success_rate or 0.0)
+    if run.limit == SECONDS and not ends:
+        best = dataclasses.replace(best, status="out_of_time")
     return dataclasses.replace(
         best,
         cost=dataclasses.replace(
@@ -74,8 +89,9 @@ def try_spaces(
             queries=run.ledger.spent,
             budget=whole,
             queries_by_stage=_sums(
-                [one.cost.queries_by_stage for one in found], begun, run.ledger.spent
+                [before, *(one.cost.queries_by_stage for one in found)], begun, run.ledger.spent
             ),
+            limit=run.limit or best.cost.limit,
             asking=oracle.spending(run.ledger),
         ),
         spaces_tried=tuple(map(_attempt, found)),

@@ -126,8 +126,8 @@ class Recovery:
     Attributes:
       trigger: the trigger chosen, found or not.
       found: whether fresh probes confirmed it.
-      status: how the search ended: "reached", "stalled", "out_of_levels", "out_of_queries" or
-        "interrupted".
+      status: how the search ended: "reached", "stalled", "out_of_levels", "out_of_queries",
+        "out_of_time" or "interrupted"; see `Cost.limit` for what ended the rest.
       target, target_name: the class that was searched for.
       success: share of probes that made the event, in (0, 1].
       space: the name of the space.

@@ -46,14 +46,21 @@ def recovery_content(recovery: Recovery) -> dict[str, JSON]:
 
 
 def cost_content(cost: Cost) -> dict[str, JSON]:
-    """What a run took; ``asking`` only of a model that was asked from the host."""
+    """What a run took; ``asking`` only of a model that was asked from the host, ``price`` and
+    ``cost`` only where somebody said the price, ``limit`` only where one ended the run."""
     content: dict[str, JSON] = {
         "budget": cost.budget,
         "queries": cost.queries,
         "queries_by_stage": dict(cost.queries_by_stage),
         "seconds": {**cost.seconds, "by_stage": dict(cost.seconds_by_stage)},
     }
-    return content if cost.asking is None else content | {"asking": dict(cost.asking)}
+    if cost.asking is not None:
+        content["asking"] = dict(cost.asking)
+    if cost.price is not None:
+        content |= {"price": cost.price, "cost": cost.dollars}
+    if cost.limit is not None:
+        content["limit"] = cost.limit
+    return content
 
 
 def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, JSON]:
@@ -89,6 +96,8 @@ def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
             seconds_by_stage=seconds.pop("by_stage", {}),
             seconds=seconds,
             asking=said("asking"),
+            price=said("price"),
+            limit=said("limit"),
         ),
         provenance=Provenance(
             model=said("model", ""),

@@ -18,9 +18,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, ClassLook, Scan, SpaceLook
+from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
+from restore_jax.report.contents import cost_content
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
 from restore_jax.report.scan_page import scan_page
 from restore_jax.report.text import foremost, scan_title
@@ -42,6 +43,10 @@ MOST_RECOVERED = 1_000
 
 def scan_content(scan: Scan) -> dict[str, JSON]:
     """A scan as a dict that JSON can hold: no NaN, no infinity, no arrays."""
+    spent = cost_content(scan.cost)
+    limits: dict[str, JSON] = {
+        key: spent[key] for key in ("price", "cost", "limit") if key in spent
+    }
     spaces = {}
     for name, seen in scan.spaces.items():
         spaces[name] = {
@@ -51,7 +56,7 @@ def scan_content(scan: Scan) -> dict[str, JSON]:
             "queries": seen.queries,
             "prior": seen.prior,
         }
-    content = {
+    content: dict[str, JSON] = {
         "schema_version": SCHEMA_VERSION,
         "verdict": scan.verdict,
         "reason": scan.reason,
@@ -70,6 +75,7 @@ def scan_content(scan: Scan) -> dict[str, JSON]:
         "budget": scan.cost.budget,
         "queries": scan.cost.queries,
         "queries_by_stage": dict(scan.cost.queries_by_stage),
+        **limits,
         "seconds": {**scan.cost.seconds, "by_stage": dict(scan.cost.seconds_by_stage)},
         "seed": scan.provenance.seed,
         "model": scan.provenance.model,
@@ -98,7 +104,6 @@ def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[s
             "score_without_trigger": _finite(one.empty),
             "curve": [[depth, _finite(level)] for depth, level in one.curve],
             "standing": None if one.standing is None else one.standing._asdict(),
-            **_second_look(one),
         }
     return {
         "class": finding.target,
@@ -110,16 +115,6 @@ def _finding_json(finding: ClassFinding, spaces: dict[str, SpaceLook]) -> dict[s
         "confirmed": finding.confirmed,
         "trigger_space": finding.recovery.space if finding.recovery else None,
         "spaces": by_space,
-    }
-
-
-def _second_look(one: ClassLook) -> dict[str, JSON]:
-    """What a class says that was looked at again; of others nothing."""
-    if one.first_standing is None:
-        return {}
-    return {
-        "first_standing": one.first_standing._asdict(),
-        "again": [_finite(level) for level in one.again],
     }
 
 

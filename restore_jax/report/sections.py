@@ -22,7 +22,7 @@ from restore_jax.report.markup import (
     table,
     tag,
 )
-from restore_jax.report.text import asking_lines
+from restore_jax.report.text import asking_lines, limit_lines
 from restore_jax.run import Cost, Provenance
 from restore_jax.types import JSON, Argument
 
@@ -137,12 +137,15 @@ def cost_section(cost: Cost, spent: Iterable[tuple[str, Part]] = ()) -> Html:
         for stage in stages
     ]
     seconds = [(f"seconds, {name}", number(value, ",.1f")) for name, value in cost.seconds.items()]
-    asked = (("images sent", number(cost.queries, ",")), ("budget", number(cost.budget, ",")))
+    asked = [("images sent", number(cost.queries, ",")), ("budget", number(cost.budget, ","))]
+    if cost.dollars is not None:
+        asked += [("dollars", number(cost.dollars, ",.2f"))]
     return section(
         "What was asked, and what it cost",
         facts((*asked, *seconds, *spent)),
         table(("stage", "images", "seconds"), rows) if rows else None,
         *(tag("p", words, class_="note") for words in asking_lines(cost.asking)),
+        *(tag("p", words, class_="note") for words in limit_lines(cost)),
     )
 
 

@@ -7,6 +7,7 @@ from restore_jax.backdoors import describe
 from restore_jax.diagnosis import BACKDOOR, INCONCLUSIVE, SUSPICIOUS, ClassFinding, Scan
 from restore_jax.recovery import Other, Recovery
 from restore_jax.report.figures import short
+from restore_jax.run import Cost
 from restore_jax.types import JSON
 
 MOST_CLASSES = 12
@@ -16,6 +17,7 @@ _ENDS = {
     "stalled": "no candidate was better than the last level",
     "out_of_levels": "the levels ran out",
     "out_of_queries": "the budget was spent",
+    "out_of_time": "the time was over",
     "interrupted": "the search was interrupted",
 }
 
@@ -27,6 +29,8 @@ def recovery_lines(recovery: Recovery) -> list[str]:
         line("probability", probability_words(recovery)),
         line("success", _success(recovery)),
         line("queries", _queries(recovery)),
+        *(line("cost", text) for text in cost_lines(recovery.cost)),
+        *(line("limit", text) for text in limit_lines(recovery.cost)),
         *(line("asking", text) for text in asking_lines(recovery.cost.asking)),
         line("trigger", describe(recovery.trigger)),
         *_truth(recovery),
@@ -82,6 +86,20 @@ def line(name: str, text: str) -> str:
     return f"  {name:<12} {text}"
 
 
+def cost_lines(cost: Cost) -> list[str]:
+    """What the images cost, for a person: one line or none."""
+    if cost.dollars is None:
+        return []
+    return [f"${cost.dollars:,.2f} at a price of ${cost.price:,.2f} per 1,000 images"]
+
+
+def limit_lines(cost: Cost) -> list[str]:
+    """Which limit ended the run, if not the budget of images: one line or none."""
+    if cost.limit not in ("dollars", "seconds"):
+        return []
+    return [f"the {cost.limit} that were given ended the run"]
+
+
 def asking_lines(found: Mapping[str, JSON] | None) -> list[str]:
     """What asking a model from the host took, for a person: one line or none."""
     if found is None:
@@ -89,8 +107,6 @@ def asking_lines(found: Mapping[str, JSON] | None) -> list[str]:
     parts = [f"{found['images']:,} images in {found.get('requests', found['calls']):,} requests"]
     if found["images_sent_again"]:
         parts.append(f"{found['images_sent_again']:,} sent again")
-    if found["cost"]:
-        parts.append(f"cost {found['cost']:,.2f}")
     latency = found.get("latency_seconds")
     if latency and latency["median"] is not None:  # nothing was asked that was not kept
         parts.append(f"latency {latency['median']:.3f} s, at most {latency['max']:.3f} s")

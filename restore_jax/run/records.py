@@ -17,8 +17,11 @@ class Cost:
       seconds: of the clock, by what they went into: "compile" and "run" of the search, "total"
         until the verdict; whichever are known.
       seconds_by_stage: of the clock.
-      asking: what asking a model from the host took (calls, images sent again, latency, price);
+      asking: what asking a model from the host took (calls, images sent again, latency, cost);
         None of a model in this process.
+      price: dollars for 1,000 images; None: nobody said.
+      limit: which limit ended the run before it was through: "images", "dollars" or "seconds";
+        None: none did.
     """
 
     queries: int
@@ -27,6 +30,13 @@ class Cost:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds_by_stage: Mapping[str, float] = dataclasses.field(default_factory=dict)
     asking: Mapping[str, JSON] | None = None
+    price: float | None = None
+    limit: str | None = None
+
+    @property
+    def dollars(self) -> float | None:
+        """What the images cost; None where nobody said the price."""
+        return None if self.price is None else self.queries * self.price / 1000
 
 
 @dataclasses.dataclass(frozen=True)

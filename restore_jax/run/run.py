@@ -1,6 +1,7 @@
 """The run: its ledger, journal, probes, clock and provenance."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,12 +12,14 @@ from jax.typing import ArrayLike
 from restore_jax.data.probes import ProbeSource, open_probes
 from restore_jax.environment import device_name, versions
 from restore_jax.errors import BudgetError
+from restore_jax.oracles import ledger as clock
 from restore_jax.oracles.asking import Asker
 from restore_jax.oracles.journal import Journal
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import Books, Images, Oracle, Seen
 from restore_jax.run import examining
 from restore_jax.run.feed import ProbeFeed
+from restore_jax.run.limits import NO_LIMITS, SECONDS, Limits
 from restore_jax.run.records import Cost, Provenance
 from restore_jax.run.saving import Saved
 
@@ -35,6 +38,7 @@ class Run:
       source: the probes, in order.
       saved: where its searches are saved, if they are.
       notes: what a reader of the result should know of the model, a sentence each.
+      pace: seconds that asking about one image takes, as measured; None: not measured.
 
     >>> import jax.numpy as jnp
     >>> from restore_jax import open_model
@@ -56,6 +60,7 @@ class Run:
         data_dir: str | None = None,
         journal: Journal | Saved | None = None,
         within: "Run | None" = None,
+        limits: Limits = NO_LIMITS,
     ):
         """Begins a run; opening the model is booked first.
 
@@ -68,6 +73,7 @@ class Run:
             search in this process stands; None: nobody does.
           within: the run that this one is a part of, which has paid for opening the model, pays
             for all of this one, too, and keeps the answers.
+          limits: what it may take beside its budget; the time begins here.
 
         Raises:
           BudgetError: the budget is not even one image.
@@ -82,11 +88,21 @@ class Run:
             probes if isinstance(probes, ProbeSource)
             else open_probes(probes, seed, model.image_shape, data_dir)
         )  # fmt: skip
-        self.ledger: Ledger = (
-            Ledger(budget, spent=model.asked, each=model.each)
-            if within is None
-            else Ledger(budget, payer=within.ledger, each=model.each)
+        self._limit = limits.ends_by(budget)
+        self._ended: str | None = None
+        price = limits.price
+        if within is not None and price is None:
+            price = within.ledger.price
+        self.ledger: Ledger = Ledger(
+            limits.images(budget),
+            spent=0 if within is not None else model.asked,
+            payer=None if within is None else within.ledger,
+            each=model.each,
+            price=price,
+            end=math.inf if limits.seconds is None else clock.now() + limits.seconds,
+            at_end=self._time_is_over,
         )
+        self.pace: float | None = None if within is None else within.pace
         self.saved: Saved | None = journal if isinstance(journal, Saved) else None
         answers = None if isinstance(journal, Saved) else journal
         if within is not None:
@@ -152,10 +168,11 @@ class Run:
     def beside(self, images: int) -> Asker | None:
         """What asks the model about so many images that the search could do without.
 
-        They are booked here, if asking again costs anything; None if the budget does not pay.
+        They are booked here, if asking again costs anything; None if the budget does not pay, or
+        the time is over.
         """
         cost = self.model.repeat_cost(images)
-        if cost > self.ledger.left:
+        if cost > self.ledger.left or (cost and self.ledger.time_is_over()):
             return None
         self.ledger.charge(cost)
         return self.asker
@@ -163,6 +180,52 @@ class Run:
     def feed(self, excluded: frozenset[int]) -> ProbeFeed:
         """The run's probes from the first on, without those of some classes."""
         return ProbeFeed(self.source, self.labels, excluded)
+
+    @contextlib.contextmanager
+    def keeping(self, images: int) -> Iterator[None]:
+        """Keeps back the time that so many images take, for what comes after it."""
+        before = self.ledger.kept
+        self.ledger.kept = before + images * (self.pace or 0.0)
+        try:
+            yield
+        finally:
+            self.ledger.kept = before
+
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Does not look at the clock until its end."""
+        before = self.ledger.kept
+        self.ledger.kept = -math.inf
+        try:
+            yield
+        finally:
+            self.ledger.kept = before
+
+    @contextlib.contextmanager
+    def until(self, end: float) -> Iterator[None]:
+        """Ends the time earlier, on the clock of limits, for one part of the work."""
+        before = self.ledger.end
+        self.ledger.end = min(before, end)
+        try:
+            yield
+        finally:
+            self.ledger.end = before
+
+    def ended(self) -> None:
+        """Says that there were not images enough, so that the result can say which limit it was."""
+        if self._ended is None:
+            self._ended = self._limit
+
+    @property
+    def limit(self) -> str | None:
+        """Which limit ended the run, or a part of it; None: none did."""
+        return self._ended
+
+    def _time_is_over(self) -> None:
+        self._ended = SECONDS
+        if self.books.journal is not None:
+            # What is asked to wind up is not what the run would have asked.
+            self.books.journal.leaves = True
 
     def seconds(self) -> float:
         """Since the run began, on the clock."""
@@ -177,6 +240,8 @@ class Run:
             seconds=dict(seconds or {}),
             seconds_by_stage=dict(self._seconds),
             asking=self.model.spending(self.ledger),
+            price=self.ledger.price,
+            limit=self._ended,
         )
 
     def provenance(self) -> Provenance:

@@ -34,6 +34,8 @@ class Space:
       help: what it holds, for the help, after its name and a comma.
       settings: how it is searched, its options among it; `settings_for` knows the stopping rule.
       budget: images that a recovery may send, unless somebody says otherwise.
+      typical: images that a recovery takes until the first hit where there is a trigger of its
+        kind, as measured: docs/measured.md, docs/coverage.md; None: not measured.
       auto: its place among the spaces that ``space="auto"`` tries in turn, the cheapest first;
         None: not among them.
       scan: the options under which a scan draws from it; None: those of its settings.
@@ -45,6 +47,7 @@ class Space:
     help: str
     settings: Settings = dataclasses.field(default_factory=Settings)
     budget: int = 40_000
+    typical: int | None = None
     auto: int | None = None
     scan: Mapping[str, Argument] | None = None
     scan_auto: int | None = None
@@ -126,61 +129,61 @@ def _in_order(places: Mapping[str, int | None]) -> list[str]:
 register(
     Space(
         "patch", "restore_jax.spaces.patch:patch", "one rectangle",
-        auto=0, scan_auto=0,
+        typical=980, auto=0, scan_auto=0,
     )
 )  # fmt: skip
 register(
     Space(
         "stripes", "restore_jax.spaces.stripes:stripes", "a sinusoid",
-        auto=1, scan={"max_amplitude": 0.15, "angles": "axes"}, scan_auto=1,
+        typical=600, auto=1, scan={"max_amplitude": 0.15, "angles": "axes"}, scan_auto=1,
     )
 )  # fmt: skip
 register(
     Space(
         "scattered", "restore_jax.spaces.scattered:scattered", "a few coloured pixels anywhere",
-        budget=200_000, auto=2,
+        budget=200_000, typical=7_000, auto=2,
     )
 )  # fmt: skip
 register(
     Space(
         "smooth", "restore_jax.spaces.smooth:smooth", "a smooth picture added to the image",
-        budget=100_000, scan_auto=2,
+        budget=100_000, typical=3_100, scan_auto=2,
     )
 )  # fmt: skip
 register(
     Space(
         "blend", "restore_jax.spaces.blend:blend", "a picture over the whole image",
-        Settings(num_particles=200), budget=200_000, auto=3,
+        Settings(num_particles=200), budget=200_000, typical=21_500, auto=3,
     )
 )  # fmt: skip
 register(
     Space(
         "patches", "restore_jax.spaces.patches:patches",
-        "one to several rectangles, more or less opaque", budget=100_000,
+        "one to several rectangles, more or less opaque", budget=100_000, typical=6_000,
     )
 )  # fmt: skip
 register(
     Space(
         "warp", "restore_jax.spaces.warp:warp", "a smooth warp",
-        budget=100_000,
+        budget=100_000, typical=29_000,
     )
 )  # fmt: skip
 register(
     Space(
         "colour", "restore_jax.spaces.colour:colour", "a colour filter",
-        budget=100_000,
+        budget=100_000, typical=440,
     )
 )  # fmt: skip
 register(
     Space(
         "frequency", "restore_jax.spaces.frequency:frequency",
-        "a few coefficients of the cosine transform", budget=100_000,
+        "a few coefficients of the cosine transform", budget=100_000, typical=10_000,
     )
 )  # fmt: skip
 register(
     Space(
         "quantise", "restore_jax.spaces.quantise:quantise", "fewer levels per channel",
-        Settings(num_particles=32),
+        Settings(num_particles=32), typical=610,
     )
 )  # fmt: skip
 register(
