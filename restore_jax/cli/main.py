@@ -22,6 +22,7 @@ COMMANDS = {
     "scan": "look for backdoors in all classes of a model",
     "purify": "ask a model about images, without the triggers recovered from it",
     "verify": "measure how often a given trigger works on a model",
+    "completion": "print a script with which a shell completes commands and flags",
 }
 REPORT = (
     "This is a mistake in restore-jax, not in what it was given: please report it, with the lines "
