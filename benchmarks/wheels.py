@@ -114,7 +114,7 @@ def measured(place: Path, wheel: Path, uv: str, python: str, pins: str) -> dict[
     venv = place / "venv"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     direct = [re.split(r"[<>=!~;\[ ]", one)[0] for one in project["dependencies"]]
-    built = [word for one in [*direct, "jaxlib"] for word in ("--no-build-package", one)]
+    built = [word for one in [*direct, "jaxlib"] for word in ("--only-binary", one)]
     seconds, failed = {}, ""
     steps = {
         "install": [uv, "pip", "install", "-q", "--python", str(venv / "bin" / "python"),
