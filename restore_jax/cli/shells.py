@@ -4,6 +4,7 @@ One function for each shell, ``(commands) -> script``. A shell loads the script 
 flag and every choice, so that completing a word starts no Python.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -238,7 +239,7 @@ def _quoted(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A help text where brackets and colons mean something."""
-    return text.translate(str.maketrans({"[": r"\[", "]": r"\]", ":": r"\:"}))
+    return re.sub(r"([\[\]:])", r"\\\1", text)
 
 
 def _fish(text: str) -> str:
