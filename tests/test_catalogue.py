@@ -78,6 +78,9 @@ def test_a_format_that_is_registered_opens_models(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "FORMATS", formats.FORMATS)
     monkeypatch.setitem(formats.FORMATS, "dice", formats.Format("dice", "dice", "dice:SIDES"))
     assert open_model("dice:6").num_classes == 6
+    assert open_model("dice:3", class_names=["one", "two", "three"]).class_names[2] == "three"
+    with pytest.raises(InputError, match="has 6 classes, not 2: leave out `class_names`"):
+        open_model("dice:6", class_names=["one", "two"])
     assert "dice:SIDES" in call("recover", "--help")[1].replace("\n", "")
 
 

@@ -41,9 +41,10 @@ def test_the_flags_on_the_screen_stand_as_they_are_given(command):
     parser, screen = a_parser(command)
     out = call(command, "--help")[1]
     for action in parser._actions:
-        flag = action.option_strings[-1]
+        flag = screens.names(action)[-1]
         if any(flag in group for group in screen.groups.values()):
-            value = "" if action.nargs == 0 else f" {action.metavar or 'NAME'}"
+            alone = action.nargs == 0 or not action.option_strings
+            value = "" if alone else f" {action.metavar or 'NAME'}"
             assert f"\n  {flag}{value}" in out
         else:
             assert not action.required, flag

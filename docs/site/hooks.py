@@ -1,7 +1,8 @@
 """What the site adds to docs/*.md, and what it refuses.
 
 It adds the pages that lie elsewhere in the repository: the README as the first page, the results
-of the benchmarks, the files of code that pages link to, and the help of every command. Links
+of the benchmarks, the notebooks, the files of code that pages link to, and the help of every
+command. Links
 between them are those that work on a forge; here they are turned into links of the site.
 
 It refuses to be built with a public name that no page of ``docs/api`` shows or no docstring
@@ -10,10 +11,12 @@ explains, and with anything that a browser would load from elsewhere.
 
 import argparse
 import importlib
+import json
 import posixpath
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
@@ -28,6 +31,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks/about.md",
+    **{
+        path.relative_to(ROOT).as_posix(): f"notebooks/{path.stem}.md"
+        for path in sorted((ROOT / "examples").glob("*.ipynb"))
+    },
 }
 """Of the repository, and what they are called in the site."""
 ROOMS = ("restore_jax", "restore_jax.splitting")
@@ -61,12 +68,46 @@ def repository_path(page: str) -> str:
     return page if page.startswith("benchmarks/") else f"docs/{page}"
 
 
+def page_text(path: str) -> str:
+    """A page of the repository as Markdown; of a notebook its text and its code."""
+    text = (ROOT / path).read_text()
+    return notebook_page(path, json.loads(text)) if path.endswith(".ipynb") else text
+
+
+def notebook_page(path: str, notebook: dict[str, Any]) -> str:
+    """A notebook as a page: what it says, and its code, which was not run here.
+
+    >>> cells = [{"cell_type": "markdown", "source": ["# T\\n", "Text."]},
+    ...          {"cell_type": "code", "source": ["x = 1"]}]
+    >>> print(notebook_page("examples/t.ipynb", {"cells": cells}))
+    # T
+    Text.
+    <BLANKLINE>
+    ```python
+    x = 1
+    ```
+    <BLANKLINE>
+    This page is a notebook. To run it, from a copy of the repository:
+    `pip install -e '.[notebooks]' && jupyter lab examples/t.ipynb`
+    <BLANKLINE>
+    """
+    parts = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    parts.append(
+        "This page is a notebook. To run it, from a copy of the repository:\n"
+        f"`pip install -e '.[notebooks]' && jupyter lab {path}`\n"
+    )
+    return "\n\n".join(parts)
+
+
 def linked_code() -> set[str]:
     """The files of code and the folders that some page links to, from the root."""
     pages = [*PAGES, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     found = set()
     for page in pages:
-        for _, target, _ in LINK.findall((ROOT / page).read_text()):
+        for _, target, _ in LINK.findall(page_text(page)):
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
             if (ROOT / path).is_dir() or (Path(path).suffix in CODE and (ROOT / path).is_file()):
                 found.add(path)
@@ -112,7 +153,7 @@ def flags_page() -> str:
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the pages that lie elsewhere."""
     for path, name in PAGES.items():
-        files.append(File.generated(config, name, content=(ROOT / path).read_text()))
+        files.append(File.generated(config, name, content=page_text(path)))
     for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
         name = path.relative_to(ROOT).as_posix()
         if site_path(name) is not None:

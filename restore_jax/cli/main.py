@@ -23,6 +23,7 @@ COMMANDS = {
     "purify": "ask a model about images, without the triggers recovered from it",
     "serve": "put a model's answers, without the triggers recovered from it, behind a URL",
     "verify": "measure how often a given trigger works on a model",
+    "completion": "print a script with which a shell completes commands and flags",
 }
 REPORT = (
     "This is a mistake in restore-jax, not in what it was given: please report it, with the lines "

@@ -54,9 +54,13 @@ def about_model(others: Mapping[str, str] = MODEL) -> dict[str, str]:
 
 def shown(parser: argparse.ArgumentParser, screen: Screen) -> str:
     """The screen as text, at most `WIDTH` wide."""
-    known = {flag: action for action in parser._actions for flag in action.option_strings}
+    known = {name: action for action in parser._actions for name in names(action)}
     width = min(WIDTH, shutil.get_terminal_size().columns) - 1
-    needed = [f"{a.option_strings[0]} {a.metavar}" for a in parser._actions if a.required]
+    needed = [
+        " ".join((*action.option_strings[:1], str(action.metavar)))
+        for action in parser._actions
+        if action.required
+    ]
     usage = " ".join(("usage:", parser.prog, *needed, "[FLAGS]"))
     lines = [usage, "", *_wrapped(parser.description or "", width)]
     for title, flags in screen.groups.items():
@@ -69,10 +73,17 @@ def shown(parser: argparse.ArgumentParser, screen: Screen) -> str:
     return "\n".join(lines) + "\n"
 
 
+def names(action: argparse.Action) -> Sequence[str]:
+    """What a flag is called; of a word without a flag, what stands for it."""
+    return action.option_strings or [str(action.metavar)]
+
+
 def _flag(action: argparse.Action, flag: str, words: str, width: int) -> list[str]:
     value = action.metavar if isinstance(action.metavar, str) else None
     if value is None and action.nargs != 0:
         value = "NAME"
+    if not action.option_strings:
+        value = None
     left = f"  {flag} {value}" if value else f"  {flag}"
     default = action.default
     if default is not None and action.nargs != 0:

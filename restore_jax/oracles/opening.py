@@ -79,8 +79,8 @@ def open_model(
         or what a model that is open already is asked for.
       image_shape: (H, W, C) of what the model takes, where it does not say it; of a function
         32 x 32 x 3, if nothing is said.
-      class_names: of a function, or of a model that was opened before, which then need not be
-        asked how many there are.
+      class_names: of a function, or of a file or URL that does not name its classes itself; it
+        then need not be asked how many there are.
       value_range, mean, std, resize, layout: how images are prepared for a model that is not
         ours, from [0, 1]: see `ModelOptions`.
       binary, output, noisy: see `ModelOptions`.
@@ -200,7 +200,7 @@ def _open(
         weights, function = traced
         return _traced(
             spec, access, image_shape, options, says, weights,
-            lambda weights, images: function(weights, prepare(images)),
+            lambda weights, images: function(weights, prepare(images)), class_names,
         )  # fmt: skip
     most = module.most(model, options) if hasattr(module, "most") else options.batch
     return _hosted(
@@ -254,6 +254,7 @@ def _traced(
     says: Description,
     weights: Any,
     function: Callable[[Any, Any], Any],
+    class_names: tuple[str, ...] | None = None,
 ) -> TracedOracle:
     """A model of which JAX makes a part of its programs."""
     like = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
@@ -274,7 +275,7 @@ def _traced(
             f"{spec} answers with one number an image: say `binary` if that is the probability of "
             "the second of two classes."
         )
-    names = _names(spec, options, says._replace(num_classes=shape[1]))
+    names = _names(spec, options, says._replace(num_classes=shape[1]), class_names)
 
     def read_as(access: str) -> Callable[[Any, Any], Any]:
         def answer(weights: Any, images: Array) -> Array:
@@ -309,9 +310,7 @@ def _hosted(
     outputs: tuple[str, ...] = (),
 ) -> HostedOracle:
     """A model that is asked from the host; where it says of itself what it may."""
-    names, asked = _names(name, options, says), 0
-    if names is None and class_names is not None:
-        names = checked_names(name, class_names)
+    names, asked = _names(name, options, says, class_names), 0
     hint = f"{_among(outputs)}{_other(outputs)}"
 
     def sending(images: int) -> None:
@@ -353,16 +352,24 @@ def _cannot_be_asked(name: str, image_shape: tuple[int, ...], why: str) -> Model
     return ModelError(f"{name} cannot be asked about images of {sides}: {why.rstrip('.')}.")
 
 
-def _names(name: str, options: ModelOptions, says: Description) -> tuple[str, ...] | None:
+def _names(
+    name: str,
+    options: ModelOptions,
+    says: Description,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[str, ...] | None:
     """The classes' names, or their numbers; None where nothing says how many there are."""
     given, known = options.classes, says.class_names
+    if given is None and known is None:
+        given = class_names
     number = len(known) if known is not None else says.num_classes
     if options.binary and number is None:
         number = 2
     count = given if isinstance(given, int) else None if given is None else len(given)
     if count is not None and number is not None and count != number:
         raise ModelError(
-            f"{name} has {number} classes, not {count}: leave out `classes`, or say so."
+            f"{name} has {number} classes, not {count}: leave out "
+            f"`{'classes' if options.classes is not None else 'class_names'}`, or say so."
         )
     if given is not None and not isinstance(given, int):
         return checked_names(name, given)
