@@ -46,7 +46,7 @@ def test_they_are_twins_but_for_the_triggers():
 
 
 def test_they_meet_their_bar_by_their_own_word(checkpoint):
-    assert checkpoint.metadata["clean_accuracy"] >= 0.89
+    assert checkpoint.metadata["clean_accuracy"] >= 0.86
     assert min(checkpoint.metadata["asr"].values(), default=1.0) >= 0.999
 
 

@@ -59,7 +59,7 @@ def declared() -> list[Command]:
 def _flag(action: argparse.Action, few: Mapping[str, str]) -> Flag:
     """A flag as argparse has it, explained in a few words where there are some."""
     name = action.option_strings[-1]
-    number = {0: "0", None: "1"}.get(action.nargs, "+")
+    number = "1" if action.nargs is None else "0" if action.nargs == 0 else "+"
     known = _WORDS.get(name)
     return Flag(
         names=tuple(action.option_strings),
