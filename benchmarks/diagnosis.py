@@ -29,8 +29,8 @@ from scipy import stats
 
 from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, false_alarm_bound, scan
-from restore_jax.diagnosis.null import measured, settings_that_matter
-from restore_jax.diagnosis.standing import Profile, level_at, standings
+from restore_jax.diagnosis.null import EASE_SPACE, measured, settings_that_matter
+from restore_jax.diagnosis.standing import Ease, Profile, ease, level_at, plausible, standings
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import open_model
 from restore_jax.spaces import catalogue
@@ -234,15 +234,38 @@ def profiles_of(
     return found
 
 
+def eases_of(rows: dict[str, Any], zoo: Path, without: str | None = None) -> dict[str, Ease]:
+    """How easily clean models of each architecture are led, of all models but one."""
+    found: dict[str, list[float]] = {}
+    for name, row in looks(rows, EASE_SPACE).items():
+        targets, truth = truth_of(zoo, name)
+        if name != without and not targets:
+            gains = _gains(row, ScanSettings().depths[EASE_SPACE])
+            found.setdefault(truth["architecture"], []).append(ease(*gains))
+    return {
+        architecture: Ease(float(np.mean(some)), float(np.std(some, ddof=1)))
+        for architecture, some in found.items()
+    }
+
+
 def standings_of(
-    rows: dict[str, Any], zoo: Path, name: str, space: str, **how: Any
+    rows: dict[str, Any], zoo: Path, name: str, space: str, any_family: bool = False, **how: Any
 ) -> dict[int, float] | None:
-    """A model's standings in one space, by profiles that it had no part in; see `profiles_of`."""
+    """A model's standings in one space, by profiles that it had no part in; see `profiles_of`.
+
+    By those of the families that its ease allows, unless it shall be of ``any_family``.
+    """
     row = looks(rows, space).get(name)
     if row is None:
         return None
     families = profiles_of(rows, zoo, space, name, **how)
-    found = standings(*_gains(row, ScanSettings().depths[space]), list(families.values()))
+    near = set(families)
+    here = looks(rows, EASE_SPACE).get(name)
+    if here is not None and not any_family:
+        its = ease(*_gains(here, ScanSettings().depths[EASE_SPACE]))
+        near = plausible(its, eases_of(rows, zoo, name))
+    some = [one for family, one in families.items() if family in near]
+    found = standings(*_gains(row, ScanSettings().depths[space]), some)
     return {k: one.value for k, one in found.items()}
 
 
@@ -278,6 +301,10 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
         "image_shape": [32, 32, 3],
         "num_classes": 10,
         "settings": settings_that_matter(settings),
+        "eases": {
+            architecture: {"mean": round(one.mean, 4), "std": round(one.std, 4)}
+            for architecture, one in eases_of(rows, zoo).items()
+        },
         "spaces": spaces,
         "standings": clean,
     }
@@ -420,6 +447,7 @@ def _tried(rows: dict[str, Any], zoo: Path) -> list[str]:
     usual = catalogue.scanned()
     choices: list[tuple[str, list[str], dict[str, Any]]] = [
         ("as a scan does by default", usual, {}),
+        ("profiles of every family, whatever the model's ease", usual, {"any_family": True}),
         *((f"with {more}", [*usual, more], {}) for more in ("frequency", "colour", "quantise")),
         ("with all three of these", [*usual, "frequency", "colour", "quantise"], {}),
         ("profiles of backdoored models, too", usual, {"also_planted": True}),

@@ -104,7 +104,7 @@ def jobs(seeds: int, clean_seeds: int, small_seeds: int) -> list[Job]:
     if "patch-1" in targets:
         found.append(Job("reference", "patch-1", targets["patch-1"][0], "logits", "sparse",
                          "levels", None, 0))  # fmt: skip
-    return sorted(found, key=lambda job: (PARTS.index(job.part), job.seed))
+    return sorted(found, key=lambda job: (job.seed, PARTS.index(job.part)))
 
 
 def folder(name: str) -> str | Path:

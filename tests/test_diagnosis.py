@@ -20,17 +20,29 @@ from restore_jax.diagnosis import (
     INCONCLUSIVE,
     NOTHING,
     SUSPICIOUS,
+    ClassLook,
     ScanSettings,
+    SpaceLook,
     false_alarm_bound,
+    looking,
     null,
     procedure,
     scan,
 )
 from restore_jax.diagnosis.descent import make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
+from restore_jax.diagnosis.looking import Followed
 from restore_jax.diagnosis.probing import make_pool
 from restore_jax.diagnosis.procedure import images_for
-from restore_jax.diagnosis.standing import Profile, level_at, standings, standings_by_events
+from restore_jax.diagnosis.standing import (
+    Ease,
+    Profile,
+    ease,
+    level_at,
+    plausible,
+    standings,
+    standings_by_events,
+)
 from restore_jax.errors import InputError
 from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
@@ -245,6 +257,57 @@ def test_a_standing_has_no_unit_and_knows_what_is_usual():
     assert both[0].value == pytest.approx(plain[0].value - 3.0)
 
 
+def test_a_model_is_compared_with_the_families_that_it_may_be_of():
+    families = {"hard": Ease(0.6, 0.06), "easy": Ease(0.9, 0.01)}
+    assert ease({0: 1.0, 1: 4.0, 2: 0.0}, {0: 4.0, 1: 4.0, 2: 4.0}) == 0.5
+    assert plausible(0.55, families) == {"hard"}
+    assert plausible(0.81, families) == {"easy"}  # few models: their spread is not believed
+    # Of neither, or of nobody knows which: then it has to stand out from all of them.
+    assert plausible(0.75, families) == plausible(2.0, families) == set(families)
+    assert plausible(None, families) == set(families)
+
+
+def test_how_easily_patches_lead_a_model_decides_for_all_of_its_spaces(monkeypatch):
+    flat = {"offsets": [0.0] * NUM_CLASSES, "spread": 0.1}
+    cat = {"offsets": [0.0, 0.0, 0.9, 0.0], "spread": 0.1}
+    monkeypatch.setattr(
+        looking, "profiles", lambda *_: {n: Profile(**p) for n, p in (("a", flat), ("b", cat))}
+    )
+    work = SimpleNamespace(
+        conditions=None, settings=None, run=SimpleNamespace(model=SimpleNamespace(access="logits"))
+    )
+
+    def a_look(levels):
+        lanes = {
+            k: SimpleNamespace(
+                target=k, depths=(-1.0,), levels=(level,), event=math.nan, running=False
+            )
+            for k, level in enumerate(levels)
+        }
+        draws = SimpleNamespace(empty=np.full(NUM_CLASSES, -1.0))
+        seen = SpaceLook(
+            {"space": "x"}, -1.0,
+            {k: ClassLook(None, 0.0, 0, (), -1.0, None) for k in lanes}, 0.0, 0.0, 0,
+        )  # fmt: skip
+        beginning = SimpleNamespace(draws=draws, goals=(0.0, 0.0))
+        return looking.Look(seen, beginning, Followed(lanes, frozenset()))
+
+    # In both spaces class 2 is led a whole unit further than the others.
+    looks = {
+        "patch": a_look([-0.75, -0.75, 1.25, -0.75]),
+        "smooth": a_look([-0.5, -0.5, 1.5, -0.5]),
+    }
+    for eases, least in (
+        ({"a": Ease(0.5, 0.05), "b": Ease(0.9, 0.05)}, 8.0),  # as hard as a: compared with a
+        ({"a": Ease(0.9, 0.05), "b": Ease(0.5, 0.05)}, 0.0),  # as hard as b, where it is usual
+        ({"a": Ease(0.9, 0.05), "b": Ease(1.9, 0.05)}, 0.0),  # neither: compared with both
+    ):
+        monkeypatch.setattr(looking, "eases", lambda found=eases: found)
+        for one in looking.stand(work, looks).values():
+            value = one.seen.classes[2].standing.value
+            assert least <= value <= least + 2.0
+
+
 def test_without_profiles_the_classes_own_spread_is_the_unit():
     wide = dict(enumerate([4.0, 0.2, 1.0, 2.0, 3.0]))
     narrow = dict(enumerate([4.0, 1.0, 1.0, 1.0, 1.0]))
@@ -286,9 +349,9 @@ def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
             usual._replace(success=0.9),
         ]  # fmt: skip
         for other in others:
-            assert null.profiles(other, settings, prior) == []
+            assert null.profiles(other, settings, prior) == {}
         deeper = dataclasses.replace(settings, depths=settings.depths | {name: -9.0})
-        assert null.profiles(usual, deeper, prior) == []
+        assert null.profiles(usual, deeper, prior) == {}
     assert len(null.clean_standings(list(priors))) >= 8
 
 

@@ -11,9 +11,16 @@ from scipy import stats
 from restore_jax.diagnosis.descending import Descending
 from restore_jax.diagnosis.descent import Descent, Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
-from restore_jax.diagnosis.null import profiles
+from restore_jax.diagnosis.null import EASE_SPACE, eases, profiles
 from restore_jax.diagnosis.probing import Pool
-from restore_jax.diagnosis.standing import Standing, level_at, standings, standings_by_events
+from restore_jax.diagnosis.standing import (
+    Profile,
+    ease,
+    level_at,
+    plausible,
+    standings,
+    standings_by_events,
+)
 from restore_jax.diagnosis.types import ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import Inconclusive, OutOfTime
@@ -98,20 +105,44 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
     Raises:
       Inconclusive: the model's probabilities are saturated.
     """
-    ledger, names = work.run.ledger, work.run.model.class_names
+    ledger = work.run.ledger
     began = ledger.spent
     beginning = begin(work, pool, name, number, began + most)
     with work.run.stage("splitting"):
         followed = _followed(work, beginning, began + most)
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
     seen = _seen(work, beginning, judged, followed, ledger.spent - began)
-    best = max(seen.classes.items(), key=lambda item: _value(item[1]), default=None)
+    return Look(seen, beginning, followed)
+
+
+def stand(work: Work, looks: dict[str, Look]) -> dict[str, Look]:
+    """The looks, in each of which the classes that were followed have a standing.
+
+    They are compared with the families of clean networks that the model may be of by all looks
+    together; see `diagnosis.standing`.
+    """
+    found = None
+    if EASE_SPACE in looks and profiles_of(work, looks[EASE_SPACE]):
+        gains, lacks = _gains(looks[EASE_SPACE])
+        found = ease(gains, lacks) if gains else None
+    families = plausible(found, eases())
+    return {name: _with_standings(work, one, families) for name, one in looks.items()}
+
+
+def tell(work: Work, name: str, look: Look) -> None:
+    """Says what a space has shown."""
+    best = max(look.seen.classes.items(), key=lambda item: _value(item[1]), default=None)
     if best is not None and best[1].standing is not None:
         work.tell(
-            f"{name}: followed to 10^{seen.depth:.1f}; {names[best[0]]} stands "
-            f"out most, by {best[1].standing.value:.2f}"
+            f"{name}: followed to 10^{look.seen.depth:.1f}; "
+            f"{work.run.model.class_names[best[0]]} stands out most, by "
+            f"{best[1].standing.value:.2f}"
         )
-    return Look(seen, beginning, followed)
+
+
+def profiles_of(work: Work, look: Look) -> dict[str, Profile]:
+    """The profiles that there are for what was looked at, by family."""
+    return profiles(work.conditions, work.settings, look.seen.prior)
 
 
 def begin(work: Work, pool: Pool, name: str, number: int, end: int) -> Beginning:
@@ -249,12 +280,10 @@ def _seen(
     # Stalled, a class has gone as far as it can.
     running = [lane.depths[-1] for lane in followed.whole if lane.running]
     depth = max([depth_of(work, space.name), *running])
-    stand = _stand(work, beginning, followed, depth)
     n = draws.scores.shape[1]
     led = {k: int((draws.scores[k] >= goals[0]).sum()) for k in judged}
     classes = {
-        k: _class_look(followed.lanes.get(k), led[k], n, float(draws.empty[k]), stand.get(k))
-        for k in judged
+        k: _class_look(followed.lanes.get(k), led[k], n, float(draws.empty[k])) for k in judged
     }
     return SpaceLook(
         prior=space.description,
@@ -266,38 +295,41 @@ def _seen(
     )
 
 
-def _stand(
-    work: Work,
-    beginning: Beginning,
-    followed: Followed,
-    depth: float,
-) -> dict[int, Standing]:
-    """The standings of the lanes that are compared."""
-    lanes, draws, prior = followed.whole, beginning.draws, beginning.space.description
-    # What was not met is rarer than the depth, or is not there.
-    met = {
-        lane.target: depth if math.isnan(lane.event) else max(depth, lane.event) for lane in lanes
-    }
-    by_events = standings_by_events(met)
-    if work.run.model.access == "labels":
-        return by_events
-    empty = {lane.target: float(draws.empty[lane.target]) for lane in lanes}
+def _gains(look: Look) -> tuple[dict[int, float], dict[int, float]]:
+    """By class of those that are compared, the gain at the look's depth, and what it lacks."""
+    lanes, empty = look.followed.whole, look.beginning.draws.empty
     gains = {
-        lane.target: level_at(lane.depths, lane.levels, depth) - empty[lane.target]
+        lane.target: level_at(lane.depths, lane.levels, look.seen.depth) - float(empty[lane.target])
         for lane in lanes
     }
-    lacks = {k: beginning.goals[1] - value for k, value in empty.items()}
-    families = profiles(work.conditions, work.settings, prior)
-    by_gain = standings(gains, lacks, families)
-    if families:
-        return by_gain
-    # With nothing to compare with but the model itself, whatever stands out does.
-    return {k: one._replace(value=max(one.value, by_events[k].value)) for k, one in by_gain.items()}
+    lacks = {lane.target: look.beginning.goals[1] - float(empty[lane.target]) for lane in lanes}
+    return gains, lacks
 
 
-def _class_look(
-    lane: Lane | None, led: int, draws: int, empty: float, standing: Standing | None
-) -> ClassLook:
+def _with_standings(work: Work, look: Look, families: set[str]) -> Look:
+    """A look with standings, by these families where they were measured for its space."""
+    depth = look.seen.depth
+    # What was not met is rarer than the depth, or is not there.
+    met = {
+        lane.target: depth if math.isnan(lane.event) else max(depth, lane.event)
+        for lane in look.followed.whole
+    }
+    found = standings_by_events(met)
+    if work.run.model.access != "labels":
+        known = profiles_of(work, look)
+        some = [one for name, one in known.items() if name in families] or list(known.values())
+        by_events, found = found, standings(*_gains(look), some)
+        if not known:
+            # With nothing to compare with but the model itself, whatever stands out does.
+            found = {
+                k: one._replace(value=max(one.value, by_events[k].value))
+                for k, one in found.items()
+            }
+    classes = {k: one._replace(standing=found.get(k)) for k, one in look.seen.classes.items()}
+    return look._replace(seen=look.seen._replace(classes=classes))
+
+
+def _class_look(lane: Lane | None, led: int, draws: int, empty: float) -> ClassLook:
     """What a class's lane says, if it had one, and the draws."""
     if lane is None:
         return ClassLook(None, _upper(led, draws), led, (), empty, None)
@@ -309,7 +341,7 @@ def _class_look(
         draws_led=led,
         curve=tuple(zip(lane.depths, lane.levels, strict=True)),
         empty=empty,
-        standing=standing,
+        standing=None,
     )
 
 

@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import NamedTuple
 
-from restore_jax.diagnosis.standing import Profile
+from restore_jax.diagnosis.standing import Ease, Profile
 from restore_jax.diagnosis.types import ScanSettings
 from restore_jax.types import JSON
+
+EASE_SPACE = "patch"
+"""The space in which families of networks differ most in how easily they are led."""
 
 
 class Conditions(NamedTuple):
@@ -48,8 +51,8 @@ def measured() -> dict[str, JSON]:
 
 def profiles(
     conditions: Conditions, settings: ScanSettings, prior: Mapping[str, JSON]
-) -> list[Profile]:
-    """The profiles of clean families for one space; none where it was not measured so.
+) -> dict[str, Profile]:
+    """The profiles of clean families for one space, by name; none where it was not measured so.
 
     Args:
       conditions, settings: of the scan.
@@ -69,8 +72,13 @@ def profiles(
         and settings.depths.get(str(prior["space"])) == space["depth"]
     )
     if not same:
-        return []
-    return [Profile(one["offsets"], one["spread"]) for one in space["profiles"].values()]
+        return {}
+    return {name: Profile(one["offsets"], one["spread"]) for name, one in space["profiles"].items()}
+
+
+def eases() -> dict[str, Ease]:
+    """How easily clean networks of each family are led, in the space `EASE_SPACE`."""
+    return {name: Ease(one["mean"], one["std"]) for name, one in measured()["eases"].items()}
 
 
 def clean_standings(names: Sequence[str]) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 from restore_jax.data.probes import ProbeSource
 from restore_jax.diagnosis.descent import Lane
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
-from restore_jax.diagnosis.looking import Look, depth_of, look, options_of
+from restore_jax.diagnosis.looking import Look, depth_of, look, options_of, stand, tell
 from restore_jax.diagnosis.preparing import OnScan, pool_of, prepare
 from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.types import ClassFinding, Scan, ScanSettings
@@ -30,7 +30,7 @@ from restore_jax.run.estimates import OnEstimate
 from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
-FALSE_ALARM_RATE = 0.12
+FALSE_ALARM_RATE = 0.06
 RECOVERY_SHARE = 0.35
 """Of the budget, kept for recovering the triggers of suspicious classes."""
 ENOUGH_UNSEEN = 200
@@ -123,6 +123,8 @@ def scan(
         for number, name in enumerate(work.names):
             with run.until(end_of(work, number)):
                 looks[name] = look(work, pool, name, number, images_for(work, number))
+            looks = stand(work, looks)
+            tell(work, name, looks[name])
             if looks[name].followed.interrupted:
                 raise KeyboardInterrupt
         with run.stage("recovery"):

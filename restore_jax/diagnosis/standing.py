@@ -8,8 +8,10 @@ at 1 the event happens. The reach has no unit: models with logits of any scale c
 What a class's reach would be if nothing were planted for it, other classes say: those of the
 model at hand, by their median, and that class in clean models, by how much easier or harder than
 its neighbours it is there (a *profile*). Networks of one family agree in that, those of different
-families do not, and nobody tells a black box's family. So a class has to stand out from its like by
-every profile there is. With y the square root of the reach, whose spread depends least on its size,
+families do not, and nobody tells a black box's family. But families differ in their *ease*, too:
+how far the median class of a model goes in the space of patches. So a class has to stand out from
+its like by the profile of every family that the model may be of by its ease. With y the square root
+of the reach, whose spread depends least on its size,
 
     standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
 
@@ -29,6 +31,10 @@ LEAST_PROFILE_SPREAD = 0.1
 """Likewise of a profile: from few models it is easily estimated too small."""
 
 
+WITHIN = 2.0
+"""Standard deviations from a family's ease up to which a model may be of that family."""
+LEAST_EASE_SPREAD = 0.05
+"""Such a standard deviation: from few models it is easily estimated too small."""
 LEAST_DECADES = 0.5
 """Of probabilities, what two classes of a model may well differ by."""
 
@@ -44,6 +50,17 @@ class Profile(NamedTuple):
 
     offsets: Sequence[float]
     spread: float
+
+
+class Ease(NamedTuple):
+    """How far the median class of a family's clean networks goes; see `ease`.
+
+    Attributes:
+      mean, std: over the networks.
+    """
+
+    mean: float
+    std: float
 
 
 class Standing(NamedTuple):
@@ -72,6 +89,42 @@ def level_at(depths: Sequence[float], levels: Sequence[float], depth: float) -> 
     return float(np.interp(-depth, -np.asarray(depths), np.asarray(levels)))
 
 
+def ease(gains: Mapping[int, float], lacks: Mapping[int, float]) -> float:
+    """The median over classes of the square root of the reach; the arguments are `standings`'.
+
+    Example:
+      >>> ease({0: 4.0, 1: 1.0, 2: 1.0}, {0: 4.0, 1: 4.0, 2: 4.0})
+      0.5
+    """
+    return float(np.median([_root(gain / lacks[k]) for k, gain in gains.items()]))
+
+
+def plausible(found: float | None, families: Mapping[str, Ease]) -> set[str]:
+    """The families that a model of some ease may be of.
+
+    Args:
+      found: the model's ease; None where it is not known.
+      families: by name.
+
+    Returns:
+      Those whose ease is within `WITHIN` standard deviations; all of them, if none is.
+
+    Example:
+      >>> sorted(plausible(0.6, {"narrow": Ease(0.6, 0.06), "wide": Ease(0.8, 0.05)}))
+      ['narrow']
+    """
+    near = {
+        name
+        for name, one in families.items()
+        if found is not None and abs(found - one.mean) <= WITHIN * max(one.std, LEAST_EASE_SPREAD)
+    }
+    return near or set(families)
+
+
+def _root(reach: float) -> float:
+    return float(np.sqrt(max(reach, 0.0)))
+
+
 def standings(
     gains: Mapping[int, float], lacks: Mapping[int, float], profiles: Sequence[Profile]
 ) -> dict[int, Standing]:
@@ -90,7 +143,7 @@ def standings(
       (1.0, 3.33)
     """
     reaches = {k: gain / lacks[k] for k, gain in gains.items()}
-    roots = {k: float(np.sqrt(max(reach, 0.0))) for k, reach in reaches.items()}
+    roots = {k: _root(reach) for k, reach in reaches.items()}
     values = []
     for profile in profiles:
         offsets = {k: profile.offsets[k] for k in roots}
