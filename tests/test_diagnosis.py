@@ -297,15 +297,14 @@ def test_how_easily_patches_lead_a_model_decides_for_all_of_its_spaces(monkeypat
         "patch": a_look([-0.75, -0.75, 1.25, -0.75]),
         "smooth": a_look([-0.5, -0.5, 1.5, -0.5]),
     }
-    for eases, least in (
-        ({"a": Ease(0.5, 0.05), "b": Ease(0.9, 0.05)}, 8.0),  # as hard as a: compared with a
-        ({"a": Ease(0.9, 0.05), "b": Ease(0.5, 0.05)}, 0.0),  # as hard as b, where it is usual
-        ({"a": Ease(0.9, 0.05), "b": Ease(1.9, 0.05)}, 0.0),  # neither: compared with both
+    for eases, low, high in (
+        ({"a": Ease(0.5, 0.05), "b": Ease(0.9, 0.05)}, 7, 11),  # as hard as a: compared with a
+        ({"a": Ease(0.9, 0.05), "b": Ease(0.5, 0.05)}, -1, 2),  # as hard as b, where it is usual
+        ({"a": Ease(0.9, 0.05), "b": Ease(1.9, 0.05)}, -1, 2),  # neither: compared with both
     ):
         monkeypatch.setattr(looking, "eases", lambda found=eases: found)
         for one in looking.stand(work, looks).values():
-            value = one.seen.classes[2].standing.value
-            assert least <= value <= least + 2.0
+            assert low <= one.seen.classes[2].standing.value <= high
 
 
 def test_without_profiles_the_classes_own_spread_is_the_unit():
