@@ -23,9 +23,9 @@ def expected(entry: Space, settings: Settings, stop: str) -> float:
     >>> from restore_jax.spaces import catalogue
     >>> patch = catalogue.find("patch")
     >>> round(expected(patch, patch.settings_for("first_hit"), "first_hit"))
-    980
+    10000
     >>> round(expected(patch, patch.settings_for("estimate"), "estimate"))
-    7598
+    25638
     """
     usual = entry.settings_for("first_hit")
     n, m = settings.num_particles, settings.num_probes

@@ -107,7 +107,8 @@ def estimate(verb: Callable[..., object], *args: Argument, **how: Argument) -> E
 
     Args:
       verb: `recover`, `scan` or `verify`.
-      *args, **how: its arguments.
+      *args: its arguments.
+      **how: those with names.
 
     Raises:
       RestoreError: whatever the run itself would refuse before it searches.
@@ -115,7 +116,7 @@ def estimate(verb: Callable[..., object], *args: Argument, **how: Argument) -> E
     >>> import restore_jax
     >>> said = restore_jax.estimate(restore_jax.recover, "shipped", "cat", price=2.0)
     >>> said.images, said.most, said.dollars
-    (7600, 40000, 15.2)
+    (26000, 40000, 52.0)
     """
 
     def stop(found: Estimate) -> NoReturn:

@@ -129,7 +129,7 @@ def _in_order(places: Mapping[str, int | None]) -> list[str]:
 register(
     Space(
         "patch", "restore_jax.spaces.patch:patch", "one rectangle",
-        typical=980, auto=0, scan_auto=0,
+        typical=10_000, auto=0, scan_auto=0,
     )
 )  # fmt: skip
 register(
