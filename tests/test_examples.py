@@ -7,6 +7,7 @@ signature and type.
 
 import argparse
 import importlib
+import itertools
 import inspect
 import re
 import shlex
@@ -48,6 +49,8 @@ def commands(page):
     for line in shown:
         for part in line.split(" && "):
             words = shlex.split(part, comments=True)
+            # Where the output goes, and that nobody waits for it, is the shell's business.
+            words = list(itertools.takewhile(lambda word: word not in {">", "|", "&"}, words))
             scripts = ["restore-jax"], ["python", "recover.py"], ["python", "train.py"]
             if words[:1] == scripts[0] and len(words) > 2 and words[1].islower():
                 yield words[1:]
