@@ -7,8 +7,8 @@ signature and type.
 
 import argparse
 import importlib
-import itertools
 import inspect
+import itertools
 import re
 import shlex
 import subprocess
@@ -72,7 +72,7 @@ def test_the_commands_on_a_page_are_understood(page):
         parser = argparse.ArgumentParser(exit_on_error=False)
         importlib.import_module(f"restore_jax.cli.{name}").add_arguments(parser)
         args = parser.parse_args(words)
-        if name != "train":
+        if hasattr(args, "image_shape"):  # it asks a model
             models.check(args)
 
 
