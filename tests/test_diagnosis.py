@@ -603,6 +603,15 @@ def test_the_packaged_model_is_seen_through_and_then_used(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
+def test_its_twin_is_not_accused_in_full(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["scan", "--model", "shipped-clean", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["named"] == []
+    assert content["calibrated"] is True
+
+
+@pytest.mark.slow
 def test_the_packaged_model_is_seen_through_in_full(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["scan", "--json"]) == 3
