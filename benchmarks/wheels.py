@@ -32,6 +32,7 @@ NEEDED = (
     "restore_jax/diagnosis/null.json",
     "restore_jax/models/shipped/checksums.json",
     "restore_jax/models/shipped/metadata/metadata",
+    "restore_jax/models/shipped_clean/metadata/metadata",
 )
 """Files without which the package does not work, or says nothing of its types."""
 PROBABILITY = """\
