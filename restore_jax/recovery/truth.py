@@ -83,7 +83,7 @@ def compare(
     # Of equally good shifts the one whose colours agree, then the shortest.
     best = max(equal, key=lambda s: (agreement(*s), -abs(s[0]) - abs(s[1])))
     return Truth(
-        iou=float(overlaps[height - 1, width - 1]),
+        iou=max(0.0, float(overlaps[height - 1, width - 1])),
         shift=best,
         iou_after_shift=float(overlaps.max()),
         pattern_agreement=agreement(*best),
