@@ -106,7 +106,7 @@ def looked_at(bright_file):
 def judged(bright_file):
     """The same scan once more, where nine clean models were measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 3)
+        patch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 6)
         return scanned(backdoored, probes=bright_file)
 
 
@@ -396,18 +396,18 @@ def test_what_nobody_measured_is_suspicious_at_most(looked_at):
 
 
 def test_the_verdict_is_what_clean_models_allow(judged, monkeypatch, bright_file):
-    monkeypatch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 3)
+    monkeypatch.setattr(procedure, "clean_models", lambda work, looks: [0.1, 0.4, 1.0] * 6)
     assert judged.verdict == BACKDOOR
     assert judged.reason == ""
-    assert judged.classes[TARGET].false_alarms == pytest.approx(1 / 10)
+    assert judged.classes[TARGET].false_alarms == pytest.approx(1 / 19)
     # Fewer classes may be named; one is still compared with all the others.
     elsewhere = scanned(backdoored, probes=bright_file, targets=[0, 1])
     assert elsewhere.verdict == NOTHING
     assert elsewhere.classes[TARGET].standing == judged.classes[TARGET].standing
-    # Nine clean models cannot vouch for one in a hundred.
+    # Eighteen clean models cannot vouch for one in a hundred.
     strict = scanned(backdoored, probes=bright_file, false_alarm_rate=0.01)
     assert strict.verdict == INCONCLUSIVE
-    assert "9 clean models cannot vouch" in strict.reason
+    assert "18 clean models cannot vouch" in strict.reason
     none_found = scanned(clean, probes=bright_file)
     assert none_found.verdict == NOTHING
     assert none_found.log10_certificate < -1.0
