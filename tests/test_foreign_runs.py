@@ -281,7 +281,7 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        ("recover", 4), pytest.param("unnamed", 4, id="full-unnamed"), ("scan", 2),
+        ("recover", 4), ("scan", 2),
         pytest.param("recover", 12, id="full-recover"),
         pytest.param("unnamed", 10, id="full-unnamed"),
         pytest.param("scan", 6, id="full-scan"),
