@@ -1,16 +1,15 @@
 """What a run is expected to send is said first, and no limit is passed: images, money, time."""
 
 import dataclasses
-import importlib.util
 import json
 import threading
-from pathlib import Path
 
 import foreign_by_hand
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands_by_hand import call
+from examples_by_hand import example
 from foreign_by_hand import small, tame
 
 import restore_jax
@@ -296,11 +295,7 @@ def test_a_scan_that_time_ended_says_what_it_covered(slow, clock):
 
 @pytest.fixture(scope="module")
 def serve():
-    path = Path(__file__).parents[1] / "examples/serve.py"
-    spec = importlib.util.spec_from_file_location("serve", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example("serve")
 
 
 def serving(module, gate, latency=0.0):

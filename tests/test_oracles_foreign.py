@@ -9,13 +9,13 @@ import pickle
 import re
 import sys
 import zipfile
-from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from examples_by_hand import example
 
 from restore_jax import checkpoints
 from restore_jax.models import make_network
@@ -23,7 +23,6 @@ from restore_jax.oracles import ModelError, open_model
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.recovery import Settings, recover
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "convert.py"
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
     "torch": ("torch",),
@@ -62,10 +61,7 @@ def refusal(scheme, path, **options):
 
 @pytest.fixture(scope="module")
 def convert():
-    spec = importlib.util.spec_from_file_location("convert", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example("convert")
 
 
 @pytest.fixture(scope="module")

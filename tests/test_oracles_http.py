@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import gzip
-import importlib.util
 import io
 import json
 import logging
@@ -18,11 +17,11 @@ import time
 import tracemalloc
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from examples_by_hand import example
 from PIL import Image
 
 from restore_jax.oracles import ModelError, OutOfQueries, http, messages, open_model
@@ -674,18 +673,14 @@ def test_an_interrupt_does_not_wait_for_the_server():
 
 
 @pytest.fixture(scope="module")
-def example():
-    path = Path(__file__).parents[1] / "examples/serve.py"
-    spec = importlib.util.spec_from_file_location("serve", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def serve():
+    return example("serve")
 
 
 @pytest.mark.parametrize("access", ["logits", "labels"])
 @pytest.mark.parametrize("send", ["json", "png"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_reference_server_answers_as_the_model_does(example, access, send, channels):
+def test_the_reference_server_answers_as_the_model_does(serve, access, send, channels):
     def mean_colours(images):
         sums = jnp.mean(images, (1, 2))
         scores = jnp.concatenate([sums, 1 - sums[:, :1]], -1)
@@ -695,7 +690,7 @@ def test_the_reference_server_answers_as_the_model_does(example, access, send, c
     oracle = open_model(mean_colours, access, image_shape=(4, 5, channels), class_names=names)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 5, channels))
     images = (pixels / 255).astype(np.float32)
-    server = example.make_server(oracle)
+    server = serve.make_server(oracle)
     server.RequestHandlerClass.log_message = lambda *_: None
     threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     try:

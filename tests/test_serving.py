@@ -133,6 +133,13 @@ def test_many_at_once_are_answered_one_after_the_other(there):
     assert counts.images == 16
 
 
+def test_what_serving_cannot_keep_to_is_no_flag_of_it():
+    for words in (["--dry-run"], ["--seconds", "5"], ["--price", "1"]):
+        code, _, err = call("serve", "--recovery", "found", *words)
+        assert code == 2
+        assert "unrecognized arguments" in err
+
+
 @pytest.mark.slow
 def test_a_served_model_is_the_defended_one_to_whoever_asks_over_http():
     model = open_model("python:foreign_by_hand:small", class_names=tuple("abcd"))
@@ -144,8 +151,7 @@ def test_a_served_model_is_the_defended_one_to_whoever_asks_over_http():
         defended, model.image_shape, model.class_names, asked=lambda: defended.queries
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with np.errstate(all="ignore"):
-        images = np.random.default_rng(0).random((30, *model.image_shape), np.float32)
+    images = np.random.default_rng(0).random((30, *model.image_shape), np.float32)
     stamped = np.asarray(recovery.trigger.pattern * recovery.trigger.mask)
     images[:10] = images[:10] * (1 - np.asarray(recovery.trigger.mask)) + stamped
     seen = open_model(f"http://127.0.0.1:{server.server_port}/").query(images)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 _MAX_SEED = 2**32 - 1
 
 
-def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, out: str, limited: bool = True) -> None:
     """Declares the flags that these commands share.
 
     Args:
       parser: of the command.
       out: what --out is by default, for the help.
+      limited: whether the command may be limited in time and money.
     """
     add = parser.add_argument
     add("--model", default="shipped", metavar="SPEC",
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--out", metavar="DIR", help=f"where to write ({out})")
     add("--overwrite", action="store_true", help="replace what --out holds")
     add("--json", action="store_true", help="print the result as one JSON object on stdout")
-    limits.add_arguments(parser)
+    if limited:
+        limits.add_arguments(parser)
     models.add_arguments(parser)
 
 
@@ -64,8 +66,9 @@ def check(args: argparse.Namespace, default: str, writes: bool = True) -> None:
         raise exits.UsageError(f"--seed must be 0 to {_MAX_SEED}, not {args.seed}.")
     asks = hasattr(args, "image_shape")  # train asks no model
     if asks:
-        limits.check(args)
         models.check(args)
+    if hasattr(args, "seconds"):  # and serve goes on until it is ended
+        limits.check(args)
     if args.overwrite and args.out is None:
         raise exits.UsageError("--overwrite needs the folder to replace: name it with --out.")
     for name in ("out", "data_dir", "probes", "images", "trigger_file"):

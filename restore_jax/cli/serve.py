@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to listen; 0: any that is free (%(default)s)")  # fmt: skip
     add("--most", type=int, default=1_000, metavar="N",
         help="images of one request, at most (%(default)s)")  # fmt: skip
-    inputs.add_arguments(parser, "nothing is written without it")
+    inputs.add_arguments(parser, "nothing is written without it", limited=False)
 
 
 def screen() -> screens.Screen:

@@ -122,7 +122,7 @@ def stand(work: Work, looks: dict[str, Look]) -> dict[str, Look]:
     together; see `diagnosis.standing`.
     """
     found = None
-    if EASE_SPACE in looks and profiles_of(work, looks[EASE_SPACE]):
+    if EASE_SPACE in looks and _profiles(work, looks[EASE_SPACE]):
         gains, lacks = _gains(looks[EASE_SPACE])
         found = ease(gains, lacks) if gains else None
     families = plausible(found, eases())
@@ -140,7 +140,7 @@ def tell(work: Work, name: str, look: Look) -> None:
         )
 
 
-def profiles_of(work: Work, look: Look) -> dict[str, Profile]:
+def _profiles(work: Work, look: Look) -> dict[str, Profile]:
     """The profiles that there are for what was looked at, by family."""
     return profiles(work.conditions, work.settings, look.seen.prior)
 
@@ -316,7 +316,7 @@ def _with_standings(work: Work, look: Look, families: set[str]) -> Look:
     }
     found = standings_by_events(met)
     if work.run.model.access != "labels":
-        known = profiles_of(work, look)
+        known = _profiles(work, look)
         some = [one for name, one in known.items() if name in families] or list(known.values())
         by_events, found = found, standings(*_gains(look), some)
         if not known:
