@@ -38,6 +38,8 @@ def a_full_recovery():
         provenance=dataclasses.replace(recovery.provenance, notes=("it ends in a softmax",)),
         spaces_tried=(NESTED["spaces_tried"],),
         others=(NESTED["others"],),
+        source=2,
+        source_name="c",
     )
 
 

@@ -26,15 +26,19 @@ class Attack:
     roams: bool = False
 
 
-def towards_one(trigger: Trigger, num_classes: int) -> Attack:
-    """The attack that leads every class to the trigger's target.
+def towards_one(trigger: Trigger, num_classes: int, source: int | None = None) -> Attack:
+    """The attack that leads every class, or the class ``source`` alone, to the trigger's target.
 
     >>> import jax.numpy as jnp
     >>> white = Trigger(jnp.ones((2, 2, 1)), jnp.ones((2, 2, 3)), jnp.int32(1))
-    >>> towards_one(white, 3).leads_to.tolist()
-    [1, 1, 1]
+    >>> towards_one(white, 3).leads_to.tolist(), towards_one(white, 3, 0).leads_to.tolist()
+    ([1, 1, 1], [1, 1, 2])
     """
-    return Attack(trigger, np.full(num_classes, int(trigger.target), np.int32))
+    leads_to = np.full(num_classes, int(trigger.target), np.int32)
+    if source is not None:
+        others = np.arange(num_classes) != source
+        leads_to[others] = np.flatnonzero(others)
+    return Attack(trigger, leads_to)
 
 
 def stamp_attack(attack: Attack, images: Array, key: Array) -> Array:

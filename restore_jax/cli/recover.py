@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a trigger that the model says was planted in it, as 1 or 2: the search is for its "
              "class, and the result is compared with it")  # fmt: skip
     add("--target", metavar="CLASS", help="the class to search for, by name or number")
+    add("--source", metavar="CLASS",
+        help="the class whose images alone the trigger should lead there, by name or number (all "
+             "other classes)")  # fmt: skip
     spaces = "; ".join(f"{name}, {entry.help}" for name, entry in SPACES.items())
     in_turn = catalogue.automatic()
     add("--space", choices=("auto", *SPACES),
@@ -56,6 +59,7 @@ def screen() -> screens.Screen:
         groups={
             "what to look for": {
                 "--target": "the class to search, by name or number",
+                "--source": "the class that the trigger should lead there (all others)",
                 "--trigger": "or a trigger that the model says was planted, as 1",
                 "--space": f"where: auto, {', '.join(SPACES)}",
                 "--compare": "other classes to search as hard, once one is found",
@@ -124,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
         raise exits.UsageError(
             "give the class to search for with --target, or a planted trigger with --trigger."
         )
+    if args.source is not None and (args.trigger is not None or args.protocol == "reference"):
+        raise exits.UsageError("--source goes with --target, and with --protocol default.")
     if args.budget is not None and args.budget < 1:
         raise exits.UsageError(f"--budget must be at least 1 image, not {args.budget}.")
     if args.compare < 0 or (args.compare and args.protocol == "reference"):
@@ -165,6 +171,7 @@ def _search(
     return recovery.recover(
         oracle,
         args.target,
+        source=args.source,
         trigger=args.trigger,
         access=args.access,
         space=args.space,

@@ -20,6 +20,8 @@ TestData = tuple[np.ndarray, np.ndarray] | None
 STOPS = ("estimate", "first_hit")
 NUM_CONFIRMATION = 100
 """Fresh probes that decide whether a trigger is found."""
+FEWEST_OF_ONE_CLASS = 30
+"""Those that will do where all are of one class, which may be rare."""
 MAX_CANDIDATES = 24
 """Triggers past the goal that are told apart."""
 T = TypeVar("T")
@@ -40,6 +42,7 @@ class Aim:
       reserve: images kept back for what comes after the search.
       least: images without which it cannot begin.
       excluded: the classes that no probe may have.
+      source: the class that every probe has; None: any other.
       most_screened: images looked at for the search's probes at most; None: all but what is needed
         later.
       test_data: images uint8[N, H, W, C] and labels int32[N] to measure on, if any.
@@ -57,10 +60,25 @@ class Aim:
     reserve: int
     least: int
     excluded: frozenset[int]
+    source: int | None = None
     most_screened: int | None = None
     test_data: TestData = None
     first: Particles | None = None
     on_progress: OnProgress = None
+
+
+def class_to_lead(oracle: Oracle, source: str | int | None, target: int) -> int | None:
+    """The class whose images alone a trigger should lead; None: all.
+
+    Raises:
+      InputError: there is no such class, or it is the target.
+    """
+    if source is None:
+        return None
+    index = class_index(oracle, source)
+    if index == target:
+        raise InputError(f"`source` is {source!r}, the class that the trigger should lead to.")
+    return index
 
 
 def checked_success(success: float) -> float:

@@ -35,7 +35,7 @@ def with_others(
       how: further arguments of the search.
     """
     model = run.model
-    classes = [k for k in range(model.num_classes) if k != recovery.target]
+    classes = [k for k in range(model.num_classes) if k not in (recovery.target, recovery.source)]
     number = min(number, len(classes))
     places = np.linspace(0, len(classes) - 1, number).round().astype(int)
     most = max(recovery.queries, model.each * needs(model, settings)[1])

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from restore_jax.backdoors import Attack, Trigger, planted_attack, stamp, towards_one
+from restore_jax.backdoors import Attack, planted_attack, stamp, towards_one
 from restore_jax.errors import OutOfQueries, OutOfTime
-from restore_jax.recovery.aims import NUM_CONFIRMATION
+from restore_jax.recovery.aims import FEWEST_OF_ONE_CLASS, NUM_CONFIRMATION
 from restore_jax.recovery.candidates import leads
 from restore_jax.recovery.found import Found, known
 from restore_jax.recovery.truth import attack_success_rate, compare
@@ -39,9 +39,8 @@ def measure(run: Run, found: Found) -> Found:
     with run.stage("confirmation"):
         try:
             if aim.test_data is not None and not found.interrupted and not found.cut_short:
-                found = found.now(
-                    test_rate=_on_test_images(run, known(found.trigger), aim.test_data)
-                )
+                mine = towards_one(known(found.trigger), run.model.num_classes, aim.source)
+                found = found.now(test_rate=_on_test_images(run, mine, aim.test_data))
                 if attack is not None:
                     planted_rate = _on_test_images(run, attack, aim.test_data)
         except KeyboardInterrupt:
@@ -62,16 +61,14 @@ def _confirmed(run: Run, found: Found) -> float | None:
     wanted = min(NUM_CONFIRMATION, run.ledger.left // 2)
     if wanted < NUM_CONFIRMATION // 2:
         return None
-    probes = found.feed.take(wanted, run.ledger.left - wanted)
+    enough = None if found.aim.source is None else FEWEST_OF_ONE_CLASS
+    probes = found.feed.take(wanted, run.ledger.left - wanted, enough)
     return float(np.mean(leads(run, [known(found.trigger)], probes, 0.0) >= 0))
 
 
 def _on_test_images(
-    run: Run, trigger: Trigger | Attack, test_data: tuple[np.ndarray, np.ndarray]
+    run: Run, attack: Attack, test_data: tuple[np.ndarray, np.ndarray]
 ) -> float | None:
-    attack = trigger
-    if not isinstance(attack, Attack):
-        attack = towards_one(attack, run.model.num_classes)
     number = int(np.sum(test_data[1] != attack.leads_to[test_data[1]]))
     if number * (run.pace or 0.0) > run.ledger.seconds_left:
         return None
@@ -79,7 +76,7 @@ def _on_test_images(
     if asker is None:
         return None
     with run.untimed():  # all of them are booked
-        return attack_success_rate(run.model, trigger, *test_data, asker=asker)
+        return attack_success_rate(run.model, attack, *test_data, asker=asker)
 
 
 def _on_probes(run: Run, found: Found) -> float | None:

@@ -21,6 +21,7 @@ from restore_jax.recovery.aims import (
     TestData,
     check_budget,
     checked_success,
+    class_to_lead,
     class_to_search,
     needs,
     one_of,
@@ -58,6 +59,7 @@ def recover(
     model: Model = "shipped",
     target: str | int | None = None,
     *,
+    source: str | int | None = None,
     trigger: str | None = None,
     access: str | None = None,
     space: str | TriggerSpace | None = None,
@@ -86,6 +88,9 @@ def recover(
     Args:
       model: what `open_model` takes, or an `Oracle`.
       target: the class, by name or number. May be left out if ``trigger`` is given.
+      source: the class whose images alone the trigger should lead there, by name or number; None:
+        those of all other classes. Probes are then those that the model gives this class, which
+        takes more images where it is rare among them.
       trigger: the name of a trigger that the model says was planted in it: the search is
         for its class, and the result is compared with it.
       access: "logits", "probabilities" or "labels"; None: logits, or what an open model is asked
@@ -139,6 +144,8 @@ def recover(
     limits = Limits(seconds, dollars, price)
     one_of("protocol", protocol, tuple(PROTOCOLS))
     one_of("stop", stop, STOPS)
+    if source is not None and (protocol != "default" or trigger is not None):
+        raise InputError('`source` goes with `target`, and with `protocol` "default".')
     if compare < 0 or (compare and protocol != "default"):
         raise InputError('`compare` is a number of classes, and goes with `protocol` "default".')
     if first is not None and (stop != "first_hit" or protocol != "default" or space == "auto"):
@@ -146,8 +153,8 @@ def recover(
     if space is None:
         space = "sparse" if protocol == "reference" else "patch"
     how: dict[str, Argument] = {
-        "trigger": trigger, "success": success, "stop": stop, "test_data": test_data,
-        "on_progress": on_progress, "first": first,
+        "source": source, "trigger": trigger, "success": success, "stop": stop,
+        "test_data": test_data, "on_progress": on_progress, "first": first,
     }  # fmt: skip
     given: dict[str, Argument] = {"probes": probes, "seed": seed, "data_dir": data_dir}
     if space == "auto":
@@ -170,13 +177,13 @@ def recover(
         announce(run, _expected(aim, own_budget, space) * (1 + compare), aim.least, on_estimate)
         if protocol == "reference":
             reference.check_access(run.model)
-    found = Found(aim, run.feed(aim.excluded))
+    found = Found(aim, run.feed(aim.excluded, aim.source))
     for stage in PROTOCOLS[protocol]:
         found = _gone_through(stage, run, found)
     recovery = conclude(run, found)
     if not compare or not recovery.found:
         return recovery
-    again = {"space": space, "success": success, "stop": stop, **given}
+    again = {"source": aim.source, "space": space, "success": success, "stop": stop, **given}
     return with_others(recover, run, recovery, compare, aim.settings, again)
 
 
@@ -222,6 +229,8 @@ def conclude(run: Run, found: Found) -> Recovery:
         status=found.status,
         target=aim.target,
         target_name=run.model.class_names[aim.target],
+        source=aim.source,
+        source_name=None if aim.source is None else run.model.class_names[aim.source],
         particles=jax.tree.map(np.asarray, found.particles),
         scores=np.asarray(found.scores),
         probes=np.asarray(found.probes),
@@ -262,10 +271,12 @@ def _aim(
     settings = settings or entry.settings_for(how["stop"])
     reserve, least = needs(oracle, settings)
     index, planted = class_to_search(oracle, target, how.pop("trigger"))
+    source = class_to_lead(oracle, how.pop("source"), index)
     checked_success(how["success"])
     return Aim(
         target=index,
-        planted=planted,
+        source=source,
+        planted=planted if source is None else None,
         protocol="default",
         space=entry.make(oracle.image_shape, **settings.options),
         settings=settings,
@@ -292,6 +303,7 @@ def _reference_aim(
     level = reference.queries_per_level(settings.num_particles)
     index, planted = class_to_search(oracle, target, how.pop("trigger"))
     checked_success(how["success"])
+    del how["source"]
     return Aim(
         target=index,
         planted=planted,

@@ -129,6 +129,7 @@ class Recovery:
       status: how the search ended: "reached", "stalled", "out_of_levels", "out_of_queries",
         "out_of_time" or "interrupted"; see `Cost.limit` for what ended the rest.
       target, target_name: the class that was searched for.
+      source, source_name: the class whose images alone the trigger should lead; None: all others.
       success: share of probes that made the event, in (0, 1].
       space: the name of the space.
       prior: its description: probabilities are compared only where these are equal.
@@ -146,7 +147,8 @@ class Recovery:
       probe_success_rate: share of the search's own probes that the trigger leads, in [0, 1]; None
         where the budget did not pay for looking.
       confirmation_success_rate: share of fresh probes, likewise.
-      test_success_rate: share of test images of other classes, likewise; None without test images.
+      test_success_rate: share of test images of the classes that it should lead, likewise; None
+        without test images.
       faded_success_rate: share of probes that the best candidate led with its effect faded.
       guides: how many guides the search was shown.
       pixels_before_pruning: of the trigger.
@@ -172,6 +174,8 @@ class Recovery:
     inclusion: np.ndarray
     cost: Cost
     provenance: Provenance
+    source: int | None = None
+    source_name: str | None = None
     success: float = 0.95
     space: str = ""
     prior: Mapping[str, JSON] = dataclasses.field(default_factory=dict)

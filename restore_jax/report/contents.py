@@ -18,6 +18,7 @@ def recovery_content(recovery: Recovery) -> dict[str, JSON]:
         "status": recovery.status,
         "target": recovery.target,
         "target_name": recovery.target_name,
+        **_source(recovery),
         "access": recovery.provenance.access,
         "success": recovery.success,
         **cost_content(recovery.cost),
@@ -89,6 +90,8 @@ def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
         status=content["status"],
         target=content["target"],
         target_name=str(said("target_name", content["target"])),
+        source=said("source"),
+        source_name=said("source_name"),
         cost=Cost(
             queries=said("queries", 0),
             budget=said("budget", 0),
@@ -131,6 +134,13 @@ def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
         levels=tuple(Level(**level) for level in content["levels"]),
         **arrays,
     )
+
+
+def _source(recovery: Recovery) -> dict[str, JSON]:
+    """Only where the images of one class alone should be led."""
+    if recovery.source is None:
+        return {}
+    return {"source": recovery.source, "source_name": recovery.source_name}
 
 
 def _truth_content(truth: Truth) -> dict[str, JSON]:

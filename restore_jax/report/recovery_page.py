@@ -86,6 +86,8 @@ def trigger_part(recovery: Recovery) -> Html:
 def _verdict(recovery: Recovery) -> tuple[str, str]:
     """In a few words, and how they are shown."""
     target = f"class {recovery.target} ({recovery.target_name})"
+    if recovery.source is not None:
+        target += f", from class {recovery.source} ({recovery.source_name}) alone"
     if recovery.found:
         return f"Found: a trigger for {target}", "alarm"
     if recovery.status == "interrupted":
@@ -245,6 +247,12 @@ def _levels(recovery: Recovery) -> Html:
 def _asked(recovery: Recovery) -> list[tuple[str, Part]]:
     return [
         ("class", joined(f"{recovery.target} ", named(recovery.target_name))),
+        (
+            "from images of",
+            None
+            if recovery.source is None
+            else joined(f"class {recovery.source} ", named(str(recovery.source_name)), " alone"),
+        ),
         ("space", recovery.space),
         ("protocol", recovery.protocol),
         ("stop", recovery.stop),
@@ -256,6 +264,7 @@ def _arguments(recovery: Recovery) -> dict[str, object]:
     """Of a call in Python that asks for the same."""
     came = recovery.provenance
     given: dict[str, object] = {
+        **({} if recovery.source is None else {"source": recovery.source}),
         "access": came.access,
         "space": "auto" if recovery.spaces_tried else recovery.space,
         "protocol": recovery.protocol,

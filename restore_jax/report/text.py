@@ -114,10 +114,12 @@ def asking_lines(found: Mapping[str, JSON] | None) -> list[str]:
 
 
 def _verdict(recovery: Recovery) -> list[str]:
-    target = f"class {recovery.target} ({recovery.target_name})"
+    target, probes = f"class {recovery.target} ({recovery.target_name})", "fresh probes"
+    if recovery.source is not None:
+        probes += f" of class {recovery.source} ({recovery.source_name})"
     confirmed, on_search = recovery.confirmation_success_rate, recovery.probe_success_rate
     if recovery.found:
-        lines = [f"found: a trigger that leads {confirmed:.1%} of fresh probes to {target}"]
+        lines = [f"found: a trigger that leads {confirmed:.1%} of {probes} to {target}"]
         if recovery.status == "interrupted":
             lines.append(line("search", _ENDS["interrupted"]))
     else:
@@ -125,7 +127,7 @@ def _verdict(recovery: Recovery) -> list[str]:
             (on_search, "the search probes") if confirmed is None else (confirmed, "fresh ones")
         )
         closest = "" if best is None else f"; the closest leads {best:.1%} of {shown}"
-        said = f"not found: no trigger leads {recovery.success:.0%} of fresh probes to {target}"
+        said = f"not found: no trigger leads {recovery.success:.0%} of {probes} to {target}"
         if recovery.status == "interrupted":
             said = f"interrupted before a trigger for {target} was confirmed"
         lines = [said + closest]

@@ -8,6 +8,7 @@
 | levels, dither | f32[], f32[], of rounding |
 | kernel, strength | f32[h, w, C, C], f32[], of a residual that each image determines |
 
+A file of a trigger that leads the images of one class alone has that class, int32[], as ``source``.
 What a trigger does not do is not there; a file of the first four alone is a mask and a pattern.
 """
 

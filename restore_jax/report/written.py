@@ -85,7 +85,10 @@ def recovery_files(recovery: Recovery, rows: Rows, command: str | None) -> dict[
     files = {
         "recovery.json": content.encode(),
         **attempted({"report.html": lambda: recovery_page(recovery, rows(), command)}),
-        "trigger.npz": _npz(trigger_arrays(recovery.trigger)),
+        "trigger.npz": _npz(
+            trigger_arrays(recovery.trigger)
+            | ({} if recovery.source is None else {"source": np.array(recovery.source, np.int32)})
+        ),
         "particles.npz": _npz(_named(recovery.particles) | {"scores": recovery.scores}),
         "probes.npz": _npz({"images": recovery.probes}),
         "support.npz": _npz({"inclusion": recovery.inclusion}),
@@ -217,7 +220,8 @@ def load_trigger(path: str | Path) -> Trigger:
 
 
 def load_attack(path: str | Path, num_classes: int) -> Attack:
-    """Reads what leads which classes where: an attack, or a trigger that leads all to one.
+    """Reads what leads which classes where: an attack, or a trigger that leads all to one, or the
+    one class that its file names as its source.
 
     Args:
       path: a file as attack.npz (see `restore_jax.report.triggers`), or what `load_trigger` takes.
@@ -231,7 +235,15 @@ def load_attack(path: str | Path, num_classes: int) -> Attack:
         arrays = _read_npz(path)
         if {"map", "source", "p"} <= arrays.keys():
             return attack_from(arrays, path)
-    return towards_one(load_trigger(path), num_classes)
+    trigger = load_trigger(path)
+    arrays = _read_npz(path / "trigger.npz" if path.is_dir() else path)
+    source = arrays.get("source")
+    if source is None:
+        return towards_one(trigger, num_classes)
+    whole = source.shape == () and np.issubdtype(source.dtype, np.integer)
+    if not whole or not 0 <= int(source) < num_classes or int(source) == int(trigger.target):
+        raise ResultError(f"source in {path} must be one class, and not the trigger's target.")
+    return towards_one(trigger, num_classes, int(source))
 
 
 def shown_rows(recovery: Recovery, oracle: Oracle | None) -> Rows:

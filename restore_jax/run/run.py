@@ -177,9 +177,9 @@ class Run:
         self.ledger.charge(cost)
         return self.asker
 
-    def feed(self, excluded: frozenset[int]) -> ProbeFeed:
-        """The run's probes from the first on, without those of some classes."""
-        return ProbeFeed(self.source, self.labels, excluded)
+    def feed(self, excluded: frozenset[int], only: int | None = None) -> ProbeFeed:
+        """The run's probes from the first on, without those of some classes, or of one class."""
+        return ProbeFeed(self.source, self.labels, excluded, only)
 
     @contextlib.contextmanager
     def keeping(self, images: int) -> Iterator[None]:
