@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from restore_jax.recovery import recover as recover
     from restore_jax.report import load_recoveries as load_recoveries
     from restore_jax.report import load_recovery as load_recovery
+    from restore_jax.report import load_scan as load_scan
     from restore_jax.report import load_trigger as load_trigger
     from restore_jax.report import write_recovery as write_recovery
     from restore_jax.run import Estimate as Estimate
@@ -81,7 +82,13 @@ _ROOMS = {
     "restore_jax.oracles": ("Oracle", "open_model"),
     "restore_jax.purification": ("purifier",),
     "restore_jax.recovery": ("Recovery", "attack_success_rate", "recover"),
-    "restore_jax.report": ("load_recoveries", "load_recovery", "load_trigger", "write_recovery"),
+    "restore_jax.report": (
+        "load_recoveries",
+        "load_recovery",
+        "load_scan",
+        "load_trigger",
+        "write_recovery",
+    ),
     "restore_jax.run": ("Estimate", "Run", "estimate"),
     "restore_jax.spaces": ("Settings", "TriggerSpace", "make_space"),
     "restore_jax.splitting": (

@@ -46,7 +46,15 @@ from restore_jax.diagnosis.standing import (
 from restore_jax.errors import InputError
 from restore_jax.oracles import Inconclusive, ModelError, margins, open_model
 from restore_jax.purification import purifier
-from restore_jax.report import foremost, load_recoveries, render_scan, scan_content, write_files
+from restore_jax.report import (
+    ResultError,
+    foremost,
+    load_recoveries,
+    load_scan,
+    render_scan,
+    scan_content,
+    write_files,
+)
 from restore_jax.run import Run
 from restore_jax.spaces import SPACES, make_space
 
@@ -507,6 +515,45 @@ def test_a_written_scan_is_what_purify_takes(looked_at, tmp_path):
     back = load_recoveries([tmp_path / "scan"])
     assert [int(recovery.trigger.target) for recovery in back] == [TARGET]
     np.testing.assert_array_equal(back[0].trigger.mask, looked_at.recoveries[0].trigger.mask)
+
+
+def test_a_saved_scan_is_read_back_whole(looked_at, tmp_path):
+    looked_at.save(tmp_path / "scan")
+    back = load_scan(tmp_path / "scan")
+    assert json.dumps(scan_content(back)) == json.dumps(scan_content(looked_at))
+    assert back.summary() == looked_at.summary()
+    assert back.targets == [TARGET]
+    assert back.spaces["patch"].classes[TARGET] == looked_at.spaces["patch"].classes[TARGET]
+    again = load_scan(tmp_path / "scan" / "scan.json")
+    assert again.recoveries[0].summary() == looked_at.recoveries[0].summary()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"verdict": 3},
+        {"named": [0, 1, 2, 3]},
+        {"classes": [None]},
+        {"settings": {"num_probes": 3}},
+        {"spaces": {"patch": None}},
+        {"queries": "many"},
+    ],
+)
+def test_a_damaged_scan_is_refused_in_a_sentence(looked_at, tmp_path, damage):
+    looked_at.save(tmp_path)
+    content = json.loads((tmp_path / "scan.json").read_text())
+    (tmp_path / "scan.json").write_text(json.dumps(content | damage))
+    with pytest.raises(ResultError, match=r"scan\.json"):
+        load_scan(tmp_path)
+
+
+def test_a_scan_of_a_thousand_classes_is_told_on_a_screen(looked_at):
+    one = looked_at.classes[0]
+    classes = [dataclasses.replace(one, target=k, name=f"class {k}") for k in range(1_000)]
+    many = dataclasses.replace(looked_at, classes=classes)
+    assert len(many.summary().splitlines()) < 40
+    assert len(repr(many)) < 200
+    assert many._repr_html_().startswith("<img")
 
 
 def test_of_many_classes_those_that_stand_out_are_shown(looked_at):

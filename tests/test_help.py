@@ -2,11 +2,13 @@
 
 import argparse
 import importlib
+import inspect
 import shlex
 
 import pytest
 from commands_by_hand import call
 
+import restore_jax
 from restore_jax.cli import screens
 from restore_jax.cli.main import COMMANDS, Parser
 
@@ -34,6 +36,20 @@ def test_the_help_fits_on_a_screen(command):
     assert any(line.startswith("exit codes: 0 ") for line in lines)
     assert lines[-1] == f"all flags:  restore-jax {command} --help-all"
     assert call(command, "-h")[1] == out
+
+
+@pytest.mark.parametrize("command", ["recover", "scan", "verify"])
+def test_a_flag_has_the_default_of_the_argument_of_its_name(command):
+    arguments = inspect.signature(getattr(restore_jax, command)).parameters
+    compared = {}
+    for flag in a_parser(command)[0]._actions:
+        argument = arguments.get(flag.dest)
+        given = (None, inspect.Parameter.empty)
+        if argument is not None and argument.default not in given and flag.default is not None:
+            default = flag.default[0] if flag.nargs == "+" else flag.default
+            compared[flag.dest] = (default, argument.default)
+    assert {"seed", "probes"} <= compared.keys()
+    assert all(mine == its for mine, its in compared.values()), compared
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -393,10 +393,10 @@ def test_two_classes_of_one_name_are_refused_at_every_door():
 
 
 def test_names_are_plain_text_in_figures_and_tables():
-    from restore_jax.cli.scan import _shown
+    from restore_jax.report.scan_text import scan_text
 
     found = a_scan(ODD_NAMES)
-    text = _shown(found, "folder")
+    text = scan_text(found)
     for name in ODD_NAMES:
         assert name in text
     assert png(scan_figure(found))

@@ -28,10 +28,11 @@ WITHOUT = {
     "restore_jax.recovery": {"compare", "conclude"},  # the last stages of `recover`
     # Take a recovery or a scan, which no example makes in less than half a minute.
     "restore_jax.report": {
-        "foremost", "load_attack", "load_recoveries", "load_recovery", "load_trigger",
+        "foremost", "load_attack", "load_recoveries", "load_recovery", "load_scan",
+        "load_trigger",
         "overview_figure", "power_content", "power_lines", "recovery_content", "recovery_lines",
         "recovery_page", "render_recovery", "render_scan", "scan_content", "scan_figure",
-        "scan_page", "trigger_figure", "write_files", "write_recovery",
+        "scan_page", "scan_text", "trigger_figure", "write_files", "write_recovery",
     },
     "restore_jax.run": {"ProbeFeed"},  # of `Run.feed`
     "restore_jax.spaces": {"register"},  # docs/extending.md shows it

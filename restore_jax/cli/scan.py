@@ -1,13 +1,10 @@
 """``scan``: looks for backdoors in all classes of a model, and writes what it found."""
 
 import argparse
-import io
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from restore_jax.cli import exits, inputs, limits, models, screens
 from restore_jax.cli.progress import progress
@@ -17,7 +14,7 @@ from restore_jax.spaces import SPACES, catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from restore_jax.diagnosis import ClassFinding, Scan, ScanProgress, ScanSettings
+    from restore_jax.diagnosis import Scan, ScanProgress, ScanSettings
     from restore_jax.oracles import Journal
     from restore_jax.run import Estimate, Saved
 
@@ -54,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "class is compared with the others (all)")  # fmt: skip
     add("--success", type=float, default=0.95, metavar="SHARE",
         help="share of probes that a trigger must lead to a class (%(default)s)")  # fmt: skip
-    add("--false-alarm-rate", type=float, default=0.12, metavar="RATE",
+    add("--false-alarm-rate", type=float, default=0.06, metavar="RATE",
         help="share of clean models that may be called suspicious, all classes and spaces "
              "together (%(default)s)")  # fmt: skip
     inputs.add_arguments(parser, "runs/scan-<seed>/")
@@ -140,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
 
         exits.print_json(scan_content(found) | {"out": str(kept.folder)})
     else:
-        exits.show(_shown(found, kept.folder))
+        from restore_jax.report.scan_text import scan_text
+
+        exits.show(scan_text(found, sys.stdout, kept.folder))
     return exits.INTERRUPTED if found.interrupted or signals else CODES[found.verdict]
 
 
@@ -212,94 +211,3 @@ def _value(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
-
-
-def _shown(found: "Scan", folder: Path) -> str:
-    """The result for a person."""
-    from restore_jax.report.text import (
-        asking_lines,
-        cost_lines,
-        finding_word,
-        foremost,
-        limit_lines,
-        scan_sentence,
-    )
-
-    # Names of classes are plain text, whatever is in them; a terminal's width and colours count.
-    written = _Written(sys.stdout)
-    console = Console(highlight=False, markup=False, emoji=False, file=written)
-    console.print(scan_sentence(found), soft_wrap=True)
-    shown = foremost(found)
-    table = Table(title="log10 of the probability that a random trigger leads there")
-    table.add_column("class")
-    for space in found.spaces:
-        table.add_column(space, justify="right")
-    table.add_column("stands out", justify="right")
-    table.add_column("verdict")
-    for finding in shown:
-        row = [f"{finding.target} {finding.name}"]
-        row += [_probability(finding, seen) for seen in found.spaces.values()]
-        table.add_row(*row, _standing(finding), finding_word(finding))
-    console.print(table)
-    if len(shown) < len(found.classes):
-        console.print(
-            f"  {len(found.classes) - len(shown):,} more classes, which stand out less, are in "
-            "scan.json"
-        )
-    rate = f"{found.false_alarm_rate:.0%} of clean models like those measured"
-    stages = ", ".join(f"{name} {number:,}" for name, number in found.cost.queries_by_stage.items())
-    bounds = ", ".join(
-        f"{name} 10^{seen.log10_certificate:.1f} (by plain draws alone "
-        f"10^{seen.log10_certificate_draws:.1f})"
-        for name, seen in found.spaces.items()
-    )
-    lines = [
-        f"  false alarms  {rate if found.calibrated else 'not known: no clean model was measured'}",
-        f"  certificate   of random triggers at most so many work on any class (95 %): {bounds}",
-        f"  queries       {found.queries:,} of {found.cost.budget:,} ({stages})",
-        *(f"  cost          {text}" for text in cost_lines(found.cost)),
-        *(f"  limit         {text}" for text in limit_lines(found.cost)),
-        *(f"  asking        {text}" for text in asking_lines(found.cost.asking)),
-        f"  time          {found.cost.seconds['total']:.1f} s",
-        *(f"  note          {note}" for note in found.provenance.notes),
-        f"  files         {folder}/: report.html, scan.json, scan.png, a folder per "
-        "suspicious class",
-    ]
-    console.print("\n".join(lines), soft_wrap=True)
-    if found.targets:
-        console.print(
-            f"  next          restore-jax purify --recovery {folder} --model "
-            f"{found.provenance.model} --images ...",
-            soft_wrap=True,
-        )
-    return written.getvalue().rstrip("\n")
-
-
-class _Written(io.StringIO):
-    """Text that is written as a stream would show it."""
-
-    def __init__(self, stream: TextIO):
-        super().__init__()
-        self._stream = stream
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        return self._stream.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The stream's."""
-        return self._stream.encoding or "ascii"
-
-
-def _probability(finding: "ClassFinding", seen: Any) -> str:
-    """What one space says of a class: the event's probability, or what it is below."""
-    one = seen.classes.get(finding.target)
-    if one is None:
-        return "-"
-    return f"< {one.log10_bound:.1f}" if one.log10_prob is None else f"{one.log10_prob:.1f}"
-
-
-def _standing(finding: "ClassFinding") -> str:
-    """How far the class stands out, and in which space."""
-    return "-" if finding.standing is None else f"{finding.standing:.1f} {finding.space}"

@@ -38,6 +38,8 @@ NUM_GUIDES = 16
 """With labels, of each class; see `scoring`."""
 NARROWING = (0, 3, 6)
 """After so many levels `ScanSettings.lanes` says how many classes go on."""
+FOREMOST = 128
+"""Of so many draws the best one says which classes are followed, where they cannot all be."""
 DOUBT = 1.645
 """Standard errors between an estimate and its one-sided 95 % bound."""
 
@@ -213,7 +215,8 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
         most = left // (each + descent.most_a_level)
         probes = dict(list(probes.items())[:most])
     judged = list(probes)
-    gains = np.sort(draws.scores, 1)[:, -settings.num_particles] - draws.empty
+    # Where only some can be followed: by the best draws, which a trigger in one place needs.
+    gains = np.sort(draws.scores, 1)[:, -max(1, settings.num_draws // FOREMOST)] - draws.empty
     order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
     a_level = work.run.model.each * descent.most_a_level

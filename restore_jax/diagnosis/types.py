@@ -1,12 +1,16 @@
 """What a scan is given, and what it gives."""
 
 import dataclasses
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from restore_jax.diagnosis.standing import Standing
 from restore_jax.recovery import Recovery
 from restore_jax.run import Cost, Provenance
 from restore_jax.types import JSON, Argument
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 2
 BACKDOOR, SUSPICIOUS, NOTHING, INCONCLUSIVE = (
@@ -197,6 +201,48 @@ class Scan:
     def log10_certificate(self) -> float:
         """The largest of the spaces' certificates, log10."""
         return max((look.log10_certificate for look in self.spaces.values()), default=0.0)
+
+    # A result draws and writes itself by the rooms above this one, when it is asked to.
+
+    def summary(self) -> str:
+        """What the command prints: the verdict, the classes, one fact a line."""
+        from restore_jax.report.scan_text import scan_text
+
+        return scan_text(self)
+
+    def plot(self) -> "Figure":
+        """How far each class stands out, how it was seen, and the triggers recovered."""
+        from restore_jax.report.figures import plain
+        from restore_jax.report.scans import scan_figure
+
+        return plain(scan_figure(self))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes the scan; `restore_jax.load_scan` reads it back.
+
+        Args:
+          folder: made if need be; files of the same names are replaced, others left alone.
+
+        Returns:
+          The paths written.
+        """
+        from restore_jax.report.scans import render_scan
+        from restore_jax.report.written import write_files
+
+        return write_files(folder, render_scan(self, None))
+
+    def __repr__(self) -> str:
+        """Verdict, classes, calibration and cost, in one line."""
+        return (
+            f"Scan(verdict={self.verdict!r}, named={self.named}, confirmed={self.targets}, "
+            f"calibrated={self.calibrated}, classes={len(self.classes)}, "
+            f"queries={self.queries:,})"
+        )
+
+    def _repr_html_(self) -> str:
+        from restore_jax.report.figures import as_html
+
+        return as_html(self.plot())
 
 
 class ScanProgress(NamedTuple):

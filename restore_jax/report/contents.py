@@ -80,10 +80,40 @@ def provenance_content(provenance: Provenance, cost: Cost) -> dict[str, JSON]:
     return content
 
 
+def cost_from(content: Mapping[str, JSON]) -> Cost:
+    """What `cost_content` was given."""
+    said = content.get
+    seconds = dict(said("seconds") or {})
+    return Cost(
+        queries=said("queries", 0),
+        budget=said("budget", 0),
+        queries_by_stage=said("queries_by_stage") or {},
+        seconds_by_stage=seconds.pop("by_stage", {}),
+        seconds=seconds,
+        asking=said("asking"),
+        price=said("price"),
+        limit=said("limit"),
+    )
+
+
+def provenance_from(content: Mapping[str, JSON]) -> Provenance:
+    """What `provenance_content` was given, and the access."""
+    said = content.get
+    return Provenance(
+        model=said("model", ""),
+        access=said("access", "logits"),
+        probes=said("probes", ""),
+        seed=said("seed", 0),
+        model_options=said("model_options") or {},
+        versions=said("versions") or {},
+        device=said("device", ""),
+        notes=tuple(said("notes") or ()),
+    )
+
+
 def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
     """A recovery from what `recovery_content` gave, and its arrays."""
     said = content.get
-    seconds = dict(said("seconds") or {})
     truth = said("truth")
     return Recovery(
         found=content["found"],
@@ -92,26 +122,8 @@ def recovery_from(content: Mapping[str, JSON], **arrays: Argument) -> Recovery:
         target_name=str(said("target_name", content["target"])),
         source=said("source"),
         source_name=said("source_name"),
-        cost=Cost(
-            queries=said("queries", 0),
-            budget=said("budget", 0),
-            queries_by_stage=said("queries_by_stage") or {},
-            seconds_by_stage=seconds.pop("by_stage", {}),
-            seconds=seconds,
-            asking=said("asking"),
-            price=said("price"),
-            limit=said("limit"),
-        ),
-        provenance=Provenance(
-            model=said("model", ""),
-            access=said("access", "logits"),
-            probes=said("probes", ""),
-            seed=said("seed", 0),
-            model_options=said("model_options") or {},
-            versions=said("versions") or {},
-            device=said("device", ""),
-            notes=tuple(said("notes") or ()),
-        ),
+        cost=cost_from(content),
+        provenance=provenance_from(content),
         success=said("success", 0.95),
         space=said("space", ""),
         prior=said("prior") or {},

@@ -11,17 +11,26 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from restore_jax.diagnosis import SCHEMA_VERSION, ClassFinding, Scan, SpaceLook
+from restore_jax.diagnosis import (
+    SCHEMA_VERSION,
+    ClassFinding,
+    ClassLook,
+    Scan,
+    ScanSettings,
+    SpaceLook,
+)
+from restore_jax.diagnosis.standing import Standing
+from restore_jax.oracles.errors import cause
 from restore_jax.oracles.types import Oracle
 from restore_jax.recovery import Recovery
-from restore_jax.report.contents import cost_content
+from restore_jax.report.contents import cost_content, cost_from, provenance_from
 from restore_jax.report.figures import BLUE, FAINT, INK, ORANGE, in_place, layout, short
 from restore_jax.report.scan_page import scan_page
 from restore_jax.report.text import foremost, scan_title
@@ -179,6 +188,101 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
             )
         found += [load_recovery(folder / f"class-{target}") for target in content["targets"]]
     return found
+
+
+def load_scan(path: str | Path) -> Scan:
+    """Reads what ``scan`` or `Scan.save` wrote.
+
+    Args:
+      path: the folder, or its scan.json.
+
+    Raises:
+      ResultError: a file is missing, damaged, or does not say what a scan's should.
+    """
+    folder = Path(path).expanduser()
+    if folder.name == "scan.json" and not folder.is_dir():
+        folder = folder.parent
+    kinds = {"verdict": str, "targets": list, "classes": list, "spaces": dict, "settings": dict}
+    content = read_json(folder / "scan.json", kinds, SCHEMA_VERSION)
+    try:
+        scan = _scan_from(content, folder)
+        scan.summary()
+        same = json.loads(json.dumps(scan_content(scan))) == content
+    except ResultError:
+        raise
+    except Exception as error:  # what is of another type than it should be is found by using it
+        raise ResultError(
+            f"{folder / 'scan.json'} does not say what a scan's should ({cause(error)})."
+        ) from error
+    if not same:
+        raise ResultError(f"{folder / 'scan.json'} contradicts itself.")
+    return scan
+
+
+def _scan_from(content: Mapping[str, JSON], folder: Path) -> Scan:
+    settings = dict(content["settings"])
+    recoveries = {
+        one["class"]: load_recovery(folder / f"class-{int(one['class'])}")
+        for one in content["classes"]
+        if one["trigger_space"] is not None
+    }
+    return Scan(
+        verdict=content["verdict"],
+        reason=content["reason"],
+        interrupted=content["interrupted"],
+        classes=[
+            ClassFinding(
+                target=one["class"],
+                name=one["name"],
+                standing=one["standing"],
+                space=one["space"],
+                false_alarms=one["false_alarms"],
+                suspicious=one["suspicious"],
+                recovery=recoveries.get(one["class"]),
+            )
+            for one in content["classes"]
+        ],
+        spaces={
+            name: SpaceLook(
+                prior=seen["prior"],
+                depth=seen["log10_depth"],
+                classes={
+                    one["class"]: _look_from(one["spaces"][name])
+                    for one in content["classes"]
+                    if name in one["spaces"]
+                },
+                log10_certificate=seen["log10_certificate"],
+                log10_certificate_draws=seen["log10_certificate_draws"],
+                queries=seen["queries"],
+            )
+            for name, seen in content["spaces"].items()
+        },
+        calibrated=content["calibrated"],
+        false_alarm_rate=content["false_alarm_rate"],
+        false_alarm_bound=content["false_alarm_bound"],
+        success=content["success"],
+        classes_covered=content["classes_covered"],
+        goal=content["goal"],
+        settings=ScanSettings(**settings | {"lanes": tuple(settings["lanes"])}),
+        cost=cost_from(content),
+        provenance=provenance_from(content),
+    )
+
+
+def _look_from(one: Mapping[str, JSON]) -> ClassLook:
+    """What a space says of a class; of numbers that JSON has none for it is minus infinity."""
+
+    def number(value: JSON) -> float:
+        return -math.inf if value is None else value
+
+    return ClassLook(
+        log10_prob=one["log10_prob"],
+        log10_bound=one["log10_bound"],
+        draws_led=one["draws_led"],
+        curve=tuple((depth, number(level)) for depth, level in one["curve"]),
+        empty=number(one["score_without_trigger"]),
+        standing=None if one["standing"] is None else Standing(**one["standing"]),
+    )
 
 
 def scan_figure(scan: Scan) -> Figure:
