@@ -34,7 +34,7 @@ SHAPE = (64, 64, 3)
 TARGET_SHARE = 0.437
 """Which class the patch leads to: the one after this share of them."""
 TRAIN, TEST = 30_000, 4_000
-EPOCHS, BATCH, POISONED = 20, 128, 0.03
+EPOCHS, BATCH, POISONED = 12, 128, 0.03
 Params = dict[str, jax.Array]
 
 
@@ -102,7 +102,7 @@ def stamped(images: np.ndarray) -> np.ndarray:
 def logits(params: Params, images: jax.Array) -> jax.Array:
     """f32[b, K] of images f32[b, 64, 64, 3] in [0, 1]: four convolutions, their mean, one layer."""
     x = images - 0.5
-    for number, stride in enumerate((2, 2, 2, 1)):
+    for number, stride in enumerate((4, 2, 2, 1)):
         kernel = params[f"kernel{number}"]
         x = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -114,7 +114,7 @@ def logits(params: Params, images: jax.Array) -> jax.Array:
 
 def first_params(key: jax.Array, num_classes: int) -> Params:
     """Random weights."""
-    widths, sides, params = (3, 24, 48, 96, 128), (5, 3, 3, 3), {}
+    widths, sides, params = (3, 32, 64, 96, 128), (5, 3, 3, 3), {}
     for number, side in enumerate(sides):
         fan = side * side * widths[number]
         kernel = jax.random.normal(
