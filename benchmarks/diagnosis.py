@@ -5,8 +5,8 @@
 DIR holds a folder for each model, a checkpoint with a ``truth.json`` beside it that says what was
 planted. Each model is looked through space by space (``look``, nothing is recovered), the clean
 ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are
-scanned as a user would (``scan``) and given to Neural Cleanse (``cleanse``, which needs test
-images), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` and the files of
+scanned as a user would (``scan``), by their labels alone (``labels``) and given to Neural Cleanse
+(``cleanse``, which needs test images), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` and the files of
 ``benchmarks/entries/`` are written. What is there already is kept: delete rows of the .json for a
 fresh start.
 """
@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
 ENTRIES = Path(__file__).parent / "entries"
 COMMAND = "python benchmarks/diagnosis.py --zoo DIR"
-PARTS = ("look", "null", "scan", "cleanse", "table", "entries")
+PARTS = ("look", "null", "scan", "labels", "cleanse", "table", "entries")
 ONE_CLASS = (
     "patch-2x2", "patch-3x3-colour", "patch-3x3-corner", "patch-5x5-colour", "patch-faint",
     "patch-rare", "patch-roaming", "pixels-6", "waves-clean-label", "blend-15", "low-frequency",
@@ -72,6 +72,9 @@ def main() -> None:
         elif part == "scan":
             for folder in chosen:
                 _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f))
+        elif part == "labels":
+            for folder in chosen:
+                _keep(path, f"labels/{folder.name}", lambda f=folder: _scan(f, access="labels"))
         elif part == "cleanse":
             for folder in chosen:
                 _keep(path, f"cleanse/{folder.name}", lambda f=folder: _cleanse(f, args.data_dir))
@@ -126,9 +129,9 @@ def _look(folder: Path, space: str) -> dict[str, Any]:
     }
 
 
-def _scan(folder: Path) -> dict[str, Any]:
+def _scan(folder: Path, **how: Any) -> dict[str, Any]:
     """A scan as a user would make it, with the null as it is in the package."""
-    found = scan(folder)
+    found = scan(folder, **how)
     return {
         "verdict": found.verdict,
         "named": found.named,
@@ -450,25 +453,21 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
             f"{one['queries']:,} |"
         )
     lines += _tried(rows, zoo)
-    scans = {name[5:]: row for name, row in rows.items() if name.startswith("scan/")}
-    if scans:
-        lines += [
-            "",
-            "## Whole scans, as a user makes them",
-            "",
-            "With the null of the package, in which these models have a part themselves.",
-            "",
-            "| model | planted class | verdict | named | confirmed | images | seconds |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for name, row in sorted(scans.items()):
-            where = sorted(truth_of(zoo, name)[0])
-            lines.append(
-                f"| {name} | {', '.join(map(str, where)) or '-'} | {row['verdict']} | "
-                f"{', '.join(map(str, row['named'])) or '-'} | "
-                f"{', '.join(map(str, row['confirmed'])) or '-'} | {row['queries']:,} | "
-                f"{row['seconds']:.0f} |"
-            )
+    lines += _whole_scans(
+        rows,
+        zoo,
+        "scan",
+        "Whole scans, as a user makes them",
+        "With the null of the package, in which these models have a part themselves.",
+    )
+    lines += _whole_scans(
+        rows,
+        zoo,
+        "labels",
+        "With labels alone",
+        "Whole scans with `access` labels. No null is known for these: a class is named that "
+        "stands out by 2.5 or more.",
+    )
     cleansed = {name[8:]: row for name, row in rows.items() if name.startswith("cleanse/")}
     lines += ["", "## Neural Cleanse", ""]
     if not cleansed:
@@ -478,6 +477,33 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         said = ", ".join(map(str, row["accused"])) or "nobody"
         lines.append(f"- {name}: planted {where}, accuses {said} (index {max(row['anomaly']):.1f})")
     return "\n".join(lines) + "\n"
+
+
+def _whole_scans(rows: dict[str, Any], zoo: Path, part: str, title: str, words: str) -> list[str]:
+    """The table of one part's scans, or nothing."""
+    scans = {name.split("/")[1]: row for name, row in rows.items() if name.startswith(f"{part}/")}
+    if not scans:
+        return []
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        words,
+        "",
+        "| model | planted class | verdict | named | confirmed | stands out most | images "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(scans.items()):
+        where = sorted(truth_of(zoo, name)[0])
+        most, k = max((value, k) for k, value in enumerate(row["standings"]) if value is not None)
+        lines.append(
+            f"| {name} | {', '.join(map(str, where)) or '-'} | {row['verdict']} | "
+            f"{', '.join(map(str, row['named'])) or '-'} | "
+            f"{', '.join(map(str, row['confirmed'])) or '-'} | {most:.2f} (class {k}) | "
+            f"{row['queries']:,} | {row['seconds']:.0f} |"
+        )
+    return lines
 
 
 def _tried(rows: dict[str, Any], zoo: Path) -> list[str]:
