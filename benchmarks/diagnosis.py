@@ -7,8 +7,8 @@ planted. Each model is looked through space by space (``look``, nothing is recov
 ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are
 scanned as a user would (``scan``), by their labels alone (``labels``) and given to Neural Cleanse
 (``cleanse``, which needs test images), and ``benchmarks/results/diagnosis.md``, ``.json`` and
-``.png`` and the files of ``benchmarks/entries/`` are written. What is there already is kept: delete rows of the .json for a
-fresh start.
+``.png`` and the files of ``benchmarks/entries/`` are written. What is there already is kept: delete
+rows of the .json for a fresh start.
 """
 
 import argparse
