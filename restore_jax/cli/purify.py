@@ -32,8 +32,10 @@ photographs without a trigger); docs/measured.md."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
-    add("--recovery", required=True, nargs="+", metavar="DIR",
+    add("--recovery", nargs="+", metavar="DIR",
         help="folders that recover wrote, or one that scan wrote")  # fmt: skip
+    add("--blind", action="store_true",
+        help="no recovery: guard all classes, by three changed copies of every image")  # fmt: skip
     add("--images", required=True, metavar="SPEC",
         help="what to ask about: a folder of images, an .npz or .npy file, or cifar10, the test "
              "images in --data-dir")  # fmt: skip
@@ -52,6 +54,7 @@ def screen() -> screens.Screen:
         groups={
             "what to look at": {
                 "--recovery": "folders that recover wrote, or one that scan wrote",
+                "--blind": "instead: all classes, by three more queries per image",
                 "--images": "a folder, a file, or cifar10 with --data-dir",
                 "--budget": "most images to ask about",
                 **limits.SCREEN,
@@ -66,6 +69,8 @@ def screen() -> screens.Screen:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    if args.blind == bool(args.recovery):
+        raise exits.UsageError("give either --recovery, with what was found, or --blind.")
     inputs.check(args, "runs")
     began = time.perf_counter()
     console = Console(stderr=True, highlight=False)
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         from restore_jax.report import load_recoveries
         from restore_jax.report.written import attempted
 
-        recoveries = load_recoveries(args.recovery)
+        recoveries = load_recoveries(args.recovery or [])
         keep_programs()
         oracle = models.open_oracle(args)
         models.check_triggers(oracle, recoveries)
@@ -127,8 +132,9 @@ def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
     if number < result["of_images"]:
         ended = f"the {result['limit']} were over" if "limit" in result else "it was interrupted"
         of = f" looked at before {ended}, of {result['of_images']:,},"
+    what = "are given another class" if "blind" in result else "carry a trigger"
     return [
-        f"{result['flagged']:,} of {number:,} images{of} carry a trigger",
+        f"{result['flagged']:,} of {number:,} images{of} {what}",
         *(
             f"  {name:<16}{flagged:>7,} that the model gave this class"
             for name, flagged in result["flagged_by_class"].items()
@@ -160,7 +166,16 @@ def _purify(
     import numpy as np
 
     from restore_jax.errors import OutOfQueries
-    from restore_jax.purification import Defended, defence_cost, defences
+    from restore_jax.purification import (
+        BLIND_COST,
+        Blind,
+        Defended,
+        Guard,
+        blind_report,
+        defence_cost,
+        defences,
+        defend_blindly,
+    )
     from restore_jax.purification import report as power
     from restore_jax.report.contents import cost_content, provenance_content
     from restore_jax.report.purification_page import NUM_EXAMPLES, Example, purification_page
@@ -169,7 +184,8 @@ def _purify(
     from restore_jax.run.estimates import announce
 
     number = source.available or 0
-    most = examining.cost(oracle) + defence_cost(len(recoveries)) + 3 * number
+    each, choosing = (4, BLIND_COST) if args.blind else (3, defence_cost(len(recoveries)))
+    most = examining.cost(oracle) + choosing + each * number
     most = oracle.asked + oracle.each * most
     limits_given = Limits(**limits.given(args))
     # What is sent again after a failure has to be paid for, too.
@@ -177,7 +193,7 @@ def _purify(
     if limits_given.images(budget) < most:
         raise exits.UsageError(
             f"{exits.sentence(limits_given.said(budget))} too small: {number:,} images may take "
-            f"{most:,}, three for each and some to begin with."
+            f"{most:,}, {each} for each and some to begin with."
         )
     run = Run(
         oracle,
@@ -190,11 +206,16 @@ def _purify(
     ).examine()
     oracle = run.model
     found = {int(one.trigger.target) for one in recoveries if one.found}
-    expected = CHOOSING * len(found) + PER_IMAGE * number
+    expected = most if args.blind else CHOOSING * len(found) + PER_IMAGE * number
     announce(run, expected, (most - oracle.asked) // oracle.each, tell, most // oracle.each)
     report(0, number, "trying looks on probes")
-    guards = defences(run, recoveries)
-    can = power(run, guards, recoveries)
+    guards: list[Guard] | Blind
+    if args.blind:
+        guards = defend_blindly(run)
+        can = blind_report(guards)
+    else:
+        guards = defences(run, recoveries)
+        can = power(run, guards, recoveries)
     defended = Defended(run, guards)
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
@@ -233,7 +254,7 @@ def _purify(
 
     result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "recoveries": args.recovery,
+        "recoveries": args.recovery or [],
         "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
         "images": args.images,
         "num_images": len(flag),

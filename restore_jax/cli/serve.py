@@ -27,8 +27,10 @@ CHUNK = 32
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
-    add("--recovery", required=True, nargs="+", metavar="DIR",
+    add("--recovery", nargs="+", metavar="DIR",
         help="folders that recover wrote, or one that scan wrote")  # fmt: skip
+    add("--blind", action="store_true",
+        help="no recovery: guard all classes, by three changed copies of every image")  # fmt: skip
     add("--host", default="127.0.0.1", metavar="NAME",
         help="where to listen; 0.0.0.0 lets other machines ask, without any password "
              "(%(default)s)")  # fmt: skip
@@ -51,6 +53,7 @@ def screen() -> screens.Screen:
         groups={
             "what to serve": {
                 "--recovery": "folders that recover wrote, or one that scan wrote",
+                "--blind": "instead: all classes, by three more queries per image",
                 "--host": "where to listen",
                 "--port": "likewise; 0: any that is free",
             },
@@ -66,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command until a signal ends it; returns its exit code."""
     if not 0 <= args.port < 65_536:
         raise exits.UsageError(f"--port must be 0 to 65535, not {args.port}.")
+    if args.blind == bool(args.recovery):
+        raise exits.UsageError("give either --recovery, with what was found, or --blind.")
     if args.most < 1:
         raise exits.UsageError(f"--most must be at least 1, not {args.most}.")
     if args.resume:
@@ -123,20 +128,23 @@ def _tell(*lines: str) -> None:
 def _defended(args: argparse.Namespace, report: Any) -> tuple["Oracle", "Defended", list[str]]:
     """The model, its defence, and in words what that can do."""
     from restore_jax.compilation import keep_programs
-    from restore_jax.purification import Defended, defences
+    from restore_jax.purification import Defended, blind_report, defences, defend_blindly
     from restore_jax.purification import report as power
     from restore_jax.report import load_recoveries
     from restore_jax.report.purifying import power_lines
     from restore_jax.run import Run
 
     keep_programs()
-    recoveries = load_recoveries(args.recovery)
+    recoveries = load_recoveries(args.recovery or [])
     oracle = models.open_oracle(args)
     models.check_triggers(oracle, recoveries)
     run = Run(
         oracle, budget=1 << 62, probes=args.probes, seed=args.seed, data_dir=args.data_dir
     ).examine()
     report(0, 0, "trying looks on probes")
+    if args.blind:
+        blind = defend_blindly(run)
+        return run.model, Defended(run, blind, CHUNK), power_lines(blind_report(blind))
     guards = defences(run, recoveries)
     return run.model, Defended(run, guards, CHUNK), power_lines(power(run, guards, recoveries))
 
@@ -149,7 +157,8 @@ def _content(
         "schema_version": SCHEMA_VERSION,
         "model": oracle.name,
         "access": oracle.access,
-        "recoveries": args.recovery,
+        "recoveries": args.recovery or [],
+        "blind": args.blind,
         **counts.content(),
         "queries_before": before,
         "seconds": seconds,

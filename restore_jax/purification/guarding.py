@@ -12,6 +12,7 @@ from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.types import labels
 from restore_jax.purification import relatives
+from restore_jax.purification.blind import DIFFERS, Blind, blind_looks, power_of
 from restore_jax.purification.choosing import Ask, Shown, choose
 from restore_jax.purification.menu import menu
 from restore_jax.purification.rules import verdict
@@ -34,6 +35,8 @@ them, of which some lead synthetic images alone, more than the latter is a reaso
 MOST_LOOKS = 12
 """More than there are in any menu."""
 CHUNK = 100
+BLIND_COST = 4 * NUM_PROBES
+"""Images that `defend_blindly` asks about, at most."""
 
 
 def defences(run: Run, recoveries: Recovered) -> list[Guard]:
@@ -53,6 +56,40 @@ def defences(run: Run, recoveries: Recovered) -> list[Guard]:
     honest = run.source.draw(0, _available(run))
     answers = np.asarray(labels(run.model.access, jnp.asarray(ask(honest))))
     return [_guard(run, ask, target, some, honest, answers) for target, some in by_class.items()]
+
+
+def defend_blindly(run: Run) -> Blind:
+    """All classes guarded, without a recovery; see `blind`. The run pays: `BLIND_COST`.
+
+    >>> from restore_jax import open_model
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> run = Run(open_model(bright), budget=1_000)
+    >>> defend_blindly(run).power.honest, run.ledger.spent
+    (100, 401)
+    """
+    shown = blind_looks(run.model.image_shape[2])
+    honest = run.source.draw(0, _available(run))
+    model = run.model
+    return Blind(shown, power_of(model.access, model.class_names, shown, _asker(run), honest))
+
+
+def blind_report(defence: Blind) -> Report:
+    """What this can do, and what it cannot.
+
+    >>> from restore_jax import open_model
+    >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
+    >>> blind_report(defend_blindly(Run(open_model(bright), budget=1_000))).warnings
+    ()
+    """
+    power = defence.power
+    warnings = []
+    if power.changed > DIFFERS:
+        warnings.append(
+            f"{power.changed:.0%} of honest probes are given another class when they are changed: "
+            "this model may not know images mirrored, grey or smoothed, so look at what it says of "
+            "clean images of your own before you rely on this (`probes`)."
+        )
+    return Report((), (), tuple(warnings), power)
 
 
 def defence_cost(triggers: int) -> int:

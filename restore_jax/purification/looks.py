@@ -60,6 +60,16 @@ def mirrored_grey(images: Array) -> Array:
     return grey(mirrored(images))
 
 
+def mirrored_low(images: Array) -> Array:
+    """Mirrored, without the highest frequencies."""
+    return mirrored(low_frequencies(images))
+
+
+def grey_low(images: Array) -> Array:
+    """Grey, without the highest frequencies."""
+    return grey(low_frequencies(images))
+
+
 def painted(images: Array) -> Array:
     """What stands out painted over: a window, another if it does nearly as much, and then pixels.
 

@@ -8,10 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.errors import InputError
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import NOBODY, Books, Images, Model, Oracle, labels
-from restore_jax.purification.guarding import Recovered, defences, report
+from restore_jax.purification.blind import Blind, answer_blindly
+from restore_jax.purification.guarding import (
+    Recovered,
+    blind_report,
+    defences,
+    defend_blindly,
+    report,
+)
 from restore_jax.purification.rules import verdict
 from restore_jax.purification.types import Guard, Report
 from restore_jax.run import Run
@@ -30,7 +38,7 @@ class Purifier:
 
     report: Report
     _oracle: Oracle
-    _guards: tuple[Guard, ...]
+    _guards: "Sequence[Guard] | Blind"
     _books: Books = NOBODY
 
     def __call__(self, images: Array, outputs: Array) -> tuple[Array, Array]:
@@ -43,13 +51,16 @@ class Purifier:
         Returns:
           ``(outputs, flags bool[b])``: those that stand, and which images carry a trigger.
         """
+        if isinstance(self._guards, Blind):
+            return answer_blindly(self._oracle, self._guards.looks, images, outputs, self._books)
         return purify(self._oracle, self._guards, images, outputs, self._books)
 
 
 def purifier(
     model: Model,
-    recoveries: Recovered,
+    recoveries: Recovered | None = None,
     *,
+    blind: bool = False,
     access: str | None = None,
     probes: str | np.ndarray = "dead_leaves",
     seed: int = 0,
@@ -65,6 +76,8 @@ def purifier(
       model: what `open_model` takes, or an `Oracle`.
       recoveries: a scan, or what was recovered, one or several; of recoveries those that were
         found.
+      blind: guards all classes instead, without a recovery: three changed copies of each image are
+        asked about, and together they give the answer; see `blind`.
       access: what the model is asked for; None: logits, or what an open model is asked for.
       probes: images that guards are chosen with; see `open_probes`. Clean images of the
         model's own kind choose better than synthetic ones.
@@ -74,11 +87,12 @@ def purifier(
     Returns:
       A pure function ``(images, outputs) -> (outputs, flags)`` for `jax.jit` and `jax.vmap`, if
       the model is a JAX function; its ``report`` says what it can do. It asks the model about every
-      image twice more at most, whatever the answers; `Defended` spares the queries that are of
-      no use.
+      image twice more at most, or three times blindly, whatever the answers; `Defended` spares the
+      queries that are of no use.
 
     Raises:
-      InputError: nothing was found in the recoveries, so that there is no class to guard.
+      InputError: nothing was found in the recoveries, so that there is no class to guard; or both
+        recoveries and ``blind`` were given, or neither.
       Inconclusive: a trigger leads no probe, so that nothing can be learned from it.
 
     >>> from restore_jax.backdoors import Trigger
@@ -89,8 +103,13 @@ def purifier(
     >>> purify.report.guards[0].asr_after
     0.0
     """
+    if blind == (recoveries is not None):
+        raise InputError("give either `recoveries` or `blind`.")
     oracle = open_model(model, access, **opening)
     run = Run(oracle, budget=NO_LIMIT, probes=probes, seed=seed).examine()
+    if recoveries is None:
+        blindly = defend_blindly(run)
+        return Purifier(blind_report(blindly), run.model, blindly)
     guards = defences(run, recoveries)
     return Purifier(report(run, guards, recoveries), run.model, tuple(guards))
 
@@ -135,14 +154,18 @@ class Defended:
     answer is a guarded class.
     """
 
-    def __init__(self, run: Run, guards: Sequence[Guard], chunk: int = 250):
+    def __init__(self, run: Run, guards: Sequence[Guard] | Blind, chunk: int = 250):
         """Defends a run's model; the run pays for every image."""
         oracle = run.model
         self._run, self._chunk = run, chunk
-        self._targets = np.array([guard.target for guard in guards])
-        self._each = most_looks(guards)
         self._plain = lambda x: (oracle.answer(oracle.weights, x, run.books),)
-        self._purify = lambda x, y: purify(oracle, guards, x, y, run.books)
+        if isinstance(guards, Blind):
+            self._targets = np.arange(oracle.num_classes)
+            self._each = len(guards.looks)
+        else:
+            self._targets = np.array([guard.target for guard in guards])
+            self._each = most_looks(guards)
+        self._purify = Purifier(Report((), (), ()), oracle, guards, run.books)
         self.queries = 0
 
     def warm(self) -> None:

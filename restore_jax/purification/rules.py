@@ -41,12 +41,12 @@ def verdict(
     if access == "labels":
         flags = leaves if name == "first" else leaves | also
         return jnp.where(leaves, first, second), flags
-    mean = 0.5 * (_logarithms(access, first) + _logarithms(access, second))
+    mean = 0.5 * (logarithms(access, first) + logarithms(access, second))
     by_rule = {"mean": jnp.argmax(mean, -1) != target, "first": leaves, "either": leaves | also}
     return _without(access, mean, target), by_rule[name]
 
 
-def _logarithms(access: str, outputs: Array) -> Array:
+def logarithms(access: str, outputs: Array) -> Array:
     """f32[b, K], of probabilities."""
     if access == "logits":
         return jax.nn.log_softmax(outputs)

@@ -88,6 +88,24 @@ class Power:
 
 
 @dataclasses.dataclass(frozen=True)
+class BlindPower:
+    """What asking about changed images instead does to honest ones, measured on probes.
+
+    Attributes:
+      looks: the names of the changes: so many queries for each image.
+      honest: how many probes were looked at.
+      changed: share of them that are given another class, in [0, 1]: of synthetic probes more than
+        of photographs, of which models are surer.
+      changed_by_class: the same by the class that the model gives, of those that it gives any.
+    """
+
+    looks: tuple[str, ...]
+    honest: int
+    changed: float
+    changed_by_class: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What purifying can do for a model, and what it cannot.
 
@@ -95,11 +113,13 @@ class Report:
       guards: one for each guarded class.
       unguarded: the names of the other classes: whatever leads to them goes through.
       warnings: what a user has to know, a sentence each; empty if there is nothing.
+      blind: where all classes are guarded without a recovery: what that does to honest probes.
     """
 
     guards: tuple[Power, ...]
     unguarded: tuple[str, ...]
     warnings: tuple[str, ...]
+    blind: BlindPower | None = None
 
     def summary(self) -> str:
         """What the command prints: one fact a line."""

@@ -64,8 +64,18 @@ def purification_page(
       An HTML file that loads nothing and runs nothing.
     """
     flagged, of = content["flagged"], content["num_images"]
+    blind = "blind" in content
     title = f"{flagged:,} of {of:,} images carry a trigger"
-    mood = "doubt" if content["interrupted"] else "alarm" if flagged else "calm"
+    rule = (
+        "Of a flagged image the answer without the trigger stands; of all others the model's own."
+    )
+    if blind:
+        title = f"{flagged:,} of {of:,} images are given another class"
+        rule = (
+            "The answers that stand are those to changed copies of each image. An honest image may "
+            "be flagged, too."
+        )
+    mood = "doubt" if content["interrupted"] or blind else "alarm" if flagged else "calm"
     return page(
         title,
         parts.header(
@@ -74,8 +84,7 @@ def purification_page(
             mood,
             tag("p", f"Interrupted after {of:,} of {content['of_images']:,} images.")
             if content["interrupted"] else None,
-            tag("p", "Of a flagged image the answer without the trigger stands; of all others "
-                "the model's own. Every image is in predictions.csv."),
+            tag("p", f"{rule} Every image is in predictions.csv."),
             *(tag("p", f"Warning: {words}") for words in content.get("warnings", ())),
             parts.notes(provenance),
             facts((
@@ -100,7 +109,8 @@ def purification_page(
         parts.source_section(
             provenance,
             (("images", named(content["images"])),
-             ("recoveries", joined(*(tag("div", named(one)) for one in content["recoveries"])))),
+             ("recoveries", joined(*(tag("div", named(one)) for one in content["recoveries"]))
+              if content["recoveries"] else None)),
             {}, tag("pre", tag("code", command)), "purification.json",
         ),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from restore_jax.purification import Power, Report
+from restore_jax.purification import BlindPower, Power, Report
 from restore_jax.report.text import line
 from restore_jax.types import JSON
 
@@ -14,16 +14,36 @@ def power_content(report: Report) -> dict[str, JSON]:
     ]
     unguarded: list[JSON] = [*report.unguarded]
     warnings: list[JSON] = [*report.warnings]
-    return {"guards": guards, "unguarded": unguarded, "warnings": warnings}
+    content: dict[str, JSON] = {"guards": guards, "unguarded": unguarded, "warnings": warnings}
+    if report.blind is not None:
+        content["blind"] = dataclasses.asdict(report.blind) | {"looks": list(report.blind.looks)}
+    return content
 
 
 def power_lines(report: Report) -> list[str]:
     """The guards, what goes through, and what a user has to know, one fact a line."""
+    if report.blind is not None:
+        return [
+            *_blind_lines(report.blind),
+            *(line("warning", text) for text in report.warnings),
+        ]
     others = ", ".join(report.unguarded) or "none"
     return [
         *(text for guard in report.guards for text in _guard_lines(guard)),
         line("unguarded", f"{others} (whatever leads there goes through)"),
         *(line("warning", text) for text in report.warnings),
+    ]
+
+
+def _blind_lines(power: BlindPower) -> list[str]:
+    worst = max(power.changed_by_class, key=lambda name: power.changed_by_class[name])
+    return [
+        line("guarded", f"all classes, blindly: the mean of {', '.join(power.looks)}"),
+        line(
+            "on probes",
+            f"{power.changed:.0%} of {power.honest} without a trigger are given another class, of "
+            f"{worst} {power.changed_by_class[worst]:.0%} (photographs less often)",
+        ),
     ]
 
 
