@@ -65,7 +65,7 @@ def defend_blindly(run: Run) -> Blind:
     >>> bright = lambda images: jnp.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
     >>> run = Run(open_model(bright), budget=1_000)
     >>> defend_blindly(run).power.honest, run.ledger.spent
-    (100, 401)
+    (100, 400)
     """
     shown = blind_looks(run.model.image_shape[2])
     honest = run.source.draw(0, _available(run))
