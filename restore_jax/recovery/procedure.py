@@ -271,7 +271,7 @@ def _aim(
     settings = settings or entry.settings_for(how["stop"])
     reserve, least = needs(oracle, settings)
     index, planted = class_to_search(oracle, target, how.pop("trigger"))
-    source = class_to_lead(oracle, how.pop("source"), index)
+    source = class_to_lead(oracle, how.pop("source", None), index)
     checked_success(how["success"])
     return Aim(
         target=index,
