@@ -97,7 +97,7 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence():
 def test_the_command_takes_it(tmp_path, capsys):
     code = main(
         ["recover", "--model", "python:test_recovery_source:predict", "--image-shape", "12x12x3",
-         "--target", "2", "--source", "0", "--stop", "first_hit", "--budget", "4000", "--json",
+         "--target", "2", "--source", "0", "--stop", "first_hit", "--budget", "2000", "--json",
          "--out", str(tmp_path / "out")]
     )  # fmt: skip
     said = json.loads(capsys.readouterr().out)

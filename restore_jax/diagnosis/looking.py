@@ -215,9 +215,11 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
         most = left // (each + descent.most_a_level)
         probes = dict(list(probes.items())[:most])
     judged = list(probes)
-    # Where only some can be followed: by the best draws, which a trigger in one place needs.
-    gains = np.sort(draws.scores, 1)[:, -max(1, settings.num_draws // FOREMOST)] - draws.empty
-    order = sorted(judged, key=lambda k: -gains[k])[: settings.lanes[0]]
+    # Where only some can be followed: by the best draws, which a trigger in one place needs, and by
+    # their share of what a class lacks: of many classes most are led easily, but not far enough.
+    best = np.sort(draws.scores, 1)[:, -max(1, settings.num_draws // FOREMOST)]
+    first = {k: _reach(float(best[k]), float(draws.empty[k]), goals[0]) for k in judged}
+    order = sorted(judged, key=lambda k: -first[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
     a_level = work.run.model.each * descent.most_a_level
     descending = Descending(work, f"scan-{space.name}")
@@ -226,7 +228,9 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
         while number < settings.max_levels:
             if number in NARROWING:
                 most = settings.lanes[NARROWING.index(number)]
-                going.sort(key=lambda k: draws.empty[k] - lanes[k].levels[-1])
+                going.sort(
+                    key=lambda k: -_reach(lanes[k].levels[-1], float(draws.empty[k]), goals[1])
+                )
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
             going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
@@ -251,6 +255,11 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
     except OutOfTime:  # within a level of a model that is asked from the host
         descending.keep(lanes, going, dropped, number, now=True)
     return Followed(lanes, frozenset(dropped))
+
+
+def _reach(score: float, empty: float, goal: float) -> float:
+    """The share of what a class lacks without a trigger that a score has made good."""
+    return (score - empty) / max(goal - empty, 1e-30)
 
 
 def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> Array:
