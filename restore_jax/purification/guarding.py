@@ -114,8 +114,9 @@ def found_in(recoveries: Recovered) -> list[Recovery | Trigger]:
             what = f"confirmed no trigger of class {named}" if named else "named no class"
             raise InputError(
                 f"the scan {what} (its verdict: {recoveries.verdict}), so there is no class to "
-                "guard and purify cannot help: a trigger that the scan missed goes through. Scan "
-                "with a larger `budget` or other spaces, or recover a class that you suspect."
+                "guard and purify cannot help: a trigger that the scan missed goes through. Guard "
+                "all classes with `blind`, scan with a larger `budget` or other spaces, or recover "
+                "a class that you suspect."
             )
         return [*recoveries.recoveries]
     some = [recoveries] if isinstance(recoveries, Recovery | Trigger) else list(recoveries)
@@ -123,7 +124,7 @@ def found_in(recoveries: Recovered) -> list[Recovery | Trigger]:
     if not found:
         raise InputError(
             "no trigger was found in these recoveries: there is nothing to purify, and purify "
-            "cannot help: it guards the classes that a trigger was found for."
+            "cannot help: it guards the classes that a trigger was found for; or all, with `blind`."
         )
     return found
 

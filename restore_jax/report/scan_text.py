@@ -52,10 +52,10 @@ def scan_text(scan: Scan, stream: TextIO | None = None, folder: Path | None = No
     if folder is not None:
         files = "report.html, scan.json, scan.png, a folder per suspicious class"
         lines.append(line("files", f"{folder}/: {files}"))
-        if scan.targets:
-            model = scan.provenance.model
-            command = f"restore-jax purify --recovery {folder} --model {model} --images ..."
-            lines.append(line("next", command))
+        how = f"--recovery {folder}" if scan.targets else "--blind"
+        model = scan.provenance.model
+        command = f"restore-jax purify {how} --model {model} --images ..."
+        lines.append(line("next", command))
     console.print("\n".join(lines), soft_wrap=True)
     return written.getvalue().rstrip("\n")
 

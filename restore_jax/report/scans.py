@@ -177,8 +177,8 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
             raise ResultError(
                 f"the scan in {folder} confirmed no trigger (its verdict: {content['verdict']}): "
                 "there is no class to guard, so purify cannot help, and a trigger that the scan "
-                "missed goes through. Scan with a larger budget or other spaces, or recover a "
-                "class that you suspect."
+                "missed goes through. Guard all classes with `blind`, scan with a larger `budget` "
+                "or other spaces, or recover a class that you suspect."
             )
         whole = all(type(target) is int and target >= 0 for target in targets)
         if not whole or len(set(targets)) < len(targets) or len(targets) > MOST_RECOVERED:
