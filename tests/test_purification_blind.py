@@ -114,9 +114,19 @@ def test_the_report_says_what_it_costs_and_warns_of_a_model_that_it_confuses():
     run = Run(opened(one_sided, names=("left", "right")), budget=10_000)
     bad = blind_report(defend_blindly(run))
     assert bad.blind is not None
-    assert bad.blind.changed > 0.5
+    assert bad.blind.changed > 0.75
     assert set(bad.blind.changed_by_class) == {"left", "right"}
     assert "may not know images mirrored" in bad.warnings[0]
+
+
+def test_of_images_of_the_models_own_kind_fewer_may_change():
+    images = np.array(honest(40))
+    images[:6] = stamped(jnp.asarray(images[:6]))  # what it is led by it does not know changed
+    report = purifier(opened(), blind=True, probes=images).report
+    assert report.blind is not None
+    assert report.blind.changed == 6 / 40
+    assert "15% of honest probes" in report.warnings[0]
+    assert purifier(opened(), blind=True, probes=images[6:]).report.warnings == ()
 
 
 def test_recoveries_or_blind_but_not_both_or_neither():

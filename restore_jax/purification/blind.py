@@ -20,9 +20,11 @@ from restore_jax.purification.rules import logarithms
 from restore_jax.purification.types import BlindPower, Look
 
 Array = jax.Array
-DIFFERS = 0.25
-"""Synthetic probes lose their answers more often than photographs: with the packaged networks that
-cost photographs nothing the share is about as large. A larger one is a reason for doubt."""
+DIFFERS, DIFFERS_ON_LEAVES = 0.1, 0.75
+"""More honest probes than this share given another class are a reason for doubt: of images of the
+model's own kind, and of dead leaves, whose answers are unsure. Of these eleven networks changed 39
+to 59 %, those among them that were measured on photographs for at most 3 points of accuracy; of
+shapes 26 to 85 %, so that nothing is concluded from them."""
 
 
 class Blind(NamedTuple):
@@ -107,8 +109,17 @@ def power_of(
     shown: Sequence[Look],
     ask: Callable[[Array], np.ndarray],
     honest: Array,
+    probes: str,
 ) -> BlindPower:
-    """What the changes do to honest probes f32[b, H, W, C], asked about four times each."""
+    """What the changes do to honest probes f32[b, H, W, C], asked about four times each.
+
+    Args:
+      access: what the model is asked for.
+      names: of its classes.
+      shown: the changes.
+      ask: asks it.
+      honest, probes: images without a trigger, and what they are called.
+    """
     before = np.asarray(labels(access, jnp.asarray(ask(honest))))
     answers = [jnp.asarray(ask(look.change(honest))) for look in shown]
     after = np.asarray(labels(access, together(access, answers)))
@@ -119,6 +130,7 @@ def power_of(
     }
     return BlindPower(
         looks=tuple(look.name for look in shown),
+        probes=probes,
         honest=len(before),
         changed=float(np.mean(after != before)),
         changed_by_class=changed,

@@ -12,7 +12,7 @@ from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.types import labels
 from restore_jax.purification import relatives
-from restore_jax.purification.blind import DIFFERS, Blind, blind_looks, power_of
+from restore_jax.purification.blind import DIFFERS, DIFFERS_ON_LEAVES, Blind, blind_looks, power_of
 from restore_jax.purification.choosing import Ask, Shown, choose
 from restore_jax.purification.menu import menu
 from restore_jax.purification.rules import verdict
@@ -70,7 +70,9 @@ def defend_blindly(run: Run) -> Blind:
     shown = blind_looks(run.model.image_shape[2])
     honest = run.source.draw(0, _available(run))
     model = run.model
-    return Blind(shown, power_of(model.access, model.class_names, shown, _asker(run), honest))
+    ask = _asker(run)
+    power = power_of(model.access, model.class_names, shown, ask, honest, run.source.name)
+    return Blind(shown, power)
 
 
 def blind_report(defence: Blind) -> Report:
@@ -83,7 +85,8 @@ def blind_report(defence: Blind) -> Report:
     """
     power = defence.power
     warnings = []
-    if power.changed > DIFFERS:
+    most = {"dead_leaves": DIFFERS_ON_LEAVES, "shapes": 1.0}.get(power.probes, DIFFERS)
+    if power.changed > most:
         warnings.append(
             f"{power.changed:.0%} of honest probes are given another class when they are changed: "
             "this model may not know images mirrored, grey or smoothed, so look at what it says of "

@@ -93,13 +93,15 @@ class BlindPower:
 
     Attributes:
       looks: the names of the changes: so many queries for each image.
-      honest: how many probes were looked at.
-      changed: share of them that are given another class, in [0, 1]: of synthetic probes more than
-        of photographs, of which models are surer.
+      probes: what was looked at: the name of the probes.
+      honest: how many of them.
+      changed: share of them that are given another class, in [0, 1]: of synthetic probes many more
+        than of photographs, of which models are surer.
       changed_by_class: the same by the class that the model gives, of those that it gives any.
     """
 
     looks: tuple[str, ...]
+    probes: str
     honest: int
     changed: float
     changed_by_class: dict[str, float]

@@ -42,9 +42,16 @@ def _blind_lines(power: BlindPower) -> list[str]:
         line(
             "on probes",
             f"{power.changed:.0%} of {power.honest} without a trigger are given another class, of "
-            f"{worst} {power.changed_by_class[worst]:.0%} (photographs less often)",
+            f"{worst} {power.changed_by_class[worst]:.0%}{_meaning(power.probes)}",
         ),
     ]
+
+
+def _meaning(probes: str) -> str:
+    """What such a share says of photographs."""
+    if probes not in ("dead_leaves", "shapes"):
+        return ""
+    return "; of photographs far fewer: see what it costs on clean images of your own (--probes)"
 
 
 def _guard_lines(power: Power) -> list[str]:
