@@ -9,10 +9,11 @@ import pytest
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored
 
 from restore_jax.cli.main import main
-from restore_jax.errors import InputError
+from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles import open_model
 from restore_jax.recovery import Settings, attack_success_rate, recover
 from restore_jax.report import load_attack, load_recovery, write_recovery
+from restore_jax.run import Run
 
 pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
@@ -84,6 +85,21 @@ def test_the_success_rate_is_of_that_class(found, tmp_path):
     assert attack_success_rate(oracle_of(for_one_class), attack, images, labels) == 1.0
     again = load_recovery(tmp_path)
     assert (again.source, again.source_name, again.summary()) == (SOURCE, "a", found.summary())
+
+
+def test_probes_of_a_class_end_with_the_file_that_they_come_from():
+    images = np.asarray(jax.random.uniform(jax.random.key(6), (70, *IMAGE_SHAPE)), np.float32)
+    there = int((classes_of(images) == SOURCE).sum())
+    assert 0 < there < 70
+
+    def feed():
+        run = Run(oracle_of(for_one_class), budget=1_000, probes=images)
+        return run.feed(frozenset({TARGET}), SOURCE)
+
+    assert len(feed().take(there + 5, 900, enough=there)) == there
+    assert len(feed().take(2, 900)) == 2
+    with pytest.raises(Inconclusive, match=f"only {there} of 70 probes are of class 0"):
+        feed().take(there + 5, 900)
 
 
 def test_what_cannot_be_meant_is_refused_in_a_sentence():

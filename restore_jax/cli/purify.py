@@ -206,8 +206,9 @@ def _purify(
     ).examine()
     oracle = run.model
     found = {int(one.trigger.target) for one in recoveries if one.found}
-    expected = most if args.blind else CHOOSING * len(found) + PER_IMAGE * number
-    announce(run, expected, (most - oracle.asked) // oracle.each, tell, most // oracle.each)
+    least = (most - oracle.asked) // oracle.each
+    expected = least if args.blind else CHOOSING * len(found) + PER_IMAGE * number
+    announce(run, expected, least, tell, most // oracle.each)
     report(0, number, "trying looks on probes")
     guards: list[Guard] | Blind
     if args.blind:

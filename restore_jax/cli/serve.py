@@ -112,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         exits.print_json(content)
     else:
+        what = "were given another class" if args.blind else "carried a trigger"
         exits.show(
-            f"{content['images']:,} images answered, {content['flagged']:,} of them carried a "
-            f"trigger; the model was asked about {content['queries']:,}"
+            f"{content['images']:,} images answered, {content['flagged']:,} of them {what}; "
+            f"the model was asked about {content['queries']:,}"
         )
     return exits.DONE
 

@@ -38,7 +38,7 @@ class Purifier:
 
     report: Report
     _oracle: Oracle
-    _guards: "Sequence[Guard] | Blind"
+    _guards: Sequence[Guard] | Blind
     _books: Books = NOBODY
 
     def __call__(self, images: Array, outputs: Array) -> tuple[Array, Array]:
@@ -51,8 +51,6 @@ class Purifier:
         Returns:
           ``(outputs, flags bool[b])``: those that stand, and which images carry a trigger.
         """
-        if isinstance(self._guards, Blind):
-            return answer_blindly(self._oracle, self._guards.looks, images, outputs, self._books)
         return purify(self._oracle, self._guards, images, outputs, self._books)
 
 
@@ -116,12 +114,14 @@ def purifier(
 
 def purify(
     oracle: Oracle,
-    guards: Sequence[Guard],
+    guards: Sequence[Guard] | Blind,
     images: Array,
     outputs: Array,
     books: Books = NOBODY,
 ) -> tuple[Array, Array]:
     """Answers free of triggers; see `Purifier`. As many queries an image as a guard has looks."""
+    if isinstance(guards, Blind):
+        return answer_blindly(oracle, guards.looks, images, outputs, books)
     predicted = labels(oracle.access, outputs)
     changed = [images] * most_looks(guards)
     for guard in guards:
@@ -165,7 +165,7 @@ class Defended:
         else:
             self._targets = np.array([guard.target for guard in guards])
             self._each = most_looks(guards)
-        self._purify = Purifier(Report((), (), ()), oracle, guards, run.books)
+        self._purify = lambda x, y: purify(oracle, guards, x, y, run.books)
         self.queries = 0
 
     def warm(self) -> None:

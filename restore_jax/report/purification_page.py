@@ -99,7 +99,8 @@ def purification_page(
                        for name, count in content["flagged_by_class"].items() if count))
                 if flagged else None),
         section("The first images flagged" if len(examples) < flagged else "The images flagged",
-                tag("div", *map(_example, examples), class_="pictures") if examples else None),
+                tag("div", *(_example(one, blind) for one in examples), class_="pictures")
+                if examples else None),
         *(section(f"The trigger for class {recovery.target} ({recovery.target_name})",
                   parts.description(recovery.trigger),
                   tag("div", *parts.trigger_pictures(recovery.trigger, "recovered"),
@@ -116,10 +117,10 @@ def purification_page(
     )  # fmt: skip
 
 
-def _example(example: Example) -> Html:
+def _example(example: Example, blind: bool) -> Html:
     said = joined(
         f"image {example.place}: ", tag("span", named(example.model), class_="named"),
-        ", without the trigger ", named(example.purified),
+        ", changed " if blind else ", without the trigger ", named(example.purified),
     )  # fmt: skip
     image = tag("img", src=data_uri(rgb(example.image)), alt=f"image {example.place}")
     return tag("figure", image, tag("figcaption", said))

@@ -59,6 +59,8 @@ class ProbeFeed:
         have, asked = 0, 0
         while have < wanted:
             more = min(wanted - have if self._only is None else MANY, most - asked)
+            if self._only is not None and self._source.available is not None:
+                more = min(more, self._source.available - self._next)
             if more <= 0 or asked > patience * wanted:
                 if enough is not None and have >= enough:
                     break
