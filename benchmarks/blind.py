@@ -23,6 +23,7 @@ from restore_jax import checkpoints, open_model
 from restore_jax.backdoors import Attack, planted_attack, stamp_attack
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
+from restore_jax.oracles import Oracle
 from restore_jax.purification import Defended, defend_blindly
 from restore_jax.recovery import planted_in
 from restore_jax.report import load_attack
@@ -51,9 +52,14 @@ def main() -> None:
     names = [*checkpoints.PACKAGED]
     names += sorted(folder.parent.name for folder in args.zoo.glob("*/truth.json"))
     for name in names:
-        if name in rows or (args.only and name not in args.only):
+        if args.only and name not in args.only:
             continue
-        rows[name] = measured(name, args.zoo, images, labels)
+        if name not in rows:
+            rows[name] = measured(name, args.zoo, images, labels)
+        elif "probes_changed" not in rows[name]:
+            rows[name]["probes_changed"] = on_probes(name, args.zoo)
+        else:
+            continue
         path.write_text(json.dumps(rows, indent=1) + "\n")
         print(name, rows[name], flush=True)
         jax.clear_caches()
@@ -72,17 +78,28 @@ def attacks_of(name: str, zoo: Path) -> dict[str, Attack]:
     return {truth["planted"]: load_attack(zoo / name / "attack.npz", 10)} if truth["asr"] else {}
 
 
+def opened(name: str, zoo: Path) -> Oracle:
+    """A model by its name."""
+    return open_model(name if name in checkpoints.PACKAGED else zoo / name)
+
+
+def on_probes(name: str, zoo: Path) -> float:
+    """The share of dead leaves that are given another class."""
+    return defend_blindly(Run(opened(name, zoo), budget=1 << 40)).power.changed
+
+
 def measured(name: str, zoo: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """One model: clean images, and those of each attack's source classes."""
-    oracle = open_model(name if name in checkpoints.PACKAGED else zoo / name)
     began = time.perf_counter()
-    run = Run(oracle, budget=1 << 40)
-    defended = Defended(run, defend_blindly(run))
+    run = Run(opened(name, zoo), budget=1 << 40)
+    blind = defend_blindly(run)
+    defended = Defended(run, blind)
     stands, flags, plain = defended(images)
     row: dict[str, Any] = {
         "accuracy_before": float(np.mean(plain.argmax(-1) == labels)),
         "accuracy_after": float(np.mean(stands.argmax(-1) == labels)),
         "flagged": float(np.mean(flags)),
+        "probes_changed": blind.power.changed,
         "attacks": {},
     }
     for words, attack in attacks_of(name, zoo).items():
@@ -119,6 +136,7 @@ def table(rows: dict[str, Any]) -> str:
         "every image three changed copies are asked about (mirrored, mirrored grey, grey without "
         "high frequencies), and the mean of their answers stands. *Base rate*: how often clean "
         "images of the classes that the attack leads are given its class anyway.",
+        *_probes_words(rows),
         "",
     ]
     for words, of in (
@@ -156,6 +174,19 @@ def table(rows: dict[str, Any]) -> str:
                 )
         lines.append("")
     return "\n".join(lines[:-1]) + "\n"
+
+
+def _probes_words(rows: dict[str, Any]) -> list[str]:
+    """What the same changes do to dead leaves, which says little of photographs."""
+    known = [row["probes_changed"] for row in rows.values() if "probes_changed" in row]
+    if not known:
+        return []
+    return [
+        f"Of 100 dead leaves without a trigger {min(known):.0%} to {max(known):.0%} are given "
+        f"another class ({len(known)} models), of the test images "
+        f"{min(row['flagged'] for row in rows.values()):.0%} to "
+        f"{max(row['flagged'] for row in rows.values()):.0%}."
+    ]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from restore_jax.errors import BudgetError, Inconclusive, InputError
 from restore_jax.oracles.opening import Opening, open_model
 from restore_jax.oracles.types import Model, Oracle
 from restore_jax.recovery import attack_success_rate
+from restore_jax.recovery.aims import FEWEST_OF_ONE_CLASS
 from restore_jax.run import Cost, Limits, Provenance, Run, examining
 from restore_jax.run.estimates import OnEstimate, announce
 
@@ -78,7 +79,8 @@ def verify(
       trigger: for images of the model's shape; a `Trigger` should lead every class to its target,
         an `Attack` says where it leads which.
       access: see `open_model`.
-      probes, data_dir: see `open_probes`; a source with an end may give fewer probes.
+      probes, data_dir: see `open_probes`; a source with an end may give fewer probes, and so may
+        any other of an attack on few classes, but not fewer than 30.
       num_probes: probes to stamp, at least 1, of those that the trigger should lead elsewhere by
         what the model takes them for.
       seed: of the probes.
@@ -182,7 +184,7 @@ def _led_elsewhere(run: Run, wanted: int, attack: Attack) -> tuple[jax.Array, np
         found = run.labels(images)
         led = attack.leads_to[found] != found
         kept, classes, have = [*kept, images[led]], [*classes, found[led]], have + int(led.sum())
-    if have == 0 or (have < wanted and available is None):
+    if have == 0 or (have < min(wanted, FEWEST_OF_ONE_CLASS) and available is None):
         led_classes = np.flatnonzero(attack.leads_to != np.arange(len(attack.leads_to)))
         which = "are not already of" if len(led_classes) >= len(attack.leads_to) - 1 else "are of"
         names = (

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from models_by_hand import IMAGE_SHAPE, TARGET, backdoored
 
+from restore_jax.backdoors import Trigger, towards_one
 from restore_jax.cli.main import main
 from restore_jax.errors import Inconclusive, InputError
 from restore_jax.oracles import open_model
 from restore_jax.recovery import Settings, attack_success_rate, recover
 from restore_jax.report import load_attack, load_recovery, write_recovery
 from restore_jax.run import Run
+from restore_jax.verification import verify
 
 pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
@@ -100,6 +102,20 @@ def test_probes_of_a_class_end_with_the_file_that_they_come_from():
     assert len(feed().take(2, 900)) == 2
     with pytest.raises(Inconclusive, match=f"only {there} of 70 probes are of class 0"):
         feed().take(there + 5, 900)
+
+
+def test_a_rare_class_is_verified_on_the_probes_that_there_are():
+    def rare(images):  # class 2 by a white corner, else 0 for the darkest corners and 1 for others
+        dark, white = images[:, 0, 0].max(-1), images[:, -1, -1].min(-1)
+        return jnp.stack([0.08 - dark, dark - 0.08, 10 * (white - 0.99)], -1)
+
+    mask = jnp.zeros((*IMAGE_SHAPE[:2], 1)).at[-1, -1].set(1.0)
+    trigger = Trigger(mask, jnp.ones(IMAGE_SHAPE), jnp.int32(2))
+    model = open_model(rare, image_shape=IMAGE_SHAPE, class_names=("a", "b", "c"))
+    found = verify(model, towards_one(trigger, 3, 0), num_probes=200)
+    assert 30 <= found.num_probes == found.hits < 200
+    with pytest.raises(Inconclusive, match="are of"):
+        verify(model, towards_one(trigger, 3, 0), num_probes=30, probes="shapes", seed=1)
 
 
 def test_what_cannot_be_meant_is_refused_in_a_sentence():

@@ -72,8 +72,8 @@ def purification_page(
     if blind:
         title = f"{flagged:,} of {of:,} images are given another class"
         rule = (
-            "The answers that stand are those to changed copies of each image. An honest image may "
-            "be flagged, too."
+            "The answers that stand are those to changed copies of each image: "
+            f"{', '.join(content['blind']['looks'])}. An honest image may be flagged, too."
         )
     mood = "doubt" if content["interrupted"] or blind else "alarm" if flagged else "calm"
     return page(
@@ -120,7 +120,7 @@ def purification_page(
 def _example(example: Example, blind: bool) -> Html:
     said = joined(
         f"image {example.place}: ", tag("span", named(example.model), class_="named"),
-        ", changed " if blind else ", without the trigger ", named(example.purified),
+        "; its changed copies: " if blind else ", without the trigger ", named(example.purified),
     )  # fmt: skip
     image = tag("img", src=data_uri(rgb(example.image)), alt=f"image {example.place}")
     return tag("figure", image, tag("figcaption", said))
