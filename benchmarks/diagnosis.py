@@ -5,10 +5,11 @@
 DIR holds a folder for each model, a checkpoint with a ``truth.json`` beside it that says what was
 planted. Each model is looked through space by space (``look``, nothing is recovered), the clean
 ones among them become the null of ``restore_jax/diagnosis/null.json`` (``null``), models are
-scanned as a user would (``scan``), by their labels alone (``labels``) and given to Neural Cleanse
-(``cleanse``, which needs test images), and ``benchmarks/results/diagnosis.md``, ``.json`` and
-``.png`` and the files of ``benchmarks/entries/`` are written. What is there already is kept: delete
-rows of the .json for a fresh start.
+scanned as a user would (``scan``) and given to Neural Cleanse (``cleanse``, which needs test
+images), and ``benchmarks/results/diagnosis.md``, ``.json`` and ``.png`` and the files of
+``benchmarks/entries/`` are written. What is there already is kept: delete rows of the .json for a
+fresh start. With ``--access labels`` models are asked for labels alone, and the files are
+``diagnosis_labels.*``; entries tell of logits only.
 """
 
 import argparse
@@ -29,9 +30,17 @@ from peers.neural_cleanse import neural_cleanse
 from scipy import stats
 
 from restore_jax.data import cifar10
-from restore_jax.diagnosis import ScanSettings, false_alarm_bound, scan
+from restore_jax.diagnosis import ScanSettings, depths_by, false_alarm_bound, scan
 from restore_jax.diagnosis.null import EASE_SPACE, measured, settings_that_matter
-from restore_jax.diagnosis.standing import Ease, Profile, ease, level_at, plausible, standings
+from restore_jax.diagnosis.standing import (
+    Ease,
+    Profile,
+    count_beyond,
+    ease,
+    level_at,
+    plausible,
+    standings,
+)
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import open_model
 from restore_jax.spaces import catalogue
@@ -40,7 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 NULL = Path(__file__).parents[1] / "restore_jax" / "diagnosis" / "null.json"
 ENTRIES = Path(__file__).parent / "entries"
 COMMAND = "python benchmarks/diagnosis.py --zoo DIR"
-PARTS = ("look", "null", "scan", "labels", "cleanse", "table", "entries")
+PARTS = ("look", "null", "scan", "cleanse", "table", "entries")
 ONE_CLASS = (
     "patch-2x2", "patch-3x3-colour", "patch-3x3-corner", "patch-5x5-colour", "patch-faint",
     "patch-rare", "patch-roaming", "pixels-6", "waves-clean-label", "blend-15", "low-frequency",
@@ -57,36 +66,42 @@ def main() -> None:
     parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/, for cleanse")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only", nargs="+", help="names of models")
-    parser.add_argument("--space", nargs="+", default=catalogue.scanned(), help="spaces")
+    parser.add_argument("--space", nargs="+", help="spaces; those of a scan")
+    parser.add_argument("--access", choices=("logits", "labels"), default="logits")
     args = parser.parse_args()
-    path = RESULTS / "diagnosis.json"
+    name = "diagnosis" if args.access == "logits" else f"diagnosis_{args.access}"
+    path = RESULTS / f"{name}.json"
+    spaces = args.space or catalogue.scanned(args.access)
     models = sorted(folder.parent for folder in args.zoo.glob("*/truth.json"))
     chosen = [one for one in models if not args.only or one.name in args.only]
     for part in args.parts:
         if part == "look":
             for folder in chosen:
-                for space in args.space:
+                for space in spaces:
                     _keep(
-                        path, f"look/{folder.name}/{space}", lambda f=folder, s=space: _look(f, s)
+                        path,
+                        f"look/{folder.name}/{space}",
+                        lambda f=folder, s=space: _look(f, s, args.access),
                     )
         elif part == "scan":
             for folder in chosen:
-                _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f))
-        elif part == "labels":
-            for folder in chosen:
-                _keep(path, f"labels/{folder.name}", lambda f=folder: _scan(f, access="labels"))
+                _keep(path, f"scan/{folder.name}", lambda f=folder: _scan(f, access=args.access))
         elif part == "cleanse":
             for folder in chosen:
                 _keep(path, f"cleanse/{folder.name}", lambda f=folder: _cleanse(f, args.data_dir))
         elif part == "entries":
-            write_entries(_rows(path), args.zoo)
+            if args.access == "logits":
+                write_entries(_rows(path), args.zoo)
         elif part == "null":
-            NULL.write_text(json.dumps(null_of(_rows(path), args.zoo), indent=1) + "\n")
+            mine = null_of(_rows(path), args.zoo, args.access)
+            others = [one for one in measured() if args.access not in one["access"]]
+            nulls = sorted([mine, *others], key=lambda one: -len(one["access"]))
+            NULL.write_text(json.dumps(nulls, indent=1) + "\n")
             measured.cache_clear()
         else:
             rows = _rows(path)
-            (RESULTS / "diagnosis.md").write_text(table(rows, args.zoo))
-            draw(rows, args.zoo, RESULTS / "diagnosis.png")
+            (RESULTS / f"{name}.md").write_text(table(rows, args.zoo, args.access))
+            draw(rows, args.zoo, RESULTS / f"{name}.png")
 
 
 def _rows(path: Path) -> dict[str, Any]:
@@ -110,17 +125,19 @@ def _keep(path: Path, name: str, measure: Any) -> None:
     jax.clear_caches()
 
 
-def _look(folder: Path, space: str) -> dict[str, Any]:
+def _look(folder: Path, space: str, access: str) -> dict[str, Any]:
     """The curves of all classes in one space."""
-    found = scan(folder, space=space, settings=ScanSettings(max_recovered=0))
+    found = scan(folder, access=access, space=space, settings=ScanSettings(max_recovered=0))
     seen = found.spaces[space]
     return {
         "queries": seen.queries,
         "seconds": round(found.cost.seconds["total"], 1),
         "depth": seen.depth,
+        "goal": found.goal,
         "classes": {
             str(k): {
                 "empty": round(one.empty, 4),
+                "event": one.log10_prob,
                 "curve": [[round(depth, 3), round(level, 4)] for depth, level in one.curve],
             }
             for k, one in seen.classes.items()
@@ -202,12 +219,20 @@ def truth_of(zoo: Path, name: str) -> tuple[set[int], dict[str, Any]]:
 
 def _gains(row: dict[str, Any], depth: float) -> tuple[dict[int, float], dict[int, float]]:
     """The gains at a depth, and what each class lacks without a trigger."""
-    gains, lacks = {}, {}
+    gains, lacks, goal = {}, {}, row.get("goal", 0.0)
     for k, one in row["classes"].items():
         depths, levels = zip(*one["curve"], strict=True)
-        gains[int(k)] = level_at(depths, levels, depth) - one["empty"]
-        lacks[int(k)] = -one["empty"]
+        level = level_at(depths, levels, depth)
+        if level >= goal > 0.0:
+            level = count_beyond(one["event"], goal, depth)
+        gains[int(k)] = level - one["empty"]
+        lacks[int(k)] = goal - one["empty"]
     return gains, lacks
+
+
+def depth_of(row: dict[str, Any], space: str) -> float:
+    """The depth at which models are compared: that of a scan with the row's access."""
+    return depths_by("labels" if row.get("goal", 0.0) > 0.0 else "logits")[space]
 
 
 def _models(rows: dict[str, Any]) -> list[str]:
@@ -247,12 +272,11 @@ def profiles_of(
 
     Or, ``also_planted``, of those with a backdoor too, whose other classes have nothing planted.
     """
-    depth = ScanSettings().depths[space]
     roots: dict[str, dict[str, dict[int, float]]] = {}
     planted = {}
     for name, row in looks(rows, space).items():
         targets, truth = truth_of(zoo, name)
-        gains, lacks = _gains(row, depth)
+        gains, lacks = _gains(row, depth_of(row, space))
         reached = {k: float(np.sqrt(max(gain / lacks[k], 0.0))) for k, gain in gains.items()}
         planted[name] = targets
         if name != without and (also_planted or not targets):
@@ -281,7 +305,7 @@ def eases_of(rows: dict[str, Any], zoo: Path, without: str | None = None) -> dic
     for name, row in looks(rows, EASE_SPACE).items():
         targets, truth = truth_of(zoo, name)
         if name != without and not targets:
-            gains = _gains(row, ScanSettings().depths[EASE_SPACE])
+            gains = _gains(row, depth_of(row, EASE_SPACE))
             found.setdefault(truth["architecture"], []).append(ease(*gains))
     return {
         architecture: Ease(float(np.mean(some)), float(np.std(some, ddof=1)))
@@ -303,15 +327,15 @@ def standings_of(
     near = set(families)
     here = looks(rows, EASE_SPACE).get(name)
     if here is not None and not any_family:
-        its = ease(*_gains(here, ScanSettings().depths[EASE_SPACE]))
+        its = ease(*_gains(here, depth_of(here, EASE_SPACE)))
         near = plausible(its, eases_of(rows, zoo, name))
     some = [one for family, one in families.items() if family in near]
-    found = standings(*_gains(row, ScanSettings().depths[space]), some)
+    found = standings(*_gains(row, depth_of(row, space)), some)
     return {k: one.value for k, one in found.items()}
 
 
-def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
-    """The contents of null.json."""
+def null_of(rows: dict[str, Any], zoo: Path, access: str) -> dict[str, Any]:
+    """What null.json says of one kind of access."""
     settings, spaces = ScanSettings(), {}
     clean: dict[str, dict[str, float]] = {}
     clean_ones = {name for name in _models(rows) if not truth_of(zoo, name)[0]}
@@ -322,7 +346,7 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
         entry = catalogue.find(space)
         spaces[space] = {
             "prior": entry.make((32, 32, 3), **entry.scan_options()).description,
-            "depth": settings.depths[space],
+            "depth": depths_by(access)[space],
             "profiles": {
                 architecture: {
                     "offsets": [round(value, 4) for value in one.offsets],
@@ -336,7 +360,7 @@ def null_of(rows: dict[str, Any], zoo: Path) -> dict[str, Any]:
                 found = standings_of(rows, zoo, name, space) or {}
                 clean.setdefault(name, {})[space] = round(max(found.values()), 3)
     return {
-        "access": ["logits", "probabilities"],
+        "access": ["labels"] if access == "labels" else ["logits", "probabilities"],
         "probes": "dead_leaves",
         "success": 0.95,
         "image_shape": [32, 32, 3],
@@ -390,7 +414,7 @@ def _auroc(positive: list[float], negative: list[float]) -> float:
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def table(rows: dict[str, Any], zoo: Path) -> str:
+def table(rows: dict[str, Any], zoo: Path, access: str) -> str:
     """The results as Markdown."""
     found = judged(rows, zoo)
     planted = {name: truth_of(zoo, name)[0] for name in found}
@@ -405,10 +429,11 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
     lines = [
         "# Diagnosis: which models have a backdoor",
         "",
-        f"Made by `python benchmarks/diagnosis.py --zoo DIR` on {datetime.date.today()}; "
+        f"Made by `python benchmarks/diagnosis.py --zoo DIR --access {access}` on "
+        f"{datetime.date.today()}; "
         f"{device_name()}. Versions: "
         + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
-        "Dead-leaves probes, logits, seed 0, default settings. A *standing* is how far a class "
+        f"Dead-leaves probes, {access}, seed 0, default settings. A *standing* is how far a class "
         "stands out from its like (`restore_jax/diagnosis/standing.py`). Every model is judged by "
         "profiles that it had no part in, and every clean model by the other clean ones.",
         "",
@@ -459,14 +484,6 @@ def table(rows: dict[str, Any], zoo: Path) -> str:
         "scan",
         "Whole scans, as a user makes them",
         "With the null of the package, in which these models have a part themselves.",
-    )
-    lines += _whole_scans(
-        rows,
-        zoo,
-        "labels",
-        "With labels alone",
-        "Whole scans with `access` labels. No null is known for these: a class is named that "
-        "stands out by 2.5 or more.",
     )
     cleansed = {name[8:]: row for name, row in rows.items() if name.startswith("cleanse/")}
     lines += ["", "## Neural Cleanse", ""]

@@ -23,6 +23,7 @@ from restore_jax.diagnosis import (
     ClassLook,
     ScanSettings,
     SpaceLook,
+    depths_by,
     false_alarm_bound,
     looking,
     null,
@@ -56,7 +57,7 @@ from restore_jax.report import (
     write_files,
 )
 from restore_jax.run import Run
-from restore_jax.spaces import SPACES, make_space
+from restore_jax.spaces import SPACES, catalogue, make_space
 
 NAMES = tuple("abcd")
 SUCCESS = 0.75
@@ -282,8 +283,9 @@ def test_how_easily_patches_lead_a_model_decides_for_all_of_its_spaces(monkeypat
         looking, "profiles", lambda *_: {n: Profile(**p) for n, p in (("a", flat), ("b", cat))}
     )
     work = SimpleNamespace(
-        conditions=None, settings=None, run=SimpleNamespace(model=SimpleNamespace(access="logits"))
-    )
+        conditions=SimpleNamespace(access="logits"), settings=None,
+        run=SimpleNamespace(model=SimpleNamespace(access="logits")),
+    )  # fmt: skip
 
     def a_look(levels):
         lanes = {
@@ -297,7 +299,7 @@ def test_how_easily_patches_lead_a_model_decides_for_all_of_its_spaces(monkeypat
             {"space": "x"}, -1.0,
             {k: ClassLook(None, 0.0, 0, (), -1.0, None) for k in lanes}, 0.0, 0.0, 0,
         )  # fmt: skip
-        beginning = SimpleNamespace(draws=draws, goals=(0.0, 0.0))
+        beginning = SimpleNamespace(draws=draws, goal=0.0)
         return looking.Look(seen, beginning, Followed(lanes, frozenset()))
 
     # In both spaces class 2 is led a whole unit further than the others.
@@ -310,7 +312,7 @@ def test_how_easily_patches_lead_a_model_decides_for_all_of_its_spaces(monkeypat
         ({"a": Ease(0.9, 0.05), "b": Ease(0.5, 0.05)}, -1, 2),  # as hard as b, where it is usual
         ({"a": Ease(0.9, 0.05), "b": Ease(1.9, 0.05)}, -1, 2),  # neither: compared with both
     ):
-        monkeypatch.setattr(looking, "eases", lambda found=eases: found)
+        monkeypatch.setattr(looking, "eases", lambda access, found=eases: found)
         for one in looking.stand(work, looks).values():
             assert low <= one.seen.classes[2].standing.value <= high
 
@@ -322,7 +324,7 @@ def test_without_profiles_the_classes_own_spread_is_the_unit():
     assert standings(wide, lacks, [])[0].value < standings(narrow, lacks, [])[0].value
 
 
-def test_with_labels_the_events_probability_stands_for_itself():
+def test_without_profiles_the_events_probability_stands_for_itself():
     found = standings_by_events({0: -1.5, 1: -4.0, 2: -4.0, 3: -3.5})
     assert found[0].value == pytest.approx(2.5 / 0.5)
     assert found[0].reach == 1.0
@@ -344,14 +346,16 @@ def test_the_false_alarm_bound_holds_for_any_law_and_number():
 def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
     settings = ScanSettings()
     usual = null.Conditions("logits", "dead_leaves", 0.95, (32, 32, 3), 10)
+    by_labels = usual._replace(access="labels")
     priors = {
         name: make_space(name, (32, 32, 3), **SPACES[name].scan_options()).description
-        for name in settings.depths
+        for name in depths_by("logits")
     }
+    settings = dataclasses.replace(settings, depths=depths_by("logits"))
     for name, prior in priors.items():
         assert null.profiles(usual, settings, prior), name
         others = [
-            usual._replace(access="labels"), usual._replace(probes="photographs"),
+            usual._replace(access="votes"), usual._replace(probes="photographs"),
             usual._replace(num_classes=100), usual._replace(image_shape=(64, 64, 3)),
             usual._replace(success=0.9),
         ]  # fmt: skip
@@ -359,7 +363,13 @@ def test_the_null_in_the_package_speaks_for_the_default_scan_and_for_no_other():
             assert null.profiles(other, settings, prior) == {}
         deeper = dataclasses.replace(settings, depths=settings.depths | {name: -9.0})
         assert null.profiles(usual, deeper, prior) == {}
-    assert len(null.clean_standings(list(priors))) >= 8
+        if SPACES[name].scan_labels:  # counts have a null of their own
+            counted = dataclasses.replace(settings, depths=depths_by("labels"))
+            known = null.profiles(by_labels, counted, prior)
+            assert known
+            assert known != null.profiles(usual, settings, prior)
+    assert len(null.clean_standings("logits", list(priors))) >= 8
+    assert len(null.clean_standings("labels", catalogue.scanned("labels"))) >= 8
 
 
 # Whole scans.
@@ -471,7 +481,7 @@ def test_the_same_seed_gives_the_same_scan(looked_at, judged):
     np.testing.assert_array_equal(*masks)
 
 
-def test_with_labels_guides_lead_the_way(bright_file):
+def test_labels_are_enough(bright_file):
     settings = dataclasses.replace(SETTINGS, depths={"patch": -4.0})
     found = scan(
         opened(backdoored, "labels"), space="patch", probes=bright_file, settings=settings,

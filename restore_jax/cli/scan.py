@@ -35,14 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--space", nargs="+", default=["auto"], choices=("auto", *SPACES), metavar="SPACE",
         help=f"where to look: some of {', '.join(SPACES)}; auto: "
-             f"{', '.join(catalogue.scanned())} (auto)")  # fmt: skip
+             f"{', '.join(catalogue.scanned())}, with labels "
+             f"{', '.join(catalogue.scanned('labels'))} (auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
         help="images the model may be asked about, all counted (250,000, of which a model of ten "
              "classes takes somewhat more than half)")  # fmt: skip
     add("--depth", nargs="+", metavar="SPACE=X",
         help="how rare a trigger is looked for, as patch=-6: one in 10^6 random ones; what is "
              "not the default is not calibrated (patch=-6 stripes=-2.5 "
-             "smooth=-3.25 frequency=-3.25 colour=-2.5 quantise=-1.5)")  # fmt: skip
+             "smooth=-3.25 frequency=-3.25 colour=-2.5 quantise=-1.5, with labels "
+             "patch=-5)")  # fmt: skip
     add("--option", nargs="+", metavar="SPACE.NAME=VALUE",
         help="what a space takes, as patch.max_size=3 or patch.channels=grey; what is not the "
              "default is not calibrated")  # fmt: skip
@@ -160,16 +162,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> "ScanSettings":
-    import dataclasses
-
     from restore_jax.diagnosis import ScanSettings
 
-    default = ScanSettings()
-    return dataclasses.replace(
-        default,
-        depths=default.depths | _depths(args.depth),
-        options=_options(args.option),
-    )
+    return ScanSettings(depths=_depths(args.depth), options=_options(args.option))
 
 
 def _depths(words: list[str] | None) -> dict[str, float]:

@@ -15,6 +15,7 @@ from restore_jax.diagnosis.types import (
     ScanProgress,
     ScanSettings,
     SpaceLook,
+    depths_by,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ScanProgress",
     "ScanSettings",
     "SpaceLook",
+    "depths_by",
     "false_alarm_bound",
     "scan",
 ]

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from restore_jax.diagnosis import ties
 from restore_jax.diagnosis.drawing import Draws
 from restore_jax.diagnosis.types import ScanSettings
 from restore_jax.racing import make_scorer, threshold
 from restore_jax.run import Run
 from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting import SplittingState, Status
+from restore_jax.splitting.types import Particles
 from restore_jax.types import Argument
 
 Array = jax.Array
@@ -30,8 +32,8 @@ class Lane(NamedTuple):
 
     Attributes:
       target: the class.
-      probes: f32[g + m, H, W, C]: with labels guides (see `scoring`), then the probes of its
-        event, the hardest to lead first, so that a trigger that fails is seen to fail early.
+      probes: f32[m, H, W, C] of its event, the hardest to lead first where margins tell, so that
+        a trigger that fails is seen to fail early.
       state: the sampler's.
       depths: log10 of the probability of each level passed, descending; the first is that of the
         shared draws.
@@ -49,6 +51,12 @@ class Lane(NamedTuple):
     stds: tuple[float, ...]
     event: float
     event_std: float
+
+    @property
+    def triggers(self) -> Particles:
+        """The space's particles, a pytree with leading axis n."""
+        found = self.state.particles
+        return found.trigger if isinstance(found, ties.Tied) else found
 
     @property
     def running(self) -> bool:
@@ -76,7 +84,6 @@ def make_descent(
     settings: ScanSettings,
     success: float,
     class_probes: Mapping[int, Array],
-    num_guides: int = 0,
     **how: Argument,
 ) -> Descent:
     """Makes the descent of one space ready.
@@ -87,16 +94,17 @@ def make_descent(
       settings: particles and moves.
       success: share of probes that makes the event.
       class_probes: by class, its `Lane.probes`.
-      num_guides: g, of which each class has so many; with labels only. A population then begins
-        with the first of the draws, whatever they score, since their guides have yet to be seen.
       **how: what `Oracle.lanes` of this kind of model takes besides.
     """
     m, n, model = settings.num_probes, settings.num_particles, run.model
-    goal = threshold(model, success, m, num_guides)
-    scorer = make_scorer(model, space, success, m, num_guides=num_guides, books=run.books)
+    goal = threshold(model, success, m)
+    scorer = make_scorer(model, space, success, m, books=run.books)
+    search, counts = space.search, model.access == "labels"
+    if counts:
+        scorer, search = ties.scorer_of(scorer), ties.space_of(search)
     searches = model.lanes(
         scorer,
-        space.search,
+        search,
         run.books,
         num_particles=n,
         survival=settings.survival,
@@ -115,12 +123,12 @@ def make_descent(
         }
 
     def begin(key: Array, target: int, draws: Draws) -> Lane:
-        key, args, scores, share = jax.random.fold_in(key, target), args_of(target), None, 1.0
-        best = np.arange(n)
-        if not num_guides:
-            best = np.argsort(-draws.scores[target], kind="stable")[:n]
-            scores, share = draws.scores[target][best], n / draws.scores.shape[1]
+        key, args = jax.random.fold_in(key, target), args_of(target)
+        best = np.argsort(-draws.scores[target], kind="stable")[:n]
+        scores, share = draws.scores[target][best], n / draws.scores.shape[1]
         particles = jax.tree.map(lambda leaf: leaf[best], draws.particles)
+        if counts:
+            particles = ties.Tied(particles, jnp.asarray(scores - np.floor(scores)))
         state = searches.begin(key, particles, args, scores)
         lane = Lane(
             target=target,
@@ -141,10 +149,12 @@ def make_descent(
         )
         moved = list(lanes)
         for i, state in zip(running, states, strict=True):
+            if counts:
+                state = ties.drawn_anew(state)
             moved[i] = _with_event(_with_level(lanes[i], state), goal)
         return moved
 
-    most = n * settings.num_moves // (settings.num_moves + 1) * (num_guides + m)
+    most = n * settings.num_moves // (settings.num_moves + 1) * m
     return Descent(begin, advance, most)
 
 

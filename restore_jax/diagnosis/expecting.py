@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from restore_jax.diagnosis.looking import NARROWING, NUM_GUIDES
+from restore_jax.diagnosis.looking import NARROWING
 from restore_jax.diagnosis.types import ScanSettings
 
 RACED = 0.5
 """Share of a level's images that are sent, in forty models of ten classes (within a fifth of what
 each of six spaces took); the others are not needed to see a candidate fail."""
+RACED_LABELS = 0.95
+"""Likewise with labels: to be above a low count, a candidate may fail nearly everywhere."""
 PROBES = 100
 """Images looked at to choose probes."""
 
@@ -22,16 +24,16 @@ def expected(
       depths: log10 of the probability to which each of the spaces is followed.
       num_classes: K, of the model.
       settings: of the scan.
-      by_labels: whether labels are all that the model gives, so that guides are shown, too.
+      by_labels: whether labels are all that the model gives.
 
     >>> round(expected((-6.0, -2.5, -3.25), 10, ScanSettings(), False))
     103246
+    >>> round(expected((-5.0,), 10, ScanSettings(), True))
+    80242
     """
     m, n = settings.num_probes, settings.num_particles
     pool = math.ceil(m * num_classes / (num_classes - 1))
     a_level = n * settings.num_moves // (settings.num_moves + 1) * m
-    if by_labels:
-        a_level = a_level * (m + NUM_GUIDES) // m
     total: float = PROBES
     for depth in depths:
         total += (settings.num_draws + 1) * pool
@@ -39,5 +41,5 @@ def expected(
         levels = math.ceil(decades / -math.log10(settings.survival))
         for level in range(min(levels, settings.max_levels)):
             going = settings.lanes[sum(level >= after for after in NARROWING) - 1]
-            total += RACED * min(going, num_classes) * a_level
+            total += (RACED_LABELS if by_labels else RACED) * min(going, num_classes) * a_level
     return total

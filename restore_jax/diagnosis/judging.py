@@ -31,7 +31,7 @@ def clean_models(work: Work, looks: Mapping[str, SpaceLook]) -> list[float] | No
     seen = [profiles(work.conditions, work.settings, one.prior) for one in looks.values()]
     if not seen or not all(seen):
         return None
-    return clean_standings(list(looks)) or None
+    return clean_standings(work.conditions.access, list(looks)) or None
 
 
 def findings(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from restore_jax.diagnosis import ties
 from restore_jax.diagnosis.descending import Descending
 from restore_jax.diagnosis.descent import Descent, Lane, make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
@@ -15,27 +16,23 @@ from restore_jax.diagnosis.null import EASE_SPACE, eases, profiles
 from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.standing import (
     Profile,
+    count_beyond,
     ease,
     level_at,
     plausible,
     standings,
     standings_by_events,
 )
-from restore_jax.diagnosis.types import ClassLook, SpaceLook
+from restore_jax.diagnosis.types import OTHER_DEPTH, ClassLook, SpaceLook
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import Inconclusive, OutOfTime
 from restore_jax.oracles.types import LOG_FLOOR
-from restore_jax.racing import threshold, whole_legs
-from restore_jax.recovery.guides import guides
+from restore_jax.racing import threshold
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.types import TriggerSpace
 from restore_jax.types import Argument
 
 Array = jax.Array
-OTHER_DEPTH = -4.0
-"""To which spaces without a depth of their own are followed."""
-NUM_GUIDES = 16
-"""With labels, of each class; see `scoring`."""
 NARROWING = (0, 3, 6)
 """After so many levels `ScanSettings.lanes` says how many classes go on."""
 FOREMOST = 128
@@ -51,7 +48,7 @@ class Beginning(NamedTuple):
       space: where triggers come from.
       key: of everything drawn in it.
       draws: the random triggers that all classes share.
-      goals: the event's score of a draw, and that of a lane: with labels these have guides, too.
+      goal: the score at which the event begins.
       probes: by class, `Lane.probes` of those that can be followed.
       descent: what makes and moves lanes.
     """
@@ -59,7 +56,7 @@ class Beginning(NamedTuple):
     space: TriggerSpace
     key: Array
     draws: Draws
-    goals: tuple[float, float]
+    goal: float
     probes: dict[int, Array]
     descent: Descent
 
@@ -109,7 +106,7 @@ def look(work: Work, pool: Pool, name: str, number: int, most: int) -> Look:
     """
     ledger = work.run.ledger
     began = ledger.spent
-    beginning = begin(work, pool, name, number, began + most)
+    beginning = begin(work, pool, name, number)
     with work.run.stage("splitting"):
         followed = _followed(work, beginning, began + most)
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
@@ -127,7 +124,7 @@ def stand(work: Work, looks: dict[str, Look]) -> dict[str, Look]:
     if EASE_SPACE in looks and _profiles(work, looks[EASE_SPACE]):
         gains, lacks = _gains(looks[EASE_SPACE])
         found = ease(gains, lacks) if gains else None
-    families = plausible(found, eases())
+    families = plausible(found, eases(work.conditions.access))
     return {name: _with_standings(work, one, families) for name, one in looks.items()}
 
 
@@ -147,12 +144,11 @@ def _profiles(work: Work, look: Look) -> dict[str, Profile]:
     return profiles(work.conditions, work.settings, look.seen.prior)
 
 
-def begin(work: Work, pool: Pool, name: str, number: int, end: int) -> Beginning:
+def begin(work: Work, pool: Pool, name: str, number: int) -> Beginning:
     """Makes the populations of a space ready.
 
     Args:
       work, pool, name, number: see `look`.
-      end: where the ledger may come to stand, guides of labels included.
 
     Raises:
       Inconclusive: the model's probabilities are saturated.
@@ -167,13 +163,8 @@ def begin(work: Work, pool: Pool, name: str, number: int, end: int) -> Beginning
     work.tell(f"{name}: {settings.num_draws} random triggers, {led} classes led to")
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
     probes = {k: _in_order(work, pool, draws, k) for k in judged}
-    num_guides = 0
-    if model.access == "labels":
-        num_guides = whole_legs(NUM_GUIDES, settings.num_probes)
-        with work.run.stage("splitting"):
-            probes = _guided(work, pool, probes, num_guides, end)
-    descent = make_descent(work.run, space, settings, work.success, probes, num_guides)
-    return Beginning(space, key, draws, (goal, goal + num_guides), probes, descent)
+    descent = make_descent(work.run, space, settings, work.success, probes)
+    return Beginning(space, key, draws, goal, probes, descent)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
@@ -187,9 +178,13 @@ def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
             "they say no more than labels: scan with `access` labels, or ask for logits."
         )
     here = (pool, work.success, oracle.num_classes)
+    scores = scores_of(oracle.access, outputs, *here)
+    if oracle.access == "labels":
+        # One fraction a draw serves all classes: see `ties`.
+        scores = scores + np.asarray(ties.fractions(jax.random.fold_in(key, 2), scores.shape[1]))
     return Draws(
         particles=particles,
-        scores=scores_of(oracle.access, outputs, *here),
+        scores=scores,
         empty=scores_of(oracle.access, alone[None], *here)[:, 0],
         outputs=alone,
     )
@@ -206,19 +201,13 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
 
     Ends at the depth asked for, or where the ledger would come to stand past ``end``.
     """
-    settings, (space, key, draws, goals, probes, descent) = work.settings, beginning
+    settings, (space, key, draws, goal, probes, descent) = work.settings, beginning
     depth = depth_of(work, space.name)
-    if work.run.model.access == "labels":
-        # No more than the budget pays for at all, and a level of each.
-        each = (int(goals[1] - goals[0]) + settings.num_probes) * settings.num_particles
-        left = max(0, end - work.run.ledger.spent) // work.run.model.each
-        most = left // (each + descent.most_a_level)
-        probes = dict(list(probes.items())[:most])
     judged = list(probes)
     # Where only some can be followed: by the best draws, which a trigger in one place needs, and by
     # their share of what a class lacks: of many classes most are led easily, but not far enough.
     best = np.sort(draws.scores, 1)[:, -max(1, settings.num_draws // FOREMOST)]
-    first = {k: _reach(float(best[k]), float(draws.empty[k]), goals[0]) for k in judged}
+    first = {k: _reach(float(best[k]), float(draws.empty[k]), goal) for k in judged}
     order = sorted(judged, key=lambda k: -first[k])[: settings.lanes[0]]
     lanes = {k: descent.begin(jax.random.fold_in(key, 1), k, draws) for k in sorted(order)}
     a_level = work.run.model.each * descent.most_a_level
@@ -228,12 +217,12 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
         while number < settings.max_levels:
             if number in NARROWING:
                 most = settings.lanes[NARROWING.index(number)]
-                going.sort(
-                    key=lambda k: -_reach(lanes[k].levels[-1], float(draws.empty[k]), goals[1])
-                )
+                going.sort(key=lambda k: -_reach(lanes[k].levels[-1], float(draws.empty[k]), goal))
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
             going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
+            if work.run.model.access == "labels":  # beyond the event there is nothing to see
+                going = [k for k in going if lanes[k].levels[-1] < goal]
             if not going:
                 break
             if work.run.ledger.spent + len(going) * a_level > end:
@@ -271,29 +260,16 @@ def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> Array:
     return pool.probes[jnp.asarray(places)]
 
 
-def _guided(
-    work: Work, pool: Pool, probes: dict[int, Array], number: int, end: int
-) -> dict[int, Array]:
-    """The probes with guides before them, of those classes for which there are any."""
-    found = {}
-    for k, own in probes.items():
-        left = end - work.run.ledger.spent
-        made = guides(work.run, k, own, pool, number, left)
-        if made is not None:
-            found[k] = jnp.concatenate([made, own])
-    return found
-
-
 def _seen(
     work: Work, beginning: Beginning, judged: list[int], followed: Followed, queries: int
 ) -> SpaceLook:
     """What the draws and lanes say, class by class."""
-    space, draws, goals = beginning.space, beginning.draws, beginning.goals
+    space, draws, goal = beginning.space, beginning.draws, beginning.goal
     # Stalled, a class has gone as far as it can.
     running = [lane.depths[-1] for lane in followed.whole if lane.running]
     depth = max([depth_of(work, space.name), *running])
     n = draws.scores.shape[1]
-    led = {k: int((draws.scores[k] >= goals[0]).sum()) for k in judged}
+    led = {k: int((draws.scores[k] >= goal).sum()) for k in judged}
     classes = {
         k: _class_look(followed.lanes.get(k), led[k], n, float(draws.empty[k])) for k in judged
     }
@@ -309,12 +285,14 @@ def _seen(
 
 def _gains(look: Look) -> tuple[dict[int, float], dict[int, float]]:
     """By class of those that are compared, the gain at the look's depth, and what it lacks."""
-    lanes, empty = look.followed.whole, look.beginning.draws.empty
-    gains = {
-        lane.target: level_at(lane.depths, lane.levels, look.seen.depth) - float(empty[lane.target])
-        for lane in lanes
-    }
-    lacks = {lane.target: look.beginning.goals[1] - float(empty[lane.target]) for lane in lanes}
+    lanes, empty, goal = look.followed.whole, look.beginning.draws.empty, look.beginning.goal
+    gains, lacks = {}, {}
+    for lane in lanes:
+        none, depth = float(empty[lane.target]), look.seen.depth
+        level = level_at(lane.depths, lane.levels, depth)
+        if level >= goal > 0.0:  # a count, which ends with the probes
+            level = count_beyond(lane.event, goal, depth)
+        gains[lane.target], lacks[lane.target] = level - none, goal - none
     return gains, lacks
 
 
@@ -326,17 +304,15 @@ def _with_standings(work: Work, look: Look, families: set[str]) -> Look:
         lane.target: depth if math.isnan(lane.event) else max(depth, lane.event)
         for lane in look.followed.whole
     }
-    found = standings_by_events(met)
-    if work.run.model.access != "labels":
-        known = _profiles(work, look)
-        some = [one for name, one in known.items() if name in families] or list(known.values())
-        by_events, found = found, standings(*_gains(look), some)
-        if not known:
-            # With nothing to compare with but the model itself, whatever stands out does.
-            found = {
-                k: one._replace(value=max(one.value, by_events[k].value))
-                for k, one in found.items()
-            }
+    known = _profiles(work, look)
+    some = [one for name, one in known.items() if name in families] or list(known.values())
+    found = standings(*_gains(look), some)
+    if not known:
+        # With nothing to compare with but the model itself, whatever stands out does.
+        by_events = standings_by_events(met)
+        found = {
+            k: one._replace(value=max(one.value, by_events[k].value)) for k, one in found.items()
+        }
     classes = {k: one._replace(standing=found.get(k)) for k, one in look.seen.classes.items()}
     return look._replace(seen=look.seen._replace(classes=classes))
 

@@ -42,11 +42,22 @@ class Conditions(NamedTuple):
 
 
 @functools.cache
-def measured() -> dict[str, JSON]:
-    """The contents of null.json: conditions; by space its prior, depth and profiles; standings."""
+def measured() -> list[dict[str, JSON]]:
+    """The contents of null.json, for each kind of access.
+
+    Each holds the conditions; by space its prior, depth and profiles; and standings.
+    """
     text = resources.files("restore_jax.diagnosis").joinpath("null.json").read_text("utf-8")
-    found: dict[str, JSON] = json.loads(text)
+    found: list[dict[str, JSON]] = json.loads(text)
     return found
+
+
+def measured_by(access: str) -> dict[str, JSON]:
+    """What was measured with this access; nothing of anything, if it was with none."""
+    for null in measured():
+        if access in null["access"]:
+            return null
+    return {"spaces": {}, "eases": {}, "standings": {}}
 
 
 def profiles(
@@ -58,11 +69,10 @@ def profiles(
       conditions, settings: of the scan.
       prior: the description of the space's prior.
     """
-    null = measured()
+    null = measured_by(conditions.access)
     space = null["spaces"].get(str(prior["space"]))
     same = (
         space is not None
-        and conditions.access in null["access"]
         and conditions.probes == null["probes"]
         and conditions.success == null["success"]
         and list(conditions.image_shape) == null["image_shape"]
@@ -76,17 +86,19 @@ def profiles(
     return {name: Profile(one["offsets"], one["spread"]) for name, one in space["profiles"].items()}
 
 
-def eases() -> dict[str, Ease]:
+def eases(access: str) -> dict[str, Ease]:
     """How easily clean networks of each family are led, in the space `EASE_SPACE`."""
-    return {name: Ease(one["mean"], one["std"]) for name, one in measured()["eases"].items()}
+    return {
+        name: Ease(one["mean"], one["std"]) for name, one in measured_by(access)["eases"].items()
+    }
 
 
-def clean_standings(names: Sequence[str]) -> list[float]:
+def clean_standings(access: str, names: Sequence[str]) -> list[float]:
     """The largest standing, over these spaces, of each clean model measured in all of them.
 
     Each was compared with profiles that it had no part in.
     """
-    models = measured()["standings"].values()
+    models = measured_by(access)["standings"].values()
     return [max(one[n] for n in names) for one in models if all(n in one for n in names)]
 
 

@@ -1,5 +1,6 @@
 """A scan's means, made ready and checked."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,9 +10,8 @@ import numpy as np
 
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis.expecting import expected
-from restore_jax.diagnosis.looking import OTHER_DEPTH
 from restore_jax.diagnosis.probing import Pool, make_pool
-from restore_jax.diagnosis.types import ScanProgress, ScanSettings
+from restore_jax.diagnosis.types import OTHER_DEPTH, ScanProgress, ScanSettings, depths_by
 from restore_jax.diagnosis.work import Work
 from restore_jax.errors import BudgetError, InputError
 from restore_jax.oracles.journal import Journal
@@ -49,7 +49,9 @@ def prepare(
       InputError: an argument out of range.
       BudgetError: the budget does not pay for the first draws.
     """
-    names = _names(space)
+    names = _names(space, oracle.access)
+    depths = depths_by(oracle.access) | settings.depths
+    settings = dataclasses.replace(settings, depths=depths)
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
     checked_success(success)
@@ -73,8 +75,8 @@ def prepare(
         limits=limits,
     )  # fmt: skip
     run.examine()
-    depths = [settings.depths.get(name, OTHER_DEPTH) for name in names]
-    images = expected(depths, oracle.num_classes, settings, run.model.access == "labels")
+    followed = [depths.get(name, OTHER_DEPTH) for name in names]
+    images = expected(followed, oracle.num_classes, settings, run.model.access == "labels")
     announce(run, images, least // oracle.each, on_estimate)
 
     def tell(text: str, milestone: bool = True) -> None:
@@ -95,10 +97,10 @@ def prepare(
     )
 
 
-def _names(space: str | Sequence[str]) -> list[str]:
+def _names(space: str | Sequence[str], access: str) -> list[str]:
     """The spaces to look through."""
     if space == "auto":
-        return catalogue.scanned()
+        return catalogue.scanned(access)
     names = [space] if isinstance(space, str) else list(space)
     unknown = [name for name in names if name not in catalogue.SPACES]
     if unknown or not names or len(set(names)) < len(names):

@@ -71,7 +71,8 @@ def scan(
       model: what `open_model` takes, or an `Oracle`.
       access: "logits", "probabilities" or "labels"; None: logits, or what an open model is asked
         for.
-      space: "auto" (those of the catalogue that are scanned), a space, or several.
+      space: "auto" (those of the catalogue that are scanned; with labels `patch` alone), a space,
+        or several.
       probes: see `open_probes`.
       budget: images that may be sent, everything counted; None: `BUDGET`, of which a scan of
         ten classes needs somewhat more than half.
@@ -256,7 +257,7 @@ def _recovered(
 def _best_first(lane: Lane) -> Particles:
     """A lane's particles, the best first."""
     order = np.argsort(-np.asarray(lane.state.scores), kind="stable")
-    return jax.tree.map(lambda leaf: leaf[order], lane.state.particles)
+    return jax.tree.map(lambda leaf: leaf[order], lane.triggers)
 
 
 def _rate(recovery: Recovery) -> float:

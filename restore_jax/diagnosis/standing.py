@@ -89,6 +89,21 @@ def level_at(depths: Sequence[float], levels: Sequence[float], depth: float) -> 
     return float(np.interp(-depth, -np.asarray(depths), np.asarray(levels)))
 
 
+def count_beyond(event: float, goal: float, depth: float) -> float:
+    """Where a count would stand that ends with the probes: on from the event as it came to it.
+
+    Args:
+      event: log10 probability with which a random trigger leads all of ``goal`` probes, below 0.
+      goal: that count.
+      depth: the log10 probability at which classes are compared.
+
+    Example:
+      >>> count_beyond(-2.0, 12.0, -6.0)
+      36.0
+    """
+    return goal * max(1.0, depth / min(event, -0.1))
+
+
 def ease(gains: Mapping[int, float], lacks: Mapping[int, float]) -> float:
     """The median over classes of the square root of the reach; the arguments are `standings`'.
 

@@ -33,7 +33,8 @@ class ScanSettings:
       survival: share of them that survives a level.
       num_moves: see `splitting.importance_splitting`, waste-free.
       max_levels: of a descent.
-      depths: by space, log10 of the probability to which classes are followed; -4 for others.
+      depths: by space, log10 of the probability to which classes are followed; `depths_by` of the
+        access for those that are missing.
       max_recovered: how many suspicious classes' triggers are recovered at most; 0: none.
       lanes: how many classes are followed at most: from the start, after three levels, and after
         six; those whose gain leads.
@@ -49,19 +50,33 @@ class ScanSettings:
     survival: float = 0.25
     num_moves: int = 5
     max_levels: int = 16
-    depths: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {
-            "patch": -6.0,
-            "stripes": -2.5,
-            "smooth": -3.25,
-            "frequency": -3.25,
-            "colour": -2.5,
-            "quantise": -1.5,
-        }
-    )
+    depths: dict[str, float] = dataclasses.field(default_factory=dict)
     max_recovered: int = 6
     lanes: tuple[int, int, int] = (32, 16, 10)
     options: dict[str, dict[str, Argument]] = dataclasses.field(default_factory=dict)
+
+
+DEPTHS = {
+    "patch": -6.0,
+    "stripes": -2.5,
+    "smooth": -3.25,
+    "frequency": -3.25,
+    "colour": -2.5,
+    "quantise": -1.5,
+}
+LABELS_DEPTHS = {"patch": -5.0}
+"""Counts end with the probes: deeper down classes that nothing was planted for come close, too."""
+OTHER_DEPTH = -4.0
+"""Of spaces that are not named."""
+
+
+def depths_by(access: str) -> dict[str, float]:
+    """By space, log10 of the probability to which a scan follows classes unless told otherwise.
+
+    >>> depths_by("logits")["patch"], depths_by("labels")["patch"]
+    (-6.0, -5.0)
+    """
+    return DEPTHS | LABELS_DEPTHS if access == "labels" else dict(DEPTHS)
 
 
 class ClassLook(NamedTuple):

@@ -40,6 +40,7 @@ class Space:
         None: not among them.
       scan: the options under which a scan draws from it; None: those of its settings.
       scan_auto: likewise its place among the spaces that a scan takes unless told otherwise.
+      scan_labels: whether it does so where the model gives labels alone, too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Space:
     auto: int | None = None
     scan: Mapping[str, Argument] | None = None
     scan_auto: int | None = None
+    scan_labels: bool = False
 
     def function(self) -> "Callable[..., TriggerSpace]":
         """The maker itself; imports it, and JAX with it."""
@@ -116,9 +118,10 @@ def automatic() -> list[str]:
     return _in_order({entry.name: entry.auto for entry in SPACES.values()})
 
 
-def scanned() -> list[str]:
+def scanned(access: str = "logits") -> list[str]:
     """The spaces that a scan takes unless told otherwise."""
-    return _in_order({entry.name: entry.scan_auto for entry in SPACES.values()})
+    taken = [e for e in SPACES.values() if e.scan_labels or access != "labels"]
+    return _in_order({entry.name: entry.scan_auto for entry in taken})
 
 
 def _in_order(places: Mapping[str, int | None]) -> list[str]:
@@ -129,7 +132,7 @@ def _in_order(places: Mapping[str, int | None]) -> list[str]:
 register(
     Space(
         "patch", "restore_jax.spaces.patch:patch", "one rectangle",
-        typical=10_000, auto=0, scan_auto=0,
+        typical=10_000, auto=0, scan_auto=0, scan_labels=True,
     )
 )  # fmt: skip
 register(

@@ -1,6 +1,7 @@
 """The sampler: importance splitting over any search space, for any score."""
 
 from restore_jax.splitting.checkpoints import RunError, load, run_with_checkpoints, save
+from restore_jax.splitting.compiling import quick_compilation
 from restore_jax.splitting.counting import count
 from restore_jax.splitting.directions import half_spaces, inside_box
 from restore_jax.splitting.estimators import (
@@ -82,6 +83,7 @@ __all__ = [
     "plot_levels",
     "plot_tail",
     "print_level",
+    "quick_compilation",
     "redraw",
     "run_with_checkpoints",
     "save",
