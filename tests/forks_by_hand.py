@@ -25,6 +25,7 @@ TRACED = "TRACED"
 STEPS = {
     "opening": ("restore_jax.cli.models", "open_oracle"),
     "looking": ("restore_jax.run.examining", "examine"),
+    "answering": ("restore_jax.purification.purifying.Defended", "__call__"),
     "drawing a recovery": ("restore_jax.report", "render_recovery"),
     "drawing a scan": ("restore_jax.report", "render_scan"),
     "drawing a page": ("restore_jax.report.written", "attempted"),
@@ -133,8 +134,10 @@ def _watch_stages():
                 os.kill(os.getpid(), number)
 
     def told(function, name):
+        times = iter(range(1, 1_000_000))
+
         def tells(*args, **how):
-            passes(name)
+            passes(f"{name} {next(times)}" if name == "answering" else name)
             return function(*args, **how)
 
         return tells

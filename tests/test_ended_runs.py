@@ -19,7 +19,7 @@ SIGNALS = {"ctrl-c": signal.SIGINT, "sigterm": signal.SIGTERM, "kill": signal.SI
 KNOWN = {
     "recover": {"screening", "search", "choice", "pruning", "confirmation", "drawing a recovery"},
     "scan": {"probes", "draws", "splitting", "recovery", "search", "drawing a scan"},
-    "purify": {"drawing a page"},
+    "purify": {"drawing a page", "answering 1", "answering 2"},
 }
 """Some of the stages of each command: a list that lacks them is no list of its stages."""
 
@@ -88,10 +88,22 @@ def is_partial(folder):
     )
 
 
+BRIEFLY = ("recover-own-ctrl-c", "scan-asked-sigterm", "purify-own-kill")
+"""What stands for the rest where there is no time for all."""
+
+
+def cases():
+    """Every command with every kind of model, ended in every way."""
+    for command in KNOWN:
+        for kind in ("asked", "own"):
+            for how in SIGNALS:
+                name = f"{command}-{kind}-{how}"
+                name = name if name in BRIEFLY else f"full-{name}"
+                yield pytest.param(command, kind, how, id=name)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", SIGNALS)
-@pytest.mark.parametrize("kind", ["asked", "own"])
-@pytest.mark.parametrize("command", ["recover", "scan", "purify"])
+@pytest.mark.parametrize(("command", "kind", "how"), cases())
 def test_a_run_that_is_ended_in_any_stage_goes_on_to_the_same_result(
     command, kind, how, forks, whole
 ):
@@ -107,26 +119,19 @@ def test_a_run_that_is_ended_in_any_stage_goes_on_to_the_same_result(
         said = forks.said()
         assert "Traceback" not in said[1], (stage, said)
         assert code == (-signal.SIGKILL if how == "kill" else 130), (stage, code, said)
-        found = is_partial(out)
-        if how == "kill":
-            # What is there is whole; what is not is made again.
-            begin = "--resume" if {name for name in left(out) if name[0] != "."} else "--overwrite"
-        else:
-            assert not [name for name in left(out) if name.startswith(".")], stage
+        found, keeps = is_partial(out), [name for name in left(out) if name[0] != "."]
+        if how != "kill":
+            assert left(out) == keeps, stage
+            assert bool(keeps) or not found, stage
+            partial += bool(found)
             if found is None:
                 assert said[1].splitlines()[-1] == "interrupted", stage
-            elif not found:
-                # It had all that it looked for: what was left to do was done.
-                assert not left(out), stage
             else:
-                partial += 1
                 assert json.loads(said[0])["out"] == str(out)
-            begin = "--resume" if found else "--overwrite"
-        if found is not False:
-            code = forks.run(*line, "--out", out, begin, **of(kind))
-            assert code == end, (stage, forks.said())
-        elif how == "kill" and left(out):
-            assert forks.run(*line, "--out", out, "--resume", **of(kind)) == end, forks.said()
+        # A result that is whole leaves nothing to do; of a killed run something may be left.
+        if found is not False or (how == "kill" and keeps):
+            begin = "--resume" if keeps else "--overwrite"
+            assert forks.run(*line, "--out", out, begin, **of(kind)) == end, (stage, forks.said())
         assert not left(out), stage
         assert all_of(out) == all_of(there), stage
     assert forks.run(*line, "--out", out, "--resume", **of(kind)) == 2

@@ -26,7 +26,6 @@ from restore_jax.oracles import (
     ModelOptions,
     open_model,
 )
-from restore_jax.oracles.errors import ModelFailed
 from restore_jax.oracles.journal import NAME, JournalError
 from restore_jax.recovery import Settings, procedure
 from restore_jax.recovery.found import Found
@@ -329,11 +328,15 @@ def kept(folder, resume=False, free=False, **said):
     "error", [Inconclusive("one class."), ModelError("no shape."), KeyboardInterrupt()]
 )
 def test_a_run_that_came_to_nothing_leaves_nothing(error, free, tmp_path):
-    with pytest.raises(type(error)), kept(tmp_path / "out", free=free) as found:
-        if not free and not isinstance(error, KeyboardInterrupt):
-            found.journal.sending(3)
-            found.journal.vain = isinstance(error, ModelError)
-        raise error
+    def fails():
+        with kept(tmp_path / "out", free=free) as found:
+            if not free and not isinstance(error, KeyboardInterrupt):
+                found.journal.sending(3)
+                found.journal.vain = isinstance(error, ModelError)
+            raise error
+
+    with pytest.raises(type(error)):
+        fails()
     if free or not isinstance(error, KeyboardInterrupt):
         assert not list(tmp_path.iterdir())
     else:  # opening it took an image
@@ -364,7 +367,7 @@ def test_what_is_paid_for_or_searched_is_kept_until_the_result_is_whole(free, tm
     with kept(out, free=free, resume=True) as found:
         found.done()
     assert [path.name for path in out.iterdir()] == ["recovery.json"]
-    with pytest.raises(exits.UsageError, match="has ended, with its result in recovery.json"):
+    with pytest.raises(exits.UsageError, match=r"has ended, with its result in recovery\.json"):
         kept(out, free=free, resume=True).__enter__()
 
 
@@ -382,9 +385,8 @@ def test_a_file_that_holds_another_model_is_not_resumed_with(tmp_path):
     path, out = tmp_path / "model.onnx", tmp_path / "out"
     path.write_bytes(b"first")
     spec = f"onnx:{path}"
-    with pytest.raises(ModelFailed), kept(out, model=spec) as found:
+    with kept(out, model=spec) as found:
         found.journal.sending(3)
-        raise ModelFailed("it is away.")
     path.write_bytes(b"second")
     with pytest.raises(JournalError, match="begun with another model file"):
         kept(out, model=spec, resume=True).__enter__()
