@@ -256,6 +256,20 @@ def test_labels_in_a_column_and_words_are_no_classifier():
             opened(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "access", "said"),
+    [
+        ("halves", "labels", r"must be whole numbers of shape \(b,\), not float64"),
+        ("column", "labels", r"must be whole numbers of shape \(b,\), not int64"),
+        ("listed", None, r"taken for several outputs: return one array"),
+        ("column", None, r"say `binary`"),
+    ],
+)
+def test_what_is_said_of_another_shape_is_not_what_was_done_already(name, access, said):
+    with pytest.raises(ModelError, match=said):
+        examined(name, access, options=ModelOptions(classes=3))
+
+
 def test_an_output_is_picked_by_name():
     with pytest.raises(ModelError, match="if these are labels, say `access` labels"):
         opened("named")
