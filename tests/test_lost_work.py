@@ -83,6 +83,27 @@ def test_a_disk_that_is_full_leaves_what_was_there(fails_at, tmp_path, monkeypat
     assert contents(out) == OLD
 
 
+@pytest.mark.parametrize("ends_at", range(4))
+def test_a_process_that_is_killed_leaves_no_mixture_of_two_results(ends_at, tmp_path, monkeypatch):
+    out, places = tmp_path / "out", iter(range(100))
+    names = ("class-1/recovery.json", "class-1/trigger.npz", "report.html", "scan.json")
+    folders.put_files(out, dict.fromkeys(names, b"old"))
+    replace = os.replace
+
+    def killed(source, place):
+        if next(places) == ends_at:
+            raise KeyboardInterrupt
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folders.put_files(out, dict.fromkeys(names, b"new"), replace=True)
+    for place in (out, out / "class-1"):
+        found = {path.read_bytes() for path in place.iterdir() if path.is_file()}
+        assert len(found) == 1 or not list(place.glob("*.json"))
+    assert not (out / "scan.json").exists()
+
+
 def test_what_is_read_stays_though_all_else_goes(tmp_path):
     out = tmp_path / "out"
     folders.put_files(out, OLD | {"in/model.onnx": b"m", "in/other": b"o"})
