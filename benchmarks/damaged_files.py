@@ -1,6 +1,6 @@
 """What reading damaged files comes to.
 
-    python benchmarks/damaged_files.py [--cases 6000] [--foreign 600] [--seed 0]
+    python benchmarks/damaged_files.py [--cases 6000] [--foreign 600] [--seed 0] [--only PART]
 
 damages whole files of every kind that is read (cuts, flips and overwrites bytes, puts other values
 into JSON, breaks parts of archives) and reads them, in a process of its own. Reading one must end
@@ -94,14 +94,18 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=6_000)
     parser.add_argument("--foreign", type=int, default=600, help="of models of other frameworks")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("own", "foreign"), help="keep what is said of the other")
     args = parser.parse_args()
-    content = {
+    content = json.loads(PATH.read_text()) if args.only else {}
+    content |= {
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
         "versions": versions() | _frameworks(),
-        "own": measured(args.cases, args.seed, foreign=False),
-        "foreign": measured(args.foreign, args.seed, foreign=True),
     }
+    if args.only != "foreign":
+        content["own"] = measured(args.cases, args.seed, foreign=False)
+    if args.only != "own":
+        content["foreign"] = measured(args.foreign, args.seed, foreign=True)
     PATH.write_text(json.dumps(content, indent=1) + "\n")
     PATH.with_suffix(".md").write_text(report(content))
     worst = [*content["own"]["worst"], *content["foreign"]["worst"]]

@@ -444,7 +444,9 @@ class Files:
         folder = self.folder / "saved"
         folder.mkdir()
         state = {"particles": np.ones((4, 3), np.float32), "level": np.int32(2)}
-        Saved(folder, {"seed": 0}, False).put("search", state, {"going": [1]}, now=True)
+        saved = Saved(folder, {"seed": 0}, False)
+        saved.get("search", state)
+        saved.put("search", state, {"going": [1]}, now=True)
         (path,) = folder.iterdir()
         self.kinds[path.name] = (
             path, (damaged, damaged_archive),
@@ -454,8 +456,9 @@ class Files:
     def _foreign(self):
         import importlib.util
 
-        from restore_jax.oracles import ModelOptions, open_model
+        from restore_jax.oracles import ModelOptions, keras, open_model
 
+        keras.SECONDS = 2 * SECONDS  # of the clock
         place = Path(__file__).parents[1] / "examples" / "convert.py"
         spec = importlib.util.spec_from_file_location("convert", place)
         convert = importlib.util.module_from_spec(spec)

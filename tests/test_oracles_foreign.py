@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import sys
 import zipfile
 
@@ -610,6 +611,30 @@ def test_keras_configurations_that_import_modules_are_refused(tmp_path):
 
     path = rewritten(tmp_path / "model.keras", tmp_path / "edited.keras", edit)
     assert "Rescaling of antigravity" in refusal("keras", path)
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_keras_files_that_hdf5_would_read_for_ever_are_refused(ending, tmp_path, monkeypatch):
+    keras = needs("keras")
+    monkeypatch.setattr(oracle("keras"), "SECONDS", 3.0)
+    whole, broken = tmp_path / f"whole.{ending}", tmp_path / f"broken.{ending}"
+    keras_model(keras, keras.layers.Conv2D(3, 1)).save(whole)
+
+    def endless(content):
+        # The first object of a heap says that it takes so many bytes that the next is at its place.
+        place = content.index(b"GCOL") + 16 + 8
+        return content[:place] + struct.pack("<Q", 2**64 - 16) + content[place + 8 :]
+
+    if ending == "h5":
+        broken.write_bytes(endless(whole.read_bytes()))
+    else:
+        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(broken, "w") as other:
+            for name in archive.namelist():
+                content = archive.read(name)
+                there = b"GCOL" in content
+                assert there == (name == "model.weights.h5")
+                other.writestr(name, endless(content) if there else content)
+    assert "reading it would not end" in refusal("keras", broken)
 
 
 def test_keras_inputs(tmp_path):

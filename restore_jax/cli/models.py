@@ -282,11 +282,13 @@ def _nothing(folder: Path, why: str) -> str:
 def _digest(model: str) -> str | None:
     """Of a file that holds a model, since another of its name is another model; None: of none."""
     scheme, _, place = model.partition(":")
-    path = Path(place).expanduser()
-    if scheme not in FORMATS or not path.is_file():
+    if scheme not in FORMATS:
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with Path(place).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, RuntimeError):  # it is no file
+        return None
 
 
 def _make(folder: Path) -> None:
