@@ -1,6 +1,6 @@
 """What reading damaged files comes to.
 
-    python benchmarks/damaged_files.py [--cases 6000] [--foreign 600] [--seed 0] [--only PART]
+    python benchmarks/damaged_files.py [--cases 6000] [--foreign 250] [--seed 0] [--only PART]
 
 damages whole files of every kind that is read (cuts, flips and overwrites bytes, puts other values
 into JSON, breaks parts of archives) and reads them, in a process of its own. Reading one must end
@@ -92,7 +92,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", type=int, default=6_000)
-    parser.add_argument("--foreign", type=int, default=600, help="of models of other frameworks")
+    parser.add_argument("--foreign", type=int, default=250, help="of models of other frameworks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("own", "foreign"), help="keep what is said of the other")
     args = parser.parse_args()
