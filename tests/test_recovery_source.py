@@ -1,5 +1,6 @@
 """A trigger may lead the images of one class alone: searched for, told, written and read so."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,6 +16,7 @@ from restore_jax.oracles import open_model
 from restore_jax.recovery import Settings, attack_success_rate, recover
 from restore_jax.report import load_attack, load_recovery, write_recovery
 from restore_jax.run import Run
+from restore_jax.spaces import SPACES
 from restore_jax.verification import verify
 
 pytestmark = pytest.mark.usefixtures("hardly_optimised")
@@ -126,7 +128,11 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence():
         recover(oracle, "c", source="a", protocol="reference")
 
 
-def test_the_command_takes_it(tmp_path, capsys):
+def test_the_command_takes_it(tmp_path, monkeypatch, capsys):
+    # As small a search as those of test_foreign_runs, which compile the same programs.
+    small = Settings(num_probes=4, num_particles=32, num_moves=2)
+    patch = dataclasses.replace(SPACES["patch"], settings=small)
+    monkeypatch.setitem(SPACES, "patch", patch)
     code = main(
         ["recover", "--model", "python:test_recovery_source:predict", "--image-shape", "12x12x3",
          "--target", "2", "--source", "0", "--stop", "first_hit", "--budget", "2000", "--json",
