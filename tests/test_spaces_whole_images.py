@@ -37,14 +37,19 @@ def numbers(particle):
     return jnp.concatenate([jnp.ravel(leaf) * 1.0 for leaf in jax.tree.leaves(particle)])
 
 
+as_rows = jax.jit(jax.vmap(numbers))
+
+
+@functools.cache
+def sums(name):
+    """Of all numbers of each draw."""
+    return np.asarray(as_rows(drawn(name))).sum(1)
+
+
 @functools.cache
 def middle(name):
-    return float(jnp.median(jnp.sum(jax.vmap(numbers)(drawn(name)), 1)))
-
-
-def event(name, particle):
-    """About half of the prior's mass, on no axis of it."""
-    return jnp.sum(numbers(particle)) > middle(name)
+    """The event is a sum above this: about half of the prior's mass, on no axis of it."""
+    return float(np.median(sums(name)))
 
 
 @functools.cache
@@ -63,7 +68,7 @@ def rows(particles, which):
 
 def inside(name):
     """Draws of the prior in which the event happens, for the chains and to compare with."""
-    where = np.flatnonzero(jax.vmap(functools.partial(event, name))(drawn(name)))
+    where = np.flatnonzero(sums(name) > middle(name))
     assert len(where) > 1.2 * CHAINS
     return rows(drawn(name), where[:CHAINS]), rows(drawn(name), where[-CHAINS:])
 
@@ -112,7 +117,7 @@ def chains(name, propose):
 
 def same_law(some, others):
     """The smallest p-value, of each number and of the products of neighbours."""
-    a, b = (np.asarray(jax.vmap(numbers)(particles)) for particles in (some, others))
+    a, b = (np.asarray(as_rows(particles)) for particles in (some, others))
     a, b = (np.concatenate([each, each[:, 1:] * each[:, :-1]], 1) for each in (a, b))
     return min(stats.ks_2samp(a[:, k], b[:, k]).pvalue for k in range(a.shape[1]))
 
@@ -126,7 +131,7 @@ def test_a_move_keeps_the_prior_also_above_a_level(name, move, restricted):
     number = list(SPACES[name].proposals).index(move)
     after = mover(name)([number] * SWEEPS, restricted, start)
     assert same_law(after, fresh) > 1e-5
-    changed = np.asarray(jax.vmap(numbers)(after)) != np.asarray(jax.vmap(numbers)(start))
+    changed = np.asarray(as_rows(after)) != np.asarray(as_rows(start))
     assert changed.any(1).mean() > 0.1
 
 
@@ -137,12 +142,11 @@ SOME_SLOW = [
 
 @pytest.mark.parametrize("name", SOME_SLOW)
 def test_particles_forget_where_they_began(name):
-    everywhere = np.asarray(jax.vmap(numbers)(drawn(name))).sum(1)
     # What is not seen of patches moves seldom: fewer chains, for longer.
     number, sweeps = (400, LONGEST) if name == "patches" else (CHAINS, 8 * SWEEPS)
     # Every chain takes the moves in the same order: whatever it is, each keeps the prior.
     order = np.random.default_rng(0).integers(0, len(SPACES[name].proposals), sweeps)
-    alone = rows(drawn(name), np.full(number, everywhere.argmax()))
+    alone = rows(drawn(name), np.full(number, sums(name).argmax()))
     assert same_law(mover(name)(order, False, alone), drawn(name)) > 1e-5
 
 
@@ -188,11 +192,9 @@ def test_refreshing_at_a_rate_of_one_leaves_little_and_at_a_rate_of_nought_every
         keys = jax.random.split(jax.random.key(5), 64)
         refreshed = jax.jit(jax.vmap(space.refresh, (0, 0, None)))
         nothing = refreshed(keys, start, jnp.float32(0))
-        np.testing.assert_allclose(
-            jax.vmap(numbers)(nothing), jax.vmap(numbers)(start), rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose(as_rows(nothing), as_rows(start), rtol=1e-6, atol=1e-6)
         after = refreshed(keys, start, jnp.float32(1))
-        assert (jax.vmap(numbers)(after) != jax.vmap(numbers)(start)).mean() > 0.6
+        assert (as_rows(after) != as_rows(start)).mean() > 0.6
 
 
 def test_every_pixel_of_a_smooth_picture_varies_as_much_whatever_the_grid():
