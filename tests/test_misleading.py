@@ -31,6 +31,8 @@ from restore_jax.report.figures import png
 from restore_jax.report.triggers import trigger_arrays
 from restore_jax.run import Run, examining
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 SETTINGS = Settings(num_probes=4, num_particles=32, num_moves=2)
 
 

@@ -12,6 +12,8 @@ from jax import lax
 from restore_jax.models import NETWORKS, make_network
 from restore_jax.models.layers import max_pool, whitening_kernel
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 
 def num_params(name):
     params, _ = jax.eval_shape(make_network(name).init, jax.random.key(0))

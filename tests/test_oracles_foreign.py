@@ -122,24 +122,34 @@ def whole_numbers(convert):
     return layers, network
 
 
+@pytest.fixture(scope="module")
+def recovered(tmp_path_factory):
+    """Recovers a model on probes whose arithmetic is exact."""
+    probes = tmp_path_factory.mktemp("exact") / "probes.npy"
+    images = np.random.default_rng(8).integers(0, 257, (400, 12, 12, 3)) / 256
+    np.save(probes, images.astype(np.float32))
+    settings = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "levels": 3})
+    return functools.partial(
+        recover, target=2, seed=3, settings=settings, budget=6000, probes=str(probes)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(whole_numbers, recovered):
+    """What is recovered of the network as a function of JAX arrays."""
+    return recovered(open_model(whole_numbers[1], image_shape=(12, 12, 3)))
+
+
 @pytest.mark.parametrize("ending", ["onnx", "ts", "pt2", "keras", "h5"])
-def test_a_score_in_exact_arithmetic_is_the_same_bits(ending, convert, whole_numbers, tmp_path):
+def test_a_score_in_exact_arithmetic_is_the_same_bits(
+    ending, convert, whole_numbers, recovered, expected, tmp_path
+):
     scheme = convert.FORMATS[ending].scheme
     needs(scheme)
-    layers, network = whole_numbers
     path, shape = tmp_path / f"model.{ending}", (12, 12, 3)
-    convert.FORMATS[ending].write(layers, shape, path)
-    probes = np.random.default_rng(8).integers(0, 257, (400, *shape)) / 256
-    np.save(tmp_path / "probes.npy", probes.astype(np.float32))
-    settings = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "levels": 3})
-
-    def recovered(model):
-        how = {"settings": settings, "budget": 6000, "probes": str(tmp_path / "probes.npy")}
-        return recover(model, 2, seed=3, **how)
-
+    convert.FORMATS[ending].write(whole_numbers[0], shape, path)
     options = ModelOptions(image_shape=shape, classes=4)
     found = recovered(open_model(f"{scheme}:{path}", options=options))
-    expected = recovered(open_model(network, image_shape=shape))
     assert len(expected.levels) > 1
     same = (found.particles, found.scores, found.trigger, found.levels)
     like = (expected.particles, expected.scores, expected.trigger, expected.levels)
@@ -165,7 +175,11 @@ def test_pytorch_on_a_cpu_gets_few_images_at_a_time(shipped, written):
 
 @pytest.mark.parametrize(
     "architecture",
-    ["resnet8_small", "resnet8_mean", "resnet20", pytest.param("resnet18", marks=pytest.mark.slow)],
+    [
+        "resnet8_small",
+        "resnet8_mean",
+        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet18")],
+    ],
 )
 def test_the_example_converts_every_architecture(architecture, convert, tmp_path):
     needs("onnx")

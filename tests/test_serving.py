@@ -23,6 +23,8 @@ from restore_jax.recovery import recover
 from restore_jax.run import Run
 from restore_jax.serving import make_server
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 SHAPE, NAMES = (6, 5, 3), ["dark", 'bri"ght']
 
 
