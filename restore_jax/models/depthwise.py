@@ -34,8 +34,10 @@ class DepthwiseConv(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """See the class."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        form = convolve if jax.default_backend() == "cpu" else in_groups
-        x = form(x, kernel, self.stride)
+        if jax.default_backend() == "cpu":
+            x = convolve(x, kernel, self.stride)
+        else:
+            x = in_groups(x, kernel, self.stride)
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)
 
 
