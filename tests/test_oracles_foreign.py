@@ -173,32 +173,76 @@ def test_pytorch_on_a_cpu_gets_few_images_at_a_time(shipped, written):
         assert answers.statistics()["calls"] == calls
 
 
+def any_checkpoint(architecture, folder):
+    """A checkpoint with scales of both signs and statistics that matter, images, its logits."""
+    said = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    network = make_network(architecture, num_classes=7, image_shape=(16, 12, 3), **said)
+    params, stats = network.init(jax.random.key(0))
+    params, stats = jax.tree.map(
+        lambda leaf: leaf + 0.2 * RNG.standard_normal(leaf.shape, np.float32), (params, stats)
+    )
+    stats = jax.tree.map(abs, stats)
+    metadata = {
+        "architecture": architecture,
+        "class_names": list("abcdefg"),
+        "image_shape": [16, 12, 3],
+        "normalisation": said,
+    }
+    images = RNG.random((5, 16, 12, 3), np.float32)
+    logits = jax.jit(network.apply_folded)(network.fold(params, stats), images)
+    checkpoint = checkpoints.Checkpoint(network, params, stats, metadata, folder)
+    return checkpoint, images, np.asarray(logits)
+
+
 @pytest.mark.parametrize(
     "architecture",
     [
         "resnet8_small",
         "resnet8_mean",
         *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet18")],
+        "mobilenet",
+        "vit_patch4",
     ],
 )
 def test_the_example_converts_every_architecture(architecture, convert, tmp_path):
     needs("onnx")
-    said = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
-    network = make_network(architecture, num_classes=7, image_shape=(16, 12, 3), **said)
-    params, stats = network.init(jax.random.key(0))
-    # Scales of both signs, and statistics that matter.
-    params, stats = jax.tree.map(
-        lambda leaf: leaf + 0.2 * RNG.standard_normal(leaf.shape, np.float32), (params, stats)
-    )
-    stats = jax.tree.map(abs, stats)
-    checkpoint = checkpoints.Checkpoint(network, params, stats, {"normalisation": said}, tmp_path)
-    images = RNG.random((5, 16, 12, 3), np.float32)
-    logits = network.apply_folded(network.fold(params, stats), images)
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
     convert.write_onnx(convert.layers_of(checkpoint), (16, 12, 3), tmp_path / "model.onnx")
     says, ask = opened("onnx", tmp_path / "model.onnx")
     assert says == Description((16, 12, 3), 7)
-    scale = float(abs(logits).max())
-    np.testing.assert_allclose(ask(images) / scale, logits / scale, atol=1e-5)
+    np.testing.assert_allclose(ask(images), logits, atol=1e-5 * abs(logits).max())
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet", "vit_patch4"])
+@pytest.mark.parametrize(
+    "ending", ["ts", "pt2", *(pytest.param(e, marks=pytest.mark.slow) for e in ("keras", "h5"))]
+)
+def test_depthwise_convolutions_and_attention_in_every_format(
+    ending, architecture, convert, tmp_path
+):
+    scheme, path = convert.FORMATS[ending].scheme, tmp_path / f"model.{ending}"
+    needs(scheme)
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
+    convert.FORMATS[ending].write(convert.layers_of(checkpoint), (16, 12, 3), path)
+    _, ask = opened(scheme, path)
+    np.testing.assert_allclose(ask(images), logits, atol=1e-5 * abs(logits).max())
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet", "vit_patch4"])
+def test_a_checkpoint_of_any_architecture_is_opened(architecture, tmp_path):
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
+    checkpoints.export(checkpoint, tmp_path / "model")
+    oracle = open_model(tmp_path / "model")
+    assert (oracle.image_shape, oracle.num_classes) == ((16, 12, 3), 7)
+    np.testing.assert_allclose(oracle.query(images), logits, atol=1e-5 * abs(logits).max())
+
+
+def test_a_checkpoint_that_describes_no_network_is_refused_in_a_sentence(tmp_path):
+    checkpoint, _, _ = any_checkpoint("vit_patch4", tmp_path)
+    checkpoint.metadata["image_shape"] = [16, 14, 3]
+    checkpoints.export(checkpoint, tmp_path / "model")
+    with pytest.raises(checkpoints.CheckpointError, match=r"^[^\n]*multiples of 4, not 16x14\.$"):
+        checkpoints.load(tmp_path / "model")
 
 
 def test_a_keras_model_is_traced_with_its_weights_as_arguments(shipped, written):
