@@ -284,7 +284,10 @@ def load(folder: str | Path, dtype: DTypeLike = jnp.float32) -> Checkpoint:
     """
     path = resolve(Path(folder))
     metadata = read_metadata(path)
-    network = network_from(metadata, dtype)
+    try:
+        network = network_from(metadata, dtype)
+    except InputError as error:
+        raise CheckpointError(f"the metadata of {path} describes no network: {error}") from error
     params, batch_stats = jax.eval_shape(network.init, jax.random.key(0))
     tree = restore_tree(path / "model", {"params": params, "batch_stats": batch_stats})
     for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tree):

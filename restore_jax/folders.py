@@ -36,7 +36,8 @@ def put_files(
     """Writes files into a folder, which is made if need be: all of them, or none.
 
     They are built beside what is there, and take their places when they are whole. Whatever says
-    that a result is there (JSON) comes last.
+    that a result is there (JSON) goes first and comes last: what a process leaves that is killed in
+    between is no result, and not a mixture of two.
 
     Args:
       folder: where.
@@ -59,6 +60,9 @@ def put_files(
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.write(files[name])
+        for name in names:
+            if name.endswith(".json") and (folder / name).is_file():
+                (folder / name).unlink()
         for name in names:
             place = folder / name
             if place.parent != folder and not place.parent.is_dir():

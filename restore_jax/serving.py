@@ -6,7 +6,6 @@ reads it.
 """
 
 import base64
-import binascii
 import collections
 import io
 import json
@@ -216,22 +215,33 @@ def _images(content: bytes, shape: tuple[int, int, int], most: int) -> np.ndarra
     if len(given) > most:
         raise _Refused(413, f"at most {most:,} images may be asked about in one request.")
     try:
-        images = np.stack([_image(one) for one in given]).astype(np.float32)
-    except (ValueError, TypeError, OSError, binascii.Error, RecursionError) as error:
+        images = np.stack([_image(one, shape) for one in given]).astype(np.float32)
+    except _Refused:
+        raise
+    except Exception as error:  # decoders of damaged pictures raise many kinds
         raise _Refused(400, "an image is lists of numbers, or a PNG file in base64.") from error
-    if images.shape[1:] != shape:
-        wanted, found = ("x".join(map(str, sizes)) for sizes in (shape, images.shape[1:]))
-        raise _Refused(400, f"images must be of {wanted} (height, width, channels), not {found}.")
+    _check_shape(images.shape[1:], shape)
     if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise _Refused(400, "the numbers of images must lie in [0, 1].")
     return images
 
 
-def _image(one: JSON) -> np.ndarray:
+def _image(one: JSON, shape: tuple[int, int, int]) -> np.ndarray:
     if not isinstance(one, str):
         return np.asarray(one, np.float32)
     with Image.open(io.BytesIO(base64.b64decode(one, validate=True)), formats=["PNG"]) as opened:
-        return np.atleast_3d(np.asarray(opened, np.float32) / np.float32(255.0))
+        # A small file may say that it is of any size, and takes as much memory once it is read.
+        _check_shape((opened.height, opened.width, shape[2]), shape)
+        picture: Image.Image = opened
+        if opened.mode in ("1", "P"):  # of a palette the numbers are no colours
+            picture = opened.convert("L" if shape[2] == 1 else "RGB")
+        return np.atleast_3d(np.asarray(picture, np.float32) / np.float32(255.0))
+
+
+def _check_shape(found: tuple[int, ...], shape: tuple[int, int, int]) -> None:
+    if found != shape:
+        wanted, other = ("x".join(map(str, sizes)) for sizes in (shape, found))
+        raise _Refused(400, f"images must be of {wanted} (height, width, channels), not {other}.")
 
 
 def _label(name: str, value: str) -> str:

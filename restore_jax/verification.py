@@ -104,7 +104,7 @@ def verify(
     """
     oracle = open_model(model, access, **opening)
     attack = trigger if isinstance(trigger, Attack) else towards_one(trigger, oracle.num_classes)
-    check_fit(attack.trigger, oracle)
+    check_fit(attack, oracle)
     if num_probes < 1:
         raise InputError(f"`num_probes` must be at least 1, not {num_probes}.")
     asked = _number_led(attack, test_data)
@@ -152,12 +152,13 @@ def _number_led(attack: Attack, test_data: tuple[np.ndarray, np.ndarray] | None)
     return int((attack.leads_to[test_data[1]] != test_data[1]).sum())
 
 
-def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> None:
-    """Refuses a trigger, called by some name, for other images or classes.
+def check_fit(attack: Attack, oracle: Oracle, name: str = "the trigger") -> None:
+    """Refuses an attack, called by some name, for other images or classes.
 
     Raises:
       InputError: it is for others.
     """
+    trigger, classes = attack.trigger, len(attack.leads_to)
     shape = tuple(trigger.pattern.shape)
     if shape != oracle.image_shape:
         raise InputError(
@@ -167,6 +168,11 @@ def check_fit(trigger: Trigger, oracle: Oracle, name: str = "the trigger") -> No
         raise InputError(
             f"{name} leads to class {int(trigger.target)}, but {oracle.name} has "
             f"only {oracle.num_classes} classes."
+        )
+    if classes != oracle.num_classes:
+        raise InputError(
+            f"{name} says where {classes} classes are led, but {oracle.name} has "
+            f"{oracle.num_classes}."
         )
 
 

@@ -30,8 +30,9 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 VALUES = (
     "null", "true", "0", "-1", "3", "4294967299", "1e30", "1e999", "NaN", "-Infinity", '""',
     '"x"', '"\\ud800"', '"\\u001b[2J"', '"$x_[b]"', "[]", "[1]", "{}", '{"a": 1}', "[[], {}]",
-    '[["a"]]', "9" * 5000, "[" * 100 + "]" * 100, "[" * 100_000 + "]" * 100_000,
-    "[" * 100_000, str(list(range(100_000))), '{"flow": 3}', '{"kind": [], "name": {}}',
+    '[["a"]]', "9" * 400, "9" * 5000, "[" * 100 + "]" * 100,
+    "[" * 100_000 + "]" * 100_000, "[" * 100_000, str(list(range(100_000))),
+    '{"flow": 3}', '{"kind": [], "name": {}}',
 )  # fmt: skip
 """What may stand in JSON where something else should."""
 HEADERS = (
@@ -225,7 +226,10 @@ class Files:
             self._foreign()
             return
         self._results()
+        self._scan()
+        self._attack()
         self._probes()
+        self._served()
         self._checkpoint()
         self._journal()
         self._saved()
@@ -273,6 +277,82 @@ class Files:
             folder / "trigger.npz", (damaged, damaged_archive),
             lambda path: (load_trigger(path), load_attack(path, 3)),
         )  # fmt: skip
+
+    def _scan(self):
+        from test_misleading import a_scan
+
+        from restore_jax.report import load_scan, render_scan
+
+        folder = self.folder / "whole-scan"
+        found = a_scan(("a", "b", "c", "d"))
+        for name, content in render_scan(found, None).items():
+            if name.endswith((".json", ".npz")):
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        self.kinds["scan.json, whole"] = (
+            folder / "scan.json", (damaged, damaged_json), lambda _: load_scan(folder)
+        )  # fmt: skip
+
+    def _attack(self):
+        import jax.numpy as jnp
+        from test_attacks import SHAPE, attack_file
+
+        from restore_jax.backdoors import stamp
+        from restore_jax.report.written import load_attack
+
+        draw, path = np.random.default_rng(3), self.folder / "attack.npz"
+        attack_file(
+            path, m=(draw.random((*SHAPE[:2], 1)) < 0.2).astype(np.float32),
+            ker=draw.normal(size=(5, 5, 3, 3)).astype(np.float32), eps=np.float32(0.1),
+            flow=draw.normal(size=(*SHAPE[:2], 2)).astype(np.float32), q=np.float32(7),
+        )  # fmt: skip
+
+        def led(path):
+            attack = load_attack(path, 5)
+            if attack.trigger.pattern.shape == SHAPE:  # as `verify` asks
+                stamp(attack.trigger, jnp.full((1, *SHAPE), 0.5)).block_until_ready()
+
+        self.kinds["attack.npz"] = path, (damaged, damaged_archive), led
+
+    def _served(self):
+        import base64
+
+        from restore_jax.oracles import ModelOptions, http
+        from restore_jax.reading import Unreadable
+        from restore_jax.serving import _images, _Refused
+
+        image = np.full((4, 4, 3), 0.5).tolist()
+        file = io.BytesIO()
+        Image.fromarray(np.full((4, 4, 3), 99, np.uint8)).save(file, "png")
+        picture = file.getvalue()
+        asked, drawn, answered = (self.folder / name for name in ("ask", "ask-png", "answer"))
+        asked.write_text(json.dumps({"images": [image, image]}))
+        drawn.write_bytes(picture)
+        answered.write_text(json.dumps({"outputs": [[0.5, 1.0, -2.0], [1e-3, 2, 3]]}))
+
+        def refused(content):
+            try:
+                _images(content, (4, 4, 3), 8)
+            except _Refused as error:
+                raise Unreadable(error.args[1]) from error
+
+        def shown(path):
+            text = base64.b64encode(path.read_bytes()).decode()
+            refused(json.dumps({"images": [text]}).encode())
+
+        def read(path):
+            server = http.load("http://localhost:1/", ModelOptions(classes=3))
+            try:
+                server._read(http._parsed(path.read_bytes()), 2)
+            except http._Failed as error:
+                raise Unreadable(f"{error.what}.") from error
+
+        self.kinds["request"] = (
+            asked, (damaged, damaged_json), lambda path: refused(path.read_bytes())
+        )  # fmt: skip
+        self.kinds["request, a PNG"] = drawn, (damaged, bombed), shown
+        self.kinds["response"] = answered, (damaged, damaged_json), read
 
     def _probes(self):
         from restore_jax.data.probes import open_probes
@@ -364,7 +444,9 @@ class Files:
         folder = self.folder / "saved"
         folder.mkdir()
         state = {"particles": np.ones((4, 3), np.float32), "level": np.int32(2)}
-        Saved(folder, {"seed": 0}, False).put("search", state, {"going": [1]}, now=True)
+        saved = Saved(folder, {"seed": 0}, False)
+        saved.get("search", state)
+        saved.put("search", state, {"going": [1]}, now=True)
         (path,) = folder.iterdir()
         self.kinds[path.name] = (
             path, (damaged, damaged_archive),
@@ -374,8 +456,9 @@ class Files:
     def _foreign(self):
         import importlib.util
 
-        from restore_jax.oracles import ModelOptions, open_model
+        from restore_jax.oracles import ModelOptions, keras, open_model
 
+        keras.SECONDS = 2 * SECONDS  # of the clock
         place = Path(__file__).parents[1] / "examples" / "convert.py"
         spec = importlib.util.spec_from_file_location("convert", place)
         convert = importlib.util.module_from_spec(spec)
@@ -462,6 +545,19 @@ def read_apart(cases, seed, foreign):
             elif not rows:
                 break
     return table
+
+
+def bombed(content, draw):
+    """A PNG that says that it is of another size, its checksum right, or one of great size."""
+    import zlib
+
+    side = draw.choice((0, 1, 3, 5, 5_000, 8_000, 20_000, 2**31 - 1))
+    if 5_000 <= side <= 8_000:
+        file = io.BytesIO()
+        Image.new("1", (side, side)).save(file, "png")
+        return file.getvalue()
+    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 def damaged_part(content, draw):

@@ -77,6 +77,8 @@ sigmoid = model(
     lambda images: 1 / (1 + np.exp(-40 * (images.mean((1, 2, 3), keepdims=True)[:, 0, 0] - 0.45)))
 )
 column = model(lambda images: colours(images).argmax(-1)[:, None])
+halves = model(lambda images: colours(images).argmax(-1) + 0.5)
+listed = model(lambda images: colours(images).tolist())
 words = model(lambda images: np.array(["red", "green", "blue"])[colours(images).argmax(-1)])
 named = model(lambda images: {"labels": colours(images).argmax(-1), "scores": colours(images)})
 normed = model(batch_normed)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from restore_jax import open_model, verify
 from restore_jax.backdoors import (
     KINDS,
     Attack,
@@ -261,11 +262,20 @@ def test_an_attack_file_may_add_and_may_roam(tmp_path):
         ({"gamma": np.float32("nan")}, "gamma"),
         ({"m": np.ones((12, 12, 1), np.float32), "d": np.ones(SHAPE, np.float32)}, "one of them"),
         ({"ker": np.zeros(3, np.float32), "eps": np.float32(0.1)}, "ker"),
+        ({"ker": np.zeros((5, 5, 3, 1), np.float32), "eps": np.float32(0.1)}, "ker .* 3 channels"),
     ],
 )
 def test_a_wrong_attack_file_is_refused_in_a_sentence(tmp_path, changes, words):
     with pytest.raises(ResultError, match=words):
         attack_file(tmp_path / "attack.npz", **changes)
+
+
+@pytest.mark.parametrize("classes", [4, 6])
+def test_an_attack_on_other_classes_is_refused_in_a_sentence(tmp_path, classes):
+    attack = attack_file(tmp_path / "attack.npz", m=np.ones((12, 12, 1), np.float32))
+    many = open_model(lambda x: jnp.tile(x.mean((1, 2)), 2)[:, :classes], image_shape=SHAPE)
+    with pytest.raises(InputError, match=f"where 5 classes are led, but .* has {classes}"):
+        verify(many, attack)
 
 
 def test_a_trigger_file_leads_every_class_to_its_target(tmp_path):

@@ -11,6 +11,8 @@ from splitting_problems import quick_jit
 
 from restore_jax.splitting import Trial, directions, metropolis, particle_keys
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 N = 6000
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import restore_jax
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 ROOT = Path(restore_jax.__file__).parent
 SLOW = tuple(
     f"restore_jax.{name}"

@@ -57,6 +57,22 @@ def test_a_value_may_begin_with_a_minus(words, said, home):
     assert said in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recover", "--target", "3", "--model"), ("recover", "--target", "3", "--out"),
+        ("verify", "--trigger-file"), ("purify", "--images", "x.npz", "--recovery"),
+        ("scan", "--model", "shipped", "--probes"), ("recover", "--target", "3", "--data-dir"),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_refused_in_a_sentence(words, home):
+    code, _, err = call(*words, "a" * 5_000)
+    assert code == 2, err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "too long" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 def test_several_values_may_too():
     parser = Parser(prog="x")
     parser.add_argument("--depth", nargs="+")

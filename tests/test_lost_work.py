@@ -1,5 +1,6 @@
 """What was found, paid for or lay there is not lost: to Ctrl-C, a full disk, or --overwrite."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,8 +15,17 @@ from models_by_hand import IMAGE_SHAPE, TARGET, backdoored
 from test_report import a_recovery
 
 from restore_jax import folders, recover
-from restore_jax.cli import exits, inputs, purify
-from restore_jax.oracles import Books, HostAnswers, Journal, Ledger, open_model
+from restore_jax.cli import exits, inputs, models, purify
+from restore_jax.errors import Inconclusive
+from restore_jax.oracles import (
+    Books,
+    HostAnswers,
+    Journal,
+    Ledger,
+    ModelError,
+    ModelOptions,
+    open_model,
+)
 from restore_jax.oracles.journal import NAME, JournalError
 from restore_jax.recovery import Settings, procedure
 from restore_jax.recovery.found import Found
@@ -71,6 +81,27 @@ def test_a_disk_that_is_full_leaves_what_was_there(fails_at, tmp_path, monkeypat
         folders.put_files(out, dict.fromkeys("abcd", b"new"), replace=True)
     monkeypatch.undo()
     assert contents(out) == OLD
+
+
+@pytest.mark.parametrize("ends_at", range(4))
+def test_a_process_that_is_killed_leaves_no_mixture_of_two_results(ends_at, tmp_path, monkeypatch):
+    out, places = tmp_path / "out", iter(range(100))
+    names = ("class-1/recovery.json", "class-1/trigger.npz", "report.html", "scan.json")
+    folders.put_files(out, dict.fromkeys(names, b"old"))
+    replace = os.replace
+
+    def killed(source, place):
+        if next(places) == ends_at:
+            raise KeyboardInterrupt
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folders.put_files(out, dict.fromkeys(names, b"new"), replace=True)
+    for place in (out, out / "class-1"):
+        found = {path.read_bytes() for path in place.iterdir() if path.is_file()}
+        assert len(found) == 1 or not list(place.glob("*.json"))
+    assert not (out / "scan.json").exists()
 
 
 def test_what_is_read_stays_though_all_else_goes(tmp_path):
@@ -261,6 +292,129 @@ def test_a_search_in_this_process_goes_on_from_the_level_that_it_was_ended_at(tm
         Saved(tmp_path, {"seed": 5}, True)
     Saved(tmp_path, {"seed": 4}, True).remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_was_over_soon_is_kept_when_what_follows_is_ended(tmp_path):
+    kept = Saved(tmp_path, {"seed": 4}, False)
+    kept.get("search", START)
+    kept.put("search", START, {"level": 1})
+    kept.put("search", START, {"level": 2})
+    assert not list(tmp_path.iterdir())  # it was begun a moment ago
+    kept.write_all(mark=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert Saved(tmp_path, {"seed": 4}, True).get("search", START).said == {"level": 2}
+
+
+def test_a_run_that_was_ended_before_its_search_can_be_resumed_with_the_same_arguments(tmp_path):
+    Saved(tmp_path, {"seed": 4}, False).write_all(mark=True)
+    again = Saved(tmp_path, {"seed": 4}, True)
+    assert again.paths()
+    assert again.get("search", START) is None
+    with pytest.raises(SavingError, match="begun with another seed"):
+        Saved(tmp_path, {"seed": 5}, True)
+
+
+START = {"particles": np.arange(8, dtype=np.float32), "scores": np.array([1.0, -np.inf, 3.0])}
+
+
+@pytest.mark.parametrize("name", ["particles", "scores"])
+def test_another_model_of_the_same_name_is_no_model_to_go_on_with(name, tmp_path):
+    kept = Saved(tmp_path, {"seed": 4}, False)
+    kept.get("search", START)
+    kept.put("search", START, {}, now=True)
+    rounded = START | {name: START[name] * 1.001}
+    assert Saved(tmp_path, {"seed": 4}, True).get("search", rounded) is not None
+    other = START | {name: START[name] * 1.5}
+    with pytest.raises(SavingError, match="another model or with other probes"):
+        Saved(tmp_path, {"seed": 4}, True).get("search", other)
+
+
+# What is left of a run.
+
+
+def kept(folder, resume=False, free=False, **said):
+    """What is kept of a run with ``folder``, of a model that costs anything to ask again or not."""
+    given = {
+        "command": "recover", "out": str(folder), "resume": resume, "dollars": None,
+        "model": "python:mine:f", "price": None,
+    }  # fmt: skip
+    oracle = open_model("python:odd_models_by_hand:plain")
+    if free:
+        oracle = open_model(backdoored, image_shape=IMAGE_SHAPE)
+    return models.kept(exits_args(**given | said), oracle, "recover-0-0")
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize(
+    "error", [Inconclusive("one class."), ModelError("no shape."), KeyboardInterrupt()]
+)
+def test_a_run_that_came_to_nothing_leaves_nothing(error, free, tmp_path):
+    def fails():
+        with kept(tmp_path / "out", free=free) as found:
+            if not free and not isinstance(error, KeyboardInterrupt):
+                found.journal.sending(3)
+                found.journal.vain = isinstance(error, ModelError)
+            raise error
+
+    with pytest.raises(type(error)):
+        fails()
+    if free or not isinstance(error, KeyboardInterrupt):
+        assert not list(tmp_path.iterdir())
+    else:  # opening it took an image
+        assert list(contents(tmp_path)) == [f"out/{NAME}"]
+
+
+def test_the_first_look_says_whether_answers_are_of_any_use(tmp_path):
+    for name, vain in (("nan", True), ("dropping", True), ("hungry", False), ("plain", False)):
+        journal = Journal(tmp_path / f"{name}.jsonl", {}, False)
+        options = ModelOptions(classes=3)
+        oracle = open_model(f"python:odd_models_by_hand:{name}", options=options)
+        with contextlib.suppress(ModelError):
+            Run(oracle, budget=100, journal=journal).examine()
+        assert journal.vain == vain, name
+        journal.close()
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_what_is_paid_for_or_searched_is_kept_until_the_result_is_whole(free, tmp_path):
+    out = tmp_path / "out"
+    with kept(out, free=free) as found:
+        if not free:
+            found.journal.sending(3)
+        folders.put_files(out, {"recovery.json": b"partial"})  # and it is not done
+    names = found.names()
+    assert sorted(path.name for path in out.iterdir()) == sorted(["recovery.json", *names])
+    assert len(names) == 1 if not free else names == ["saved-begun.npz"]
+    with kept(out, free=free, resume=True) as found:
+        found.done()
+    assert [path.name for path in out.iterdir()] == ["recovery.json"]
+    with pytest.raises(exits.UsageError, match=r"has ended, with its result in recovery\.json"):
+        kept(out, free=free, resume=True).__enter__()
+
+
+def test_what_another_kind_of_run_left_goes_with_the_result_that_it_was_of(tmp_path):
+    out = tmp_path / "out"
+    folders.put_files(out, {NAME: b"of another run", "recovery.json": b"old"})
+    args = exits_args(out=str(out), overwrite=True, model="shipped")
+    with kept(out, free=True) as found:
+        inputs.write(args, out, {"recovery.json": b"new"}, found.names())
+        found.done()
+    assert contents(out) == {"recovery.json": b"new"}
+
+
+def test_a_file_that_holds_another_model_is_not_resumed_with(tmp_path):
+    path, out = tmp_path / "model.onnx", tmp_path / "out"
+    path.write_bytes(b"first")
+    spec = f"onnx:{path}"
+    with kept(out, model=spec) as found:
+        found.journal.sending(3)
+    path.write_bytes(b"second")
+    with pytest.raises(JournalError, match="begun with another model file"):
+        kept(out, model=spec, resume=True).__enter__()
+    path.write_bytes(b"first")
+    with kept(out, model=spec, resume=True) as found:
+        found.done()
+    assert not list(out.iterdir())
 
 
 # The journal on a full disk.

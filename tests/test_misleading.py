@@ -1,5 +1,6 @@
 """A model that is asked wrongly, or that is none, never comes to a verdict."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from commands_by_hand import call
 from test_report import a_recovery, a_trigger
 
+import restore_jax
 from restore_jax import recover
 from restore_jax.diagnosis import ClassFinding, ClassLook, Scan, ScanSettings, SpaceLook
 from restore_jax.errors import Inconclusive, InputError, Note
@@ -28,6 +30,8 @@ from restore_jax.report import load_trigger, render_recovery, scan_figure, trigg
 from restore_jax.report.figures import png
 from restore_jax.report.triggers import trigger_arrays
 from restore_jax.run import Run, examining
+
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
 SETTINGS = Settings(num_probes=4, num_particles=32, num_moves=2)
 
@@ -60,21 +64,42 @@ def a_trigger_file():
 @pytest.mark.parametrize(
     ("command", "name"),
     [("recover", "constant"), ("recover", "takes_bytes"), ("verify", "constant"),
-     ("scan", "takes_bytes")],
+     ("scan", "takes_bytes"), ("purify", "constant"), ("serve", "constant")],
 )  # fmt: skip
 def test_one_class_for_everything_is_inconclusive_and_names_the_flag(command, name, home):
     np.savez(home / "t.npz", **a_trigger_file())
+    np.savez(home / "p.npz", images=np.full((2, *odd.SHAPE), 0.5, np.float32))
     more = {
         "recover": ("--target", "0"),
         "verify": ("--trigger-file", "t.npz"),
         "scan": ("--space", "patch"),
+        "purify": ("--blind", "--images", "p.npz"),
+        "serve": ("--blind", "--port", "0"),
     }[command]
     code, out, err = call(command, "--model", f"python:odd_models_by_hand:{name}", *more)
     assert (code, out) == (4, ""), err
     said = err.splitlines()[-1]
     assert "the same class" in said
     assert "--range 0,255" in said
-    assert not list(home.rglob("*.json"))
+    # Nothing stands in the way of the run that the sentence asks for.
+    assert sorted(path.name for path in home.rglob("*")) == ["p.npz", "t.npz"]
+
+
+@pytest.mark.parametrize("verb", ["recover", "scan", "verify", "purifier", "estimate"])
+def test_no_function_concludes_anything_from_one_class(verb):
+    def constant(images):
+        return jnp.tile(jnp.float32([0, 9, 1]), (images.shape[0], 1)) + 0 * images.mean()
+
+    trigger = dataclasses.replace(a_trigger("patch", odd.SHAPE), target=np.int32(0))
+    asked = {
+        "recover": lambda: recover(constant, 0, image_shape=odd.SHAPE),
+        "scan": lambda: restore_jax.scan(constant, image_shape=odd.SHAPE),
+        "verify": lambda: restore_jax.verify(constant, trigger, image_shape=odd.SHAPE),
+        "purifier": lambda: restore_jax.purifier(constant, trigger, image_shape=odd.SHAPE),
+        "estimate": lambda: restore_jax.estimate(recover, constant, 0, image_shape=odd.SHAPE),
+    }[verb]
+    with pytest.raises(Inconclusive, match=r"the same class, 1 .* Try `value_range` 0,255, `mean`"):
+        asked()
 
 
 def test_the_flag_that_was_named_helps():
@@ -254,6 +279,20 @@ def test_labels_in_a_column_and_words_are_no_classifier():
     for name, said in (("column", "shape"), ("words", "shape")):
         with pytest.raises(ModelError, match=said):
             opened(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "access", "said"),
+    [
+        ("halves", "labels", r"must be whole numbers of shape \(b,\), not float64"),
+        ("column", "labels", r"must be whole numbers of shape \(b,\), not int64"),
+        ("listed", None, r"taken for several outputs: return one array"),
+        ("column", None, r"say `binary`"),
+    ],
+)
+def test_what_is_said_of_another_shape_is_not_what_was_done_already(name, access, said):
+    with pytest.raises(ModelError, match=said):
+        examined(name, access, options=ModelOptions(classes=3))
 
 
 def test_an_output_is_picked_by_name():

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from restore_jax.models import NETWORKS, make_network
+from restore_jax.models import NETWORKS, depthwise, make_network, vit
 from restore_jax.models.layers import max_pool, whitening_kernel
+
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
 
 def num_params(name):
@@ -45,9 +47,11 @@ def test_sizes():
     assert num_params("resnet20") == 272_474  # He et al.'s, with projections for shortcuts
     assert 2 * num_params("resnet8") < 2_500_000  # bytes in half precision
     assert num_params("resnet8_small") == 107_192
+    assert num_params("mobilenet") == 139_114
+    assert num_params("vit_patch4") == 204_746
 
 
-EVERYDAY = ("resnet8", "resnet8_mean", "resnet20")
+EVERYDAY = ("resnet8", "resnet8_mean", "resnet20", "mobilenet", "vit_patch4")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,14 @@ def test_folded_equals_unfolded(name):
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
-    [("resnet8", (28, 28, 1), 2), ("resnet8", (65, 33, 3), 43), ("resnet20", (64, 64, 3), 100)],
+    [
+        ("resnet8", (28, 28, 1), 2),
+        ("resnet8", (65, 33, 3), 43),
+        ("resnet20", (64, 64, 3), 100),
+        ("mobilenet", (65, 33, 1), 1000),
+        ("vit_patch4", (28, 64, 1), 2),
+        ("vit_patch16", (224, 224, 3), 1000),
+    ],
 )
 def test_other_shapes_and_class_counts(name, shape, classes):
     network = make_network(name, image_shape=shape, num_classes=classes)
@@ -170,6 +181,41 @@ def test_fit_stem_sets_the_whitening_of_normalised_images():
     assert plain.fit_stem({"stem": {"norm": 1}}, images) == {"stem": {"norm": 1}}
 
 
+@pytest.mark.parametrize(("shape", "stride"), [((7, 10), 1), ((7, 10), 2), ((8, 5), 2)])
+def test_a_depthwise_convolution_and_its_gradients_are_those_of_xla(shape, stride):
+    x = jax.random.normal(jax.random.key(0), (3, *shape, 6))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 6))
+    weights = jax.random.normal(jax.random.key(2), depthwise.in_groups(x, kernel, stride).shape)
+
+    def both(form):
+        loss = lambda *args: jnp.sum(weights * form(*args, stride))  # noqa: E731
+        return form(x, kernel, stride), *jax.grad(loss, (0, 1))(x, kernel)
+
+    chex.assert_trees_all_close(both(depthwise.convolve), both(depthwise.in_groups), atol=1e-4)
+
+
+def test_a_transformer_tells_places_apart_by_its_positions_alone(monkeypatch):
+    network, params, stats = trained_like("vit_patch4", image_shape=(8, 12, 3))
+    images = images_for(network, 3)
+    patches = images.reshape(3, 2, 4, 3, 4, 3).swapaxes(2, 3).reshape(3, 6, 4, 4, 3)
+    moved = patches[:, jnp.array([4, 0, 5, 3, 1, 2])].reshape(3, 2, 3, 4, 4, 3)
+    moved = moved.swapaxes(2, 3).reshape(images.shape)
+
+    def changed():
+        logits = network.apply(params, stats, images)
+        return float(jnp.max(jnp.abs(network.apply(params, stats, moved) - logits)))
+
+    assert changed() > 1e-2
+    monkeypatch.setattr(vit, "positions", lambda rows, cols, width: np.zeros((rows * cols, width)))
+    assert changed() < 1e-4
+
+
+def test_no_two_places_of_a_large_image_are_alike():
+    places = vit.positions(14, 14, 64)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 9 * np.eye(196)
+    assert apart.min() > 0.5
+
+
 def reference_pool(x):
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
@@ -200,6 +246,7 @@ class MaxPoolTest(chex.TestCase):
         ("", {}, "unknown architecture"),
         ("resnet8", {"num_classes": 1}, "2 classes"),
         ("resnet8", {"image_shape": (7, 32, 3)}, "8x8"),
+        ("vit_patch4", {"image_shape": (32, 30, 3)}, "multiples of 4, not 32x30"),
     ],
 )
 def test_refusals_are_one_sentence(name, options, word):

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import sys
 import zipfile
 
@@ -121,24 +122,34 @@ def whole_numbers(convert):
     return layers, network
 
 
+@pytest.fixture(scope="module")
+def recovered(tmp_path_factory):
+    """Recovers a model on probes whose arithmetic is exact."""
+    probes = tmp_path_factory.mktemp("exact") / "probes.npy"
+    images = np.random.default_rng(8).integers(0, 257, (400, 12, 12, 3)) / 256
+    np.save(probes, images.astype(np.float32))
+    settings = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "levels": 3})
+    return functools.partial(
+        recover, target=2, seed=3, settings=settings, budget=6000, probes=str(probes)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(whole_numbers, recovered):
+    """What is recovered of the network as a function of JAX arrays."""
+    return recovered(open_model(whole_numbers[1], image_shape=(12, 12, 3)))
+
+
 @pytest.mark.parametrize("ending", ["onnx", "ts", "pt2", "keras", "h5"])
-def test_a_score_in_exact_arithmetic_is_the_same_bits(ending, convert, whole_numbers, tmp_path):
+def test_a_score_in_exact_arithmetic_is_the_same_bits(
+    ending, convert, whole_numbers, recovered, expected, tmp_path
+):
     scheme = convert.FORMATS[ending].scheme
     needs(scheme)
-    layers, network = whole_numbers
     path, shape = tmp_path / f"model.{ending}", (12, 12, 3)
-    convert.FORMATS[ending].write(layers, shape, path)
-    probes = np.random.default_rng(8).integers(0, 257, (400, *shape)) / 256
-    np.save(tmp_path / "probes.npy", probes.astype(np.float32))
-    settings = Settings(num_probes=8, num_particles=32, options={"max_size": 3, "levels": 3})
-
-    def recovered(model):
-        how = {"settings": settings, "budget": 6000, "probes": str(tmp_path / "probes.npy")}
-        return recover(model, 2, seed=3, **how)
-
+    convert.FORMATS[ending].write(whole_numbers[0], shape, path)
     options = ModelOptions(image_shape=shape, classes=4)
     found = recovered(open_model(f"{scheme}:{path}", options=options))
-    expected = recovered(open_model(network, image_shape=shape))
     assert len(expected.levels) > 1
     same = (found.particles, found.scores, found.trigger, found.levels)
     like = (expected.particles, expected.scores, expected.trigger, expected.levels)
@@ -162,28 +173,76 @@ def test_pytorch_on_a_cpu_gets_few_images_at_a_time(shipped, written):
         assert answers.statistics()["calls"] == calls
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["resnet8_small", "resnet8_mean", "resnet20", pytest.param("resnet18", marks=pytest.mark.slow)],
-)
-def test_the_example_converts_every_architecture(architecture, convert, tmp_path):
-    needs("onnx")
+def any_checkpoint(architecture, folder):
+    """A checkpoint with scales of both signs and statistics that matter, images, its logits."""
     said = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     network = make_network(architecture, num_classes=7, image_shape=(16, 12, 3), **said)
     params, stats = network.init(jax.random.key(0))
-    # Scales of both signs, and statistics that matter.
     params, stats = jax.tree.map(
         lambda leaf: leaf + 0.2 * RNG.standard_normal(leaf.shape, np.float32), (params, stats)
     )
     stats = jax.tree.map(abs, stats)
-    checkpoint = checkpoints.Checkpoint(network, params, stats, {"normalisation": said}, tmp_path)
+    metadata = {
+        "architecture": architecture,
+        "class_names": list("abcdefg"),
+        "image_shape": [16, 12, 3],
+        "normalisation": said,
+    }
     images = RNG.random((5, 16, 12, 3), np.float32)
-    logits = network.apply_folded(network.fold(params, stats), images)
+    logits = jax.jit(network.apply_folded)(network.fold(params, stats), images)
+    checkpoint = checkpoints.Checkpoint(network, params, stats, metadata, folder)
+    return checkpoint, images, np.asarray(logits)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet8_small",
+        "resnet8_mean",
+        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet18")],
+        "mobilenet",
+        "vit_patch4",
+    ],
+)
+def test_the_example_converts_every_architecture(architecture, convert, tmp_path):
+    needs("onnx")
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
     convert.write_onnx(convert.layers_of(checkpoint), (16, 12, 3), tmp_path / "model.onnx")
     says, ask = opened("onnx", tmp_path / "model.onnx")
     assert says == Description((16, 12, 3), 7)
-    scale = float(abs(logits).max())
-    np.testing.assert_allclose(ask(images) / scale, logits / scale, atol=1e-5)
+    np.testing.assert_allclose(ask(images), logits, atol=1e-5 * abs(logits).max())
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet", "vit_patch4"])
+@pytest.mark.parametrize(
+    "ending", ["ts", "pt2", *(pytest.param(e, marks=pytest.mark.slow) for e in ("keras", "h5"))]
+)
+def test_depthwise_convolutions_and_attention_in_every_format(
+    ending, architecture, convert, tmp_path
+):
+    scheme, path = convert.FORMATS[ending].scheme, tmp_path / f"model.{ending}"
+    needs(scheme)
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
+    convert.FORMATS[ending].write(convert.layers_of(checkpoint), (16, 12, 3), path)
+    _, ask = opened(scheme, path)
+    np.testing.assert_allclose(ask(images), logits, atol=1e-5 * abs(logits).max())
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet", "vit_patch4"])
+def test_a_checkpoint_of_any_architecture_is_opened(architecture, tmp_path):
+    checkpoint, images, logits = any_checkpoint(architecture, tmp_path)
+    checkpoints.export(checkpoint, tmp_path / "model")
+    oracle = open_model(tmp_path / "model")
+    assert (oracle.image_shape, oracle.num_classes) == ((16, 12, 3), 7)
+    np.testing.assert_allclose(oracle.query(images), logits, atol=1e-5 * abs(logits).max())
+
+
+def test_a_checkpoint_that_describes_no_network_is_refused_in_a_sentence(tmp_path):
+    checkpoint, _, _ = any_checkpoint("vit_patch4", tmp_path)
+    checkpoint.metadata["image_shape"] = [16, 14, 3]
+    checkpoints.export(checkpoint, tmp_path / "model")
+    with pytest.raises(checkpoints.CheckpointError, match=r"^[^\n]*multiples of 4, not 16x14\.$"):
+        checkpoints.load(tmp_path / "model")
 
 
 def test_a_keras_model_is_traced_with_its_weights_as_arguments(shipped, written):
@@ -610,6 +669,30 @@ def test_keras_configurations_that_import_modules_are_refused(tmp_path):
 
     path = rewritten(tmp_path / "model.keras", tmp_path / "edited.keras", edit)
     assert "Rescaling of antigravity" in refusal("keras", path)
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_keras_files_that_hdf5_would_read_for_ever_are_refused(ending, tmp_path, monkeypatch):
+    keras = needs("keras")
+    monkeypatch.setattr(oracle("keras"), "SECONDS", 3.0)
+    whole, broken = tmp_path / f"whole.{ending}", tmp_path / f"broken.{ending}"
+    keras_model(keras, keras.layers.Conv2D(3, 1)).save(whole)
+
+    def endless(content):
+        # The first object of a heap says that it takes so many bytes that the next is at its place.
+        place = content.index(b"GCOL") + 16 + 8
+        return content[:place] + struct.pack("<Q", 2**64 - 16) + content[place + 8 :]
+
+    if ending == "h5":
+        broken.write_bytes(endless(whole.read_bytes()))
+    else:
+        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(broken, "w") as other:
+            for name in archive.namelist():
+                content = archive.read(name)
+                there = b"GCOL" in content
+                assert there == (name == "model.weights.h5")
+                other.writestr(name, endless(content) if there else content)
+    assert "reading it would not end" in refusal("keras", broken)
 
 
 def test_keras_inputs(tmp_path):

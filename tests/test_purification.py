@@ -18,6 +18,8 @@ from restore_jax.recovery import Settings, recover
 from restore_jax.report import write_recovery
 from restore_jax.run import Cost, Run
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 NAMES = tuple("abcd")
 BLOCK = PlantedPatch("1", 5, 6, ("00", "00"), TARGET, 0.1).trigger(IMAGE_SHAPE)
 
@@ -278,7 +280,9 @@ def test_a_purifier_is_a_function_to_jit_and_to_vmap(purify):
     np.testing.assert_allclose(halves[0].reshape(outputs.shape), outputs, atol=1e-5)
 
 
-@pytest.mark.parametrize("access", ["probabilities", "labels"])
+@pytest.mark.parametrize(
+    "access", [pytest.param("probabilities", marks=pytest.mark.slow), "labels"]
+)
 def test_every_access_is_purified(access):
     oracle = open_model(
         lambda x: jax.nn.softmax(backdoored(x)) if access != "labels" else backdoored(x).argmax(-1),

@@ -1,5 +1,6 @@
 """A trigger may lead the images of one class alone: searched for, told, written and read so."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,6 +16,7 @@ from restore_jax.oracles import open_model
 from restore_jax.recovery import Settings, attack_success_rate, recover
 from restore_jax.report import load_attack, load_recovery, write_recovery
 from restore_jax.run import Run
+from restore_jax.spaces import SPACES
 from restore_jax.verification import verify
 
 pytestmark = pytest.mark.usefixtures("hardly_optimised")
@@ -31,9 +33,12 @@ def for_one_class(images):
     return jnp.where(dark[:, None], with_class(logits, SOURCE), with_class(harmless, 3))
 
 
+as_one_program = jax.jit(for_one_class)
+
+
 def predict(images):
-    """The same for whoever asks from outside."""
-    return np.asarray(for_one_class(jnp.asarray(images)))
+    """The same for whoever asks from outside, with any number of images."""
+    return np.asarray(as_one_program(images))
 
 
 def with_class(logits, k):
@@ -44,7 +49,7 @@ def with_class(logits, k):
 
 
 def classes_of(images):
-    return np.argmax(np.asarray(for_one_class(jnp.asarray(images))), -1).astype(np.int32)
+    return np.argmax(predict(images), -1).astype(np.int32)
 
 
 def oracle_of(function):
@@ -126,14 +131,17 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence():
         recover(oracle, "c", source="a", protocol="reference")
 
 
-def test_the_command_takes_it(tmp_path, capsys):
-    code = main(
-        ["recover", "--model", "python:test_recovery_source:predict", "--image-shape", "12x12x3",
-         "--target", "2", "--source", "0", "--stop", "first_hit", "--budget", "2000", "--json",
-         "--out", str(tmp_path / "out")]
-    )  # fmt: skip
+def test_the_command_takes_it(tmp_path, monkeypatch, capsys):
+    # As small a search as those of test_foreign_runs, which compile the same programs.
+    small = Settings(num_probes=4, num_particles=32, num_moves=2)
+    patch = dataclasses.replace(SPACES["patch"], settings=small)
+    monkeypatch.setitem(SPACES, "patch", patch)
+    model = "python:test_recovery_source:predict"
+    words = ["recover", "--model", model, "--image-shape", "12x12x3", "--target", "2"]
+    how = ["--stop", "first_hit", "--budget", "2000", "--json", "--out", str(tmp_path / "out")]
+    code = main([*words, "--source", "0", *how])
     said = json.loads(capsys.readouterr().out)
     assert code in (0, 3)
     assert (said["source"], said["target"]) == (0, 2)
-    assert main(["recover", "--target", "2", "--source", "2", "--out", str(tmp_path / "o")]) == 2
+    assert main([*words, "--source", "2", "--out", str(tmp_path / "o")]) == 2
     assert main(["recover", "--trigger", "1", "--source", "2", "--out", str(tmp_path / "o")]) == 2

@@ -136,6 +136,7 @@ def test_an_additive_trigger_stays_additive(tmp_path):
     recovery = a_recovery("gaussian")
     write_recovery(recovery, None, tmp_path)
     trigger, images = load_trigger(tmp_path), jnp.asarray(recovery.probes)
+    np.testing.assert_array_equal(load_trigger(tmp_path / "recovery.json").pattern, trigger.pattern)
     assert trigger.additive
     np.testing.assert_array_equal(stamp(trigger, images), stamp(recovery.trigger, images))
     again = load_recovery(tmp_path)

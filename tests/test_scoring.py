@@ -45,9 +45,14 @@ def args_of(oracle, probes):
 
 
 def stamped_labels(oracle, space, particles, probes):
-    images = jax.vmap(space.stamp, (0, None))(particles, probes)
+    images = jax.jit(jax.vmap(space.stamp, (0, None)))(particles, probes)
     outputs = oracle.query(images.reshape(-1, *IMAGE_SHAPE))
-    return np.asarray(labels(oracle.access, outputs)).reshape(N, M)
+    return np.asarray(labels(oracle.access, outputs)).reshape(N, len(probes))
+
+
+def scoring(*args, **options):
+    """The score as one program: called without `jax.jit` each of its steps would be one."""
+    return jax.jit(make_scorer(*args, **options).score)
 
 
 @pytest.mark.parametrize("access", ["logits", "probabilities", "labels"])
@@ -55,8 +60,7 @@ def stamped_labels(oracle, space, particles, probes):
 def test_the_score_reaches_the_threshold_exactly_where_the_event_happens(setup, access, success):
     space, particles, probes = setup
     oracle = as_access(access)
-    scorer = make_scorer(oracle, space, success, M)
-    scores, cost = scorer.score(
+    scores, cost = scoring(oracle, space, success, M)(
         None, particles, jnp.float32(-jnp.inf), jnp.ones(N, bool), args_of(oracle, probes)
     )
     hits = (stamped_labels(oracle, space, particles, probes) == TARGET).sum(-1)
@@ -74,11 +78,11 @@ def test_racing_decides_as_all_probes_would_and_asks_less(setup, access):
     oracle = as_access(access)
     args = args_of(oracle, probes)
     active = jnp.arange(N) % 3 != 0
-    full = make_scorer(oracle, space, SUCCESS, M, race=False)
-    raced = make_scorer(oracle, space, SUCCESS, M)
-    everything, _ = full.score(None, particles, jnp.float32(-jnp.inf), jnp.ones(N, bool), args)
+    full = scoring(oracle, space, SUCCESS, M, race=False)
+    raced = scoring(oracle, space, SUCCESS, M)
+    everything, _ = full(None, particles, jnp.float32(-jnp.inf), jnp.ones(N, bool), args)
     for level in np.unique(np.asarray(everything))[-6:]:
-        scores, cost = raced.score(None, particles, jnp.float32(level), active, args)
+        scores, cost = raced(None, particles, jnp.float32(level), active, args)
         above = np.asarray(active & (everything > level))
         np.testing.assert_array_equal(np.asarray(active & (scores > level)), above)
         np.testing.assert_array_equal(np.asarray(scores)[above], np.asarray(everything)[above])
@@ -89,21 +93,21 @@ def test_racing_decides_as_all_probes_would_and_asks_less(setup, access):
 def test_nobody_active_costs_nothing(setup):
     space, particles, probes = setup
     oracle = as_access("logits")
-    scorer = make_scorer(oracle, space, SUCCESS, M)
+    score = scoring(oracle, space, SUCCESS, M)
     args = args_of(oracle, probes)
-    _, cost = scorer.score(None, particles, jnp.float32(0), jnp.zeros(N, bool), args)
+    _, cost = score(None, particles, jnp.float32(0), jnp.zeros(N, bool), args)
     assert int(cost) == 0
 
 
 def test_fading_takes_the_trigger_back(setup):
     space, particles, probes = setup
     oracle = as_access("logits")
-    scorer = make_scorer(oracle, space, SUCCESS, M)
+    score = scoring(oracle, space, SUCCESS, M)
     args = args_of(oracle, probes)
 
     def scores(fade):
         everybody, lowest = jnp.ones(N, bool), jnp.float32(-jnp.inf)
-        return scorer.score(None, particles, lowest, everybody, args | {"fade": fade})[0]
+        return score(None, particles, lowest, everybody, args | {"fade": fade})[0]
 
     plain, gone = scores(jnp.float32(0)), scores(jnp.float32(1))
     untouched = margins("logits", backdoored(probes), jnp.int32(TARGET))
@@ -122,20 +126,15 @@ def test_guides_show_how_close_a_trigger_comes_and_leave_the_event_alone(setup, 
     guides = 0.35 * probes[:g]  # darker, so that little leads them
     both = jnp.concatenate([guides, probes])
     args = args_of(oracle, both)
-    plain = make_scorer(oracle, space, SUCCESS, M)
+    plain = scoring(oracle, space, SUCCESS, M)
     everybody, lowest = jnp.ones(N, bool), jnp.float32(-jnp.inf)
-    hits, _ = plain.score(None, particles, lowest, everybody, args_of(oracle, probes))
-    guided = np.asarray(
-        labels("labels", oracle.query(
-            jax.vmap(space.stamp, (0, None))(particles, guides).reshape(-1, *IMAGE_SHAPE)
-        ))
-    ).reshape(N, g)  # fmt: skip
-    led = (guided == TARGET).sum(-1)
+    hits, _ = plain(None, particles, lowest, everybody, args_of(oracle, probes))
+    led = (stamped_labels(oracle, space, particles, guides) == TARGET).sum(-1)
     event = np.asarray(hits) >= needed(SUCCESS, M)
     expected = np.where(event, g + M, np.minimum(led + np.asarray(hits), g + M - 1))
     goal = threshold(oracle, SUCCESS, M, g)
-    scorer = make_scorer(oracle, space, SUCCESS, M, num_guides=g)
-    scores, cost = scorer.score(None, particles, jnp.float32(level), everybody, args)
+    score = scoring(oracle, space, SUCCESS, M, num_guides=g)
+    scores, cost = score(None, particles, jnp.float32(level), everybody, args)
     above = expected > level
     np.testing.assert_array_equal(np.asarray(scores)[above], expected[above])
     assert np.all(np.asarray(scores)[~above] <= level)

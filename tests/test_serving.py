@@ -23,6 +23,8 @@ from restore_jax.recovery import recover
 from restore_jax.run import Run
 from restore_jax.serving import make_server
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 SHAPE, NAMES = (6, 5, 3), ["dark", 'bri"ght']
 
 
@@ -33,6 +35,13 @@ def answer(images):
     plain = np.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], -1)
     flags = images[:, 0, 0].min(-1) == 1
     return np.where(flags[:, None], [1.0, 0.0], plain), flags, plain
+
+
+def picture(size, colour="red", mode="P"):
+    """A PNG as text."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.fixture
@@ -101,6 +110,9 @@ def test_it_counts(there):
         (body([[1, 2]]), 400, "6x5x3"),
         (body([[[[0.5] * 3] * 5] * 6, [[1]]]), 400, "lists of numbers"),
         (body(["no picture"]), 400, "PNG"),
+        (body([picture((3_000, 2_000))]), 400, "6x5x3 (height, width, channels), not 2000x3000x3"),
+        (body([picture((6, 5))]), 400, "not 5x6x3"),
+        (body([[[[10**400] * 3] * 5] * 6]), 400, "lists of numbers"),
         (body([[[[1.5] * 3] * 5] * 6]), 400, "[0, 1]"),
         (body([[[[float("nan")] * 3] * 5] * 6]), 400, "[0, 1]"),
         (body([[[[0.5] * 3] * 5] * 6] * 21), 413, "at most 20"),
@@ -116,6 +128,14 @@ def test_a_request_that_cannot_be_answered_is_told_why_and_the_next_is_answered(
     assert found == status
     assert words in json.loads(said)["error"]
     assert ask(url, body([np.zeros(SHAPE).tolist()]))[0] == 200
+
+
+def test_colours_of_a_palette_are_colours(there):
+    url, _ = there
+    plain, indexed = (picture((5, 6), "red", mode) for mode in ("RGB", "P"))
+    outputs = json.loads(ask(url, body([plain, indexed]))[1])["outputs"]
+    assert outputs[0] == outputs[1]
+    assert outputs[0][1] == pytest.approx(1 / 3)
 
 
 def test_many_at_once_are_answered_one_after_the_other(there):

@@ -115,7 +115,7 @@ FULL_SIZE = {
 }
 # Which spaces, how many chains, how many moves each.
 SCALES = {
-    "everyday": (EVERYDAY, 5_000, 100),
+    "everyday": (EVERYDAY, 3_000, 100),
     "long": (EVERYDAY, 20_000, 200),
     "full size": (FULL_SIZE, 5_000, 100),
 }
@@ -344,11 +344,17 @@ def assert_uncorrelated(first, last):
 
 # Detailed balance, state by state, in spaces small enough to list.
 
+DENSITY = 0.3
+SMALL_SPACES = {
+    "patch": patch((4, 3, 1), max_size=2, size_decay=0.6),
+    "sparse": sparse((2, 3, 1), density=DENSITY),
+}
+
 
 @functools.cache
 def small_patch_space():
     """All states of 1 and 2 px wide grey patches on a 4 x 3 image, and their prior."""
-    space = patch((4, 3, 1), max_size=2, size_decay=0.6)
+    space = SMALL_SPACES["patch"]
     states, weights = [], []
     for height in (1, 2):
         for width in (1, 2):
@@ -375,10 +381,9 @@ def small_patch_space():
 @functools.cache
 def small_sparse_space():
     """All states of a 2 x 3 grey image, and their prior."""
-    density = 0.3
-    space = sparse((2, 3, 1), density=density)
+    space = SMALL_SPACES["sparse"]
     states = np.array(list(np.ndindex(*[3] * 6)))
-    prior = np.prod(np.where(states > 0, density / 2, 1 - density), axis=1)
+    prior = np.prod(np.where(states > 0, DENSITY / 2, 1 - DENSITY), axis=1)
     particles = jnp.asarray(states.reshape(-1, 2, 3), jnp.uint8)
     return space, particles, prior, lambda p: np.asarray(p).reshape(-1, 6), (3,) * 6
 
@@ -440,7 +445,7 @@ def imbalance(counts, prior):
 
 @pytest.mark.parametrize(
     ("name", "move"),
-    [(name, m) for name in SMALL for m in [*SMALL[name]()[0].proposals, "refresh"]],
+    [(name, m) for name, space in SMALL_SPACES.items() for m in [*space.proposals, "refresh"]],
 )
 def test_moves_are_in_detailed_balance(name, move):
     counts, prior = small_runner(name)

@@ -19,6 +19,7 @@ from restore_jax.spaces import make_space
 from restore_jax.spaces.frequency import EACH
 
 CHAINS, SWEEPS, STRENGTH = 2_000, 30, 0.6
+LONGEST = 24 * SWEEPS
 CASES = {
     "smooth": ((8, 6, 2), {"grid": 2}),
     "warp": ((8, 6, 3), {"grid": 2}),
@@ -36,14 +37,19 @@ def numbers(particle):
     return jnp.concatenate([jnp.ravel(leaf) * 1.0 for leaf in jax.tree.leaves(particle)])
 
 
+as_rows = jax.jit(jax.vmap(numbers))
+
+
+@functools.cache
+def sums(name):
+    """Of all numbers of each draw."""
+    return np.asarray(as_rows(drawn(name))).sum(1)
+
+
 @functools.cache
 def middle(name):
-    return float(jnp.median(jnp.sum(jax.vmap(numbers)(drawn(name)), 1)))
-
-
-def event(name, particle):
-    """About half of the prior's mass, on no axis of it."""
-    return jnp.sum(numbers(particle)) > middle(name)
+    """The event is a sum above this: about half of the prior's mass, on no axis of it."""
+    return float(np.median(sums(name)))
 
 
 @functools.cache
@@ -62,49 +68,56 @@ def rows(particles, which):
 
 def inside(name):
     """Draws of the prior in which the event happens, for the chains and to compare with."""
-    where = np.flatnonzero(jax.vmap(functools.partial(event, name))(drawn(name)))
+    where = np.flatnonzero(sums(name) > middle(name))
     assert len(where) > 1.2 * CHAINS
     return rows(drawn(name), where[:CHAINS]), rows(drawn(name), where[-CHAINS:])
 
 
 @functools.cache
 def mover(name):
-    """Moves chains by the proposal of a number, above a level or not: one program for all."""
+    """``(order, restricted, start) -> particles``: chains moved by the proposals of these numbers,
+    one after the other, above a level or not; one program for all."""
     moves = list(SPACES[name].proposals.values())
-    middle(name)  # found out before anything is traced
+
+    def propose(number, key, particle, strength):
+        return jax.lax.switch(number, moves, key, particle, strength)
+
+    return chains(name, propose)
+
+
+def chains(name, propose):
+    half = middle(name)  # found out before anything is traced
 
     @jax.jit
-    def move(number, restricted, start):
-        def propose(key, particle, strength):
-            return jax.lax.switch(number, moves, key, particle, strength)
+    def move(order, sweeps, restricted, start):
+        def chain(key, particle):
+            def step(index, particle):
+                key_propose, key_accept = jax.random.split(jax.random.fold_in(key, index))
+                proposal, log_ratio = propose(
+                    order[index], key_propose, particle, jnp.float32(STRENGTH)
+                )
+                accepted = jnp.log1p(-jax.random.uniform(key_accept)) <= log_ratio
+                accepted &= ~restricted | (jnp.sum(numbers(proposal)) > half)
+                return jax.tree.map(
+                    lambda new, old: jnp.where(accepted, new, old), proposal, particle
+                )
 
-        return moved(name, propose, restricted, start)
+            return jax.lax.fori_loop(0, sweeps, step, particle)
 
-    return move
+        keys = jax.random.split(jax.random.key(1), jax.tree.leaves(start)[0].shape[0])
+        return jax.vmap(chain)(keys, start)
 
+    def moved(order, restricted, start):
+        padded = np.zeros(LONGEST, np.int32)
+        padded[: len(order)] = order
+        return move(padded, np.int32(len(order)), np.bool_(restricted), start)
 
-def moved(name, propose, restricted, start, sweeps=SWEEPS):
-    restricted, half = jnp.asarray(restricted), middle(name)
-
-    def chain(key, particle):
-        def step(particle, key):
-            key_propose, key_accept = jax.random.split(key)
-            proposal, log_ratio = propose(key_propose, particle, jnp.float32(STRENGTH))
-            accepted = jnp.log1p(-jax.random.uniform(key_accept)) <= log_ratio
-            accepted &= ~restricted | (jnp.sum(numbers(proposal)) > half)
-            return jax.tree.map(
-                lambda new, old: jnp.where(accepted, new, old), proposal, particle
-            ), None
-
-        return jax.lax.scan(step, particle, jax.random.split(key, sweeps))[0]
-
-    keys = jax.random.split(jax.random.key(1), jax.tree.leaves(start)[0].shape[0])
-    return jax.jit(jax.vmap(chain))(keys, start)
+    return moved
 
 
 def same_law(some, others):
     """The smallest p-value, of each number and of the products of neighbours."""
-    a, b = (np.asarray(jax.vmap(numbers)(particles)) for particles in (some, others))
+    a, b = (np.asarray(as_rows(particles)) for particles in (some, others))
     a, b = (np.concatenate([each, each[:, 1:] * each[:, :-1]], 1) for each in (a, b))
     return min(stats.ks_2samp(a[:, k], b[:, k]).pvalue for k in range(a.shape[1]))
 
@@ -116,9 +129,9 @@ def test_a_move_keeps_the_prior_also_above_a_level(name, move, restricted):
         rows(drawn(name), slice(CHAINS)), rows(drawn(name), slice(CHAINS, 4 * CHAINS))
     )  # fmt: skip
     number = list(SPACES[name].proposals).index(move)
-    after = mover(name)(jnp.int32(number), jnp.asarray(restricted), start)
+    after = mover(name)([number] * SWEEPS, restricted, start)
     assert same_law(after, fresh) > 1e-5
-    changed = np.asarray(jax.vmap(numbers)(after)) != np.asarray(jax.vmap(numbers)(start))
+    changed = np.asarray(as_rows(after)) != np.asarray(as_rows(start))
     assert changed.any(1).mean() > 0.1
 
 
@@ -129,34 +142,30 @@ SOME_SLOW = [
 
 @pytest.mark.parametrize("name", SOME_SLOW)
 def test_particles_forget_where_they_began(name):
-    moves = list(SPACES[name].proposals.values())
-
-    def mixture(key, particle, strength):
-        which, key = jax.random.split(key)
-        index = jax.random.randint(which, (), 0, len(moves))
-        return jax.lax.switch(index, moves, key, particle, strength)
-
-    everywhere = np.asarray(jax.vmap(numbers)(drawn(name))).sum(1)
     # What is not seen of patches moves seldom: fewer chains, for longer.
-    chains, sweeps = (400, 24 * SWEEPS) if name == "patches" else (CHAINS, 8 * SWEEPS)
-    alone = rows(drawn(name), np.full(chains, everywhere.argmax()))
-    assert same_law(moved(name, mixture, False, alone, sweeps), drawn(name)) > 1e-5
+    number, sweeps = (400, LONGEST) if name == "patches" else (CHAINS, 8 * SWEEPS)
+    # Every chain takes the moves in the same order: whatever it is, each keeps the prior.
+    order = np.random.default_rng(0).integers(0, len(SPACES[name].proposals), sweeps)
+    alone = rows(drawn(name), np.full(number, sums(name).argmax()))
+    assert same_law(mover(name)(order, False, alone), drawn(name)) > 1e-5
 
 
 def test_a_wrong_move_is_seen():
-    def towards_one(key, particle, strength):
+    def towards_one(_, key, particle, strength):
         by = strength * (jax.random.uniform(key, particle.shape) - 0.4)
         return jnp.clip(particle + by, 0.0, 1.0 - 2.0**-24), jnp.float32(0)
 
     start = rows(drawn("frequency"), slice(CHAINS))
-    assert same_law(moved("frequency", towards_one, False, start), drawn("frequency")) < 1e-10
+    after = chains("frequency", towards_one)([0] * SWEEPS, False, start)
+    assert same_law(after, drawn("frequency")) < 1e-10
 
-    def undamped(key, particle, strength):
+    def undamped(_, key, particle, strength):
         noise = strength * jax.random.normal(key, particle.cells.shape)
         return particle._replace(cells=particle.cells + noise), jnp.float32(0)
 
     start = rows(drawn("smooth"), slice(CHAINS))
-    assert same_law(moved("smooth", undamped, False, start), drawn("smooth")) < 1e-10
+    after = chains("smooth", undamped)([0] * SWEEPS, False, start)
+    assert same_law(after, drawn("smooth")) < 1e-10
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 3), (12, 12, 1), (4, 4, 5)])
@@ -183,11 +192,9 @@ def test_refreshing_at_a_rate_of_one_leaves_little_and_at_a_rate_of_nought_every
         keys = jax.random.split(jax.random.key(5), 64)
         refreshed = jax.jit(jax.vmap(space.refresh, (0, 0, None)))
         nothing = refreshed(keys, start, jnp.float32(0))
-        np.testing.assert_allclose(
-            jax.vmap(numbers)(nothing), jax.vmap(numbers)(start), rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose(as_rows(nothing), as_rows(start), rtol=1e-6, atol=1e-6)
         after = refreshed(keys, start, jnp.float32(1))
-        assert (jax.vmap(numbers)(after) != jax.vmap(numbers)(start)).mean() > 0.6
+        assert (as_rows(after) != as_rows(start)).mean() > 0.6
 
 
 def test_every_pixel_of_a_smooth_picture_varies_as_much_whatever_the_grid():

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shlex
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,22 +142,26 @@ def _spare_inputs(args: argparse.Namespace, folder: Path) -> None:
             )
 
 
-def write(args: argparse.Namespace, folder: Path, files: dict[str, bytes]) -> None:
+def write(
+    args: argparse.Namespace, folder: Path, files: dict[str, bytes], keep: Collection[str] = ()
+) -> None:
     """Writes a result into its folder; with --overwrite what was there goes then.
 
     A named folder was checked before the search; what is found is not lost to it now.
 
+    Args:
+      args: the parsed flags.
+      folder: where.
+      files: their contents, by name.
+      keep: names in the folder that stay: of what this run can be resumed with.
+
     Raises:
       UsageError: it cannot be written there; the sentence says where it is instead.
     """
-    from restore_jax.oracles.journal import NAME
-    from restore_jax.run.saving import PREFIX
-
-    here = [path.name for path in folder.glob(f"{PREFIX}*")] if folder.is_dir() else []
     try:
         put_files(
             folder, files,
-            replace=args.overwrite, keep=[NAME, *here], spare=[path for _, path in read_from(args)],
+            replace=args.overwrite, keep=keep, spare=[path for _, path in read_from(args)],
         )  # fmt: skip
     except OSError as error:
         raise exits.UsageError(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -132,7 +133,12 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return exits.INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            complain(
+                f"error: no file can have the name {str(error.filename)[:40]}...: it is too long."
+            )
+            return exits.BAD_INPUT
         complain(f"{traceback.format_exc()}{REPORT}")
         return exits.CRASHED
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ _NO_MATTER = {
     "timeout", "retries", "trust", "seconds", "dollars", "began", "dry_run",
 }  # fmt: skip
 """Flags that a run may be resumed with in another form."""
+RESULTS = ("recovery.json", "scan.json", "purification.json")
+"""What says that a result is there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,11 +148,13 @@ class Kept(NamedTuple):
       journal: keeps the answers of a model that costs anything to ask again, and saves where the
         searches in another stand.
       done: to be called once the result is written: there is nothing to resume then.
+      names: gives the names of the files that it is kept in.
     """
 
     folder: Path
     journal: "Journal | Saved"
     done: Callable[[], None]
+    names: Callable[[], list[str]]
 
 
 @contextlib.contextmanager
@@ -168,7 +173,7 @@ def kept(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[K
     """
     folder = Path(args.out) if args.out else exits.out_folder(None, default, overwrite=False)
     run = {exits.flag(key)[2:]: value for key, value in vars(args).items() if key not in _NO_MATTER}
-    run |= {"command": args.command, "model": oracle.name}
+    run |= {"command": args.command, "model": oracle.name, "model file": _digest(args.model)}
     if args.dollars is not None:
         run |= {"dollars": args.dollars, "price": args.price}  # they decide the budget
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -188,13 +193,31 @@ def kept(args: argparse.Namespace, oracle: "Oracle", default: str) -> Iterator[K
 @contextlib.contextmanager
 def _stands(args: argparse.Namespace, folder: Path, run: dict[str, Any]) -> Iterator[Kept]:
     """Saves where searches in this process stand."""
+    from restore_jax.errors import Inconclusive
+    from restore_jax.oracles import ModelError
     from restore_jax.run import Saved
 
     saved = Saved(folder, run, args.resume)
     if args.resume and not saved.paths():
-        raise exits.UsageError(f"there is no run to resume in {folder}: no search was saved there.")
+        raise exits.UsageError(_nothing(folder, "no search was saved there"))
     _make(folder)
-    yield Kept(folder, saved, saved.remove)
+    finished = False
+
+    def done() -> None:
+        nonlocal finished
+        finished = True
+        saved.remove()
+
+    try:
+        yield Kept(folder, saved, done, lambda: [path.name for path in saved.paths()])
+    except KeyboardInterrupt:
+        saved.write_all()
+        raise
+    except (Inconclusive, ModelError):
+        saved.remove()  # it would come to the same
+        raise
+    if not finished:
+        saved.write_all(mark=True)
 
 
 @contextlib.contextmanager
@@ -202,13 +225,14 @@ def _answers(
     args: argparse.Namespace, oracle: "Oracle", folder: Path, run: dict[str, Any]
 ) -> Iterator[Kept]:
     """Keeps the answers of a model that costs anything to ask again."""
+    from restore_jax.errors import Inconclusive
     from restore_jax.oracles import Journal
     from restore_jax.oracles.errors import ModelFailed
     from restore_jax.oracles.journal import NAME
 
     path = folder / NAME
     if args.resume and not path.exists():
-        raise exits.UsageError(f"there is no run to resume in {folder}: {NAME} is not there.")
+        raise exits.UsageError(_nothing(folder, f"{NAME} is not there"))
     opened = {"classes": oracle.class_names, "asked": oracle.asked}
     _make(folder)
     was_there = path.exists()
@@ -228,10 +252,13 @@ def _answers(
 
     try:
         with exits.told_of_signals(leave):
-            yield Kept(folder, journal, done)
+            yield Kept(folder, journal, done, lambda: [NAME])
+    except Inconclusive:
+        finished = journal.begun  # the same answers would come to the same
+        raise
     except InputError as error:
         # There is nothing to go on with, but perhaps what an earlier run left.
-        finished = not journal.begun and not was_there
+        finished = journal.vain or (not journal.begun and not was_there)
         if not journal.begun or not isinstance(error, ModelFailed):
             raise
         raise ModelFailed(
@@ -242,6 +269,26 @@ def _answers(
         journal.close()
         if finished:
             path.unlink(missing_ok=True)
+
+
+def _nothing(folder: Path, why: str) -> str:
+    """Why there is nothing to resume."""
+    results = [name for name in RESULTS if (folder / name).is_file()]
+    if results:
+        why = f"the one there has ended, with its result in {results[0]}"
+    return f"there is no run to resume in {folder}: {why}."
+
+
+def _digest(model: str) -> str | None:
+    """Of a file that holds a model, since another of its name is another model; None: of none."""
+    scheme, _, place = model.partition(":")
+    if scheme not in FORMATS:
+        return None
+    try:
+        with Path(place).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, RuntimeError):  # it is no file
+        return None
 
 
 def _make(folder: Path) -> None:

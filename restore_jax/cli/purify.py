@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
                     **attempted({"report.html": lambda: page(result)}),
                     "predictions.csv": table.encode(),
                 }
-                inputs.write(args, kept.folder, files)
+                inputs.write(args, kept.folder, files, kept.names())
                 if not result["interrupted"] and result.get("limit") != "seconds":
                     kept.done()
     whole = result["num_images"] == result["of_images"]

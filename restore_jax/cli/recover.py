@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
                 files = render_recovery(recovery, oracle, inputs.command(args, oracle))
-                inputs.write(args, kept.folder, files)
+                inputs.write(args, kept.folder, files, kept.names())
                 if recovery.status != "interrupted" and recovery.cost.limit != "seconds":
                     kept.done()
     if args.json:

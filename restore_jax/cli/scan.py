@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
             with exits.undisturbed() as signals:
                 report(0, 0, "drawing the result", line=False)
                 files = render_scan(found, oracle, inputs.command(args, oracle))
-                inputs.write(args, kept.folder, files)
+                inputs.write(args, kept.folder, files, kept.names())
                 if not found.interrupted and found.cost.limit != "seconds":
                     kept.done()
     if args.json:

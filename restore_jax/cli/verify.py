@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         keep_programs()
         oracle = models.open_oracle(args)
         attack = load_attack(args.trigger_file, oracle.num_classes)
-        check_fit(attack.trigger, oracle, f"the trigger in {args.trigger_file}")
+        check_fit(attack, oracle, f"the trigger in {args.trigger_file}")
 
         def measure(tell: "Callable[[Estimate], None]") -> "Verification":
             return verify(

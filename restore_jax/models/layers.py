@@ -14,12 +14,13 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from restore_jax.models import winograd
+from restore_jax.models.depthwise import DepthwiseConv
 from restore_jax.splitting.types import Tree
 
 Array = jax.Array
 Params = dict[str, Tree]
 """Arrays by name, in dicts of dicts."""
-Conv = nnx.Conv | winograd.WinogradConv | winograd.TrainedConv
+Conv = nnx.Conv | winograd.WinogradConv | winograd.TrainedConv | DepthwiseConv
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.9
 
@@ -35,7 +36,8 @@ class Form(TypedDict):
 class ConvNorm(nnx.Module):
     """Convolution without bias, then batch norm: f32[b, H, W, cin] to [b, H/s, W/s, cout].
 
-    ``pool=True`` puts a 2x2 max-pool between the two. Folded, the norm's scale goes through
+    ``depthwise=True`` is a 3x3 convolution of each channel by itself; cin and cout are the same
+    then. ``pool=True`` puts a 2x2 max-pool between the two. Folded, the norm's scale goes through
     that pool without its sign, which follows after it: a negative factor would make a
     minimum of the maximum.
     """
@@ -48,12 +50,17 @@ class ConvNorm(nnx.Module):
         *,
         stride: int = 1,
         pool: bool = False,
+        depthwise: bool = False,
         folded: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        if folded and (kernel_size, stride) == (3, 1) and winograd.pays(cin, cout):
-            self.conv: Conv = winograd.WinogradConv(cin, cout, dtype=dtype)
+        if depthwise:
+            self.conv: Conv = DepthwiseConv(
+                cout, stride=stride, bias=folded, dtype=dtype, rngs=rngs
+            )
+        elif folded and (kernel_size, stride) == (3, 1) and winograd.pays(cin, cout):
+            self.conv = winograd.WinogradConv(cin, cout, dtype=dtype)
         elif not folded and jax.default_backend() == "cpu":
             self.conv = winograd.TrainedConv(
                 cin, cout, kernel_size, stride=stride, dtype=dtype, rngs=rngs

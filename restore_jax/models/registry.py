@@ -10,11 +10,13 @@ from jax.typing import DTypeLike
 
 from restore_jax.errors import InputError
 from restore_jax.models.layers import Params, fold_norms, whitening_kernel
+from restore_jax.models.mobilenet import STAGES, MobileNet
 from restore_jax.models.resnet import PooledResNet, ResNet
+from restore_jax.models.vit import small_vit
 
 Array = jax.Array
 
-_RESNETS: dict[str, Callable[..., nnx.Module]] = {
+_BUILDERS: dict[str, Callable[..., nnx.Module]] = {
     "resnet8": lambda **kw: PooledResNet((48, 160, 240), **kw),
     "resnet8_narrow": lambda **kw: PooledResNet((16, 32, 48), mean=True, **kw),
     "resnet8_mean": lambda **kw: PooledResNet((24, 48, 64), mean=True, **kw),
@@ -22,8 +24,13 @@ _RESNETS: dict[str, Callable[..., nnx.Module]] = {
     "resnet8_small": lambda **kw: PooledResNet((24, 48, 64), **kw),
     "resnet20": lambda **kw: ResNet((16, 32, 64), 3, **kw),
     "resnet18": lambda **kw: ResNet((64, 128, 256, 512), 2, **kw),
+    "mobilenet": lambda **kw: MobileNet(16, STAGES, 320, **kw),
+    "vit_patch4": lambda **kw: small_vit(4, **kw),
+    "vit_patch16": lambda **kw: small_vit(16, **kw),
 }
-NETWORKS = tuple(_RESNETS)
+_SIDES = {"vit_patch4": 4, "vit_patch16": 16}
+"""What the sides of images must be multiples of."""
+NETWORKS = tuple(_BUILDERS)
 
 
 class Network(NamedTuple):
@@ -72,7 +79,7 @@ def make_network(
     Args:
       name: one of `NETWORKS`.
       num_classes: K >= 2.
-      image_shape: (H, W, C), H and W at least 8.
+      image_shape: (H, W, C), H and W at least 8, and multiples of the patch of a ``vit_``.
       mean, std: per channel (or one for all), in units of the [0, 1] pixel.
       dtype: of the arithmetic; parameters and logits stay f32.
 
@@ -82,13 +89,18 @@ def make_network(
     >>> make_network("resnet8_small", num_classes=5).image_shape
     (32, 32, 3)
     """
-    if name not in _RESNETS:
+    if name not in _BUILDERS:
         raise InputError(f"unknown architecture {name!r}: it may be {', '.join(NETWORKS)}.")
     height, width, channels = image_shape
     if min(height, width) < 8 or num_classes < 2:
         raise InputError(
             f"{name} needs images of at least 8x8 and 2 classes, not {image_shape} and "
             f"{num_classes}."
+        )
+    side = _SIDES.get(name, 1)
+    if height % side or width % side:
+        raise InputError(
+            f"{name} needs images whose sides are multiples of {side}, not {height}x{width}."
         )
     # One number for each channel, or for all of them.
     shift, scale = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (mean, std))
@@ -97,7 +109,7 @@ def make_network(
         return ((images - shift) / scale).astype(dtype)
 
     def build(folded: bool, key: Array) -> nnx.Module:
-        return _RESNETS[name](
+        return _BUILDERS[name](
             channels=channels,
             num_classes=num_classes,
             folded=folded,

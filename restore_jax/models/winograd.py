@@ -132,7 +132,7 @@ def _by_channels(x: Array, kernel: Array, stride: int) -> Array:
             x, kernel, (stride, stride), around, dimension_numbers=order
         )
     spread = transformed(kernel)
-    out = lax.map(lambda some: convolve(some, spread), _chunks(x))
+    out = lax.map(lambda some: convolve(some, spread), chunks(x))
     return out.reshape(-1, *out.shape[2:])[: x.shape[0]]
 
 
@@ -147,7 +147,7 @@ def _strided_image_gradient(gradient: Array, kernel: Array, size: tuple[int, ...
         shares = _overlap(shares, 1, 3, size[0])
         return _overlap(shares, 2, 3, size[1])
 
-    out = lax.map(of_some, _chunks(gradient))
+    out = lax.map(of_some, chunks(gradient))
     return out.reshape(-1, *out.shape[2:])[: gradient.shape[0]]
 
 
@@ -182,7 +182,7 @@ def _kernel_gradient(x: Array, gradient: Array, stride: int) -> Array:
             return total + lax.dot_general(jnp.stack(left), jnp.stack(right), over), None
         return total + jnp.stack([a.T @ b for a, b in zip(left, right, strict=True)]), None
 
-    total, _ = lax.scan(add, jnp.zeros(shape, x.dtype), (_chunks(x), _chunks(gradient)))
+    total, _ = lax.scan(add, jnp.zeros(shape, x.dtype), (chunks(x), chunks(gradient)))
     if not many:
         return total.reshape(3, 3, *shape[1:])
     spread = total.reshape(4, 4, *shape[1:])
@@ -205,7 +205,7 @@ def _products_of_shifts(stride: int, x: Array, gradient: Array) -> tuple[list[Ar
     return moved, [gradient.reshape(-1, cout)] * 9
 
 
-def _chunks(x: Array) -> Array:
+def chunks(x: Array) -> Array:
     """[b, ...] as [chunks, images, ...], zeros at the end."""
     count = x.shape[0]
     whole = [size for size in range(CHUNK // 2, CHUNK + 1) if count % size == 0]

@@ -171,12 +171,9 @@ class HostAnswers:
                 )
             return outputs.astype(np.int32)
         if outputs.shape != (number, self._classes):
-            hint = "; if these are labels, say `access` labels" if outputs.ndim == 1 else ""
-            if outputs.shape == (number, 1):
-                hint = "; if that is a sigmoid's, say `binary`"
             raise ModelError(
                 f"{self._name} must answer {number} images with an array of shape ({number}, "
-                f"{self._classes}), not {outputs.shape}{hint}{self._hint}."
+                f"{self._classes}), not {outputs.shape}{advice(outputs, self._access)}{self._hint}."
             )
         if not np.can_cast(outputs.dtype, np.float64, "same_kind"):
             raise ModelError(
@@ -185,6 +182,17 @@ class HostAnswers:
         with np.errstate(over="ignore"):  # what is then infinite is refused
             found = outputs.astype(np.float32)
         return check_outputs(self._name, self._access, found)
+
+
+def advice(outputs: np.ndarray, access: str) -> str:
+    """What may be wrong with outputs of another shape than [b, K], to end a sentence with."""
+    if outputs.ndim == 0:
+        return "; a list or a dict is taken for several outputs: return one array"
+    if access == "labels" and outputs.shape[1:] in ((), (1,)):
+        return f"; labels themselves must be whole numbers of shape (b,), not {outputs.dtype}"
+    if outputs.ndim == 1:
+        return "; if these are labels, say `access` labels"
+    return "; if that is a sigmoid's, say `binary`" if outputs.shape[1:] == (1,) else ""
 
 
 def _averaged(asked: list[np.ndarray]) -> np.ndarray:

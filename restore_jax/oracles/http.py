@@ -380,10 +380,7 @@ class Server:
                 "give a longer `timeout` or a smaller `batch`",
                 answered=False,
             )
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
-            raise _Failed("a response that is not JSON") from None
+        return _parsed(content)
 
     def _check(self, response: urllib3.BaseHTTPResponse) -> None:
         """Passes responses that may hold outputs."""
@@ -559,6 +556,14 @@ def _content(response: urllib3.BaseHTTPResponse, limit: int) -> bytearray:
         if len(content) > limit:
             raise _Failed(f"a response of more than {limit} bytes")
     return content
+
+
+def _parsed(content: bytes | bytearray) -> Any:
+    """What a response says."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise _Failed("a response that is not JSON") from None
 
 
 def _failure(error: Exception) -> str:

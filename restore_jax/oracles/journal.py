@@ -44,12 +44,15 @@ class Journal:
       leaves: whether the run no longer does what it would have done, since it was interrupted:
         from then on images are only counted.
       begun: whether the file may hold more than what the run is.
+      vain: whether the first look at the model ended the run, as it would again: nobody needs what
+        was answered.
 
     Before images are sent there is room in the file for their answer, so that a disk that is full
     ends the run before it pays, and not after.
     """
 
     leaves = False
+    vain = False
 
     def __init__(
         self, path: Path, run: dict[str, JSON], resume: bool, opened: dict[str, JSON] | None = None

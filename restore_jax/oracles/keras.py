@@ -1,6 +1,7 @@
 """``keras:PATH``: a Keras 3 model, .keras or .h5. Where Keras runs on JAX, JAX can trace it."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,22 @@ _DEEPEST = 300
 """Of the JSON of a configuration."""
 _RUN_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 """Classes whose configuration holds a program."""
+SECONDS, BYTES_A_SECOND = 60.0, 1e7
+"""How long another process may take to start and to read an HDF5 file."""
+_WEIGHTS = "model.weights.h5"
+_READ = """
+import io, sys, h5py
+file = sys.argv[1] or io.BytesIO(sys.stdin.buffer.read())
+size = int(sys.argv[2])
+def read(name, found):
+    list(found.attrs.values())
+    if isinstance(found, h5py.Dataset) and found.nbytes <= size:
+        found[()]
+with h5py.File(file, "r") as opened:
+    read("", opened)
+    opened.visititems(read)
+"""
+"""Reads all that is in an HDF5 file; of arrays those that may be in it whole."""
 
 
 class KerasModel(NamedTuple):
@@ -149,11 +166,42 @@ def _config(path: Path) -> Any:
     ):
         if path.suffix == ".keras":
             with open_archive(path, MOST_BYTES) as archive:
+                if _WEIGHTS in archive.names:
+                    _check_ends(path, "", archive.read(_WEIGHTS))
                 return archive.json("config.json", _DEEPEST)
         if path.suffix in (".h5", ".hdf5"):
+            _check_ends(path, str(path))
             with h5py.File(path, "r") as file:
                 return parse_json(file.attrs["model_config"], _DEEPEST)
     raise ModelError(f"{path} is not a Keras model: its name must end in .keras or .h5.")
+
+
+def _check_ends(path: Path, file: str, content: bytes = b"") -> None:
+    """Refuses a model at whose HDF5 file that library would compute for ever, or die.
+
+    Some damage makes it do so, and nothing in this process could end it then: another process
+    reads the file first.
+
+    Args:
+      path: of the model, for the error.
+      file: where the HDF5 file is; empty: it is the content.
+      content: of the file.
+    """
+    size = len(content) or path.stat().st_size
+    command = [sys.executable, "-P", "-c", _READ, file, str(size)]
+    try:
+        code = subprocess.run(
+            command, input=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=SECONDS + size / BYTES_A_SECOND, check=False,
+        ).returncode  # fmt: skip
+    except subprocess.TimeoutExpired:
+        code = -1
+    except OSError:  # no process can be started here
+        return
+    if code < 0:
+        raise ModelError(
+            f"{path} is damaged, so that reading it would not end: save it again with model.save()."
+        )
 
 
 def _foreign_code(config: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from restore_jax import checkpoints
 from restore_jax.compilation import in_chunks
 from restore_jax.names import checked_names
 from restore_jax.oracles import python
-from restore_jax.oracles.answers import NOISY, HostAnswers, preprocessing
+from restore_jax.oracles.answers import NOISY, HostAnswers, advice, preprocessing
 from restore_jax.oracles.binary import paired
 from restore_jax.oracles.checking import NONE
 from restore_jax.oracles.errors import cause
@@ -331,10 +331,9 @@ def _hosted(
                 f"is the probability of the second of two classes{_other(outputs)}."
             )
         if found.ndim != 2 or found.shape[0] != len(shown) or found.shape[1] < 2:
-            also = "; if these are labels, say `access` labels" if found.ndim == 1 else ""
             raise ModelError(
                 f"{name} must answer b images with an array of shape (b, K), not {found.shape}"
-                f"{also}{hint}."
+                f"{advice(found, access)}{hint}."
             )
         names = tuple(map(str, range(found.shape[1])))
     answers = HostAnswers(

@@ -46,8 +46,8 @@ from restore_jax.report.written import (
 )
 from restore_jax.types import JSON
 
-MOST_RECOVERED = 1_000
-"""Triggers that one scan confirms."""
+MOST_RECOVERED, MOST_CLASS = 1_000, 2**31
+"""Triggers that one scan confirms, and a number above that of every class."""
 
 
 def scan_content(scan: Scan) -> dict[str, JSON]:
@@ -180,7 +180,7 @@ def load_recoveries(folders: Sequence[str | Path]) -> list[Recovery]:
                 "missed goes through. Guard all classes with `blind`, scan with a larger `budget` "
                 "or other spaces, or recover a class that you suspect."
             )
-        whole = all(type(target) is int and target >= 0 for target in targets)
+        whole = all(type(target) is int and 0 <= target < MOST_CLASS for target in targets)
         if not whole or len(set(targets)) < len(targets) or len(targets) > MOST_RECOVERED:
             raise ResultError(
                 f"targets in {folder / 'scan.json'} must be at most {MOST_RECOVERED} classes, each "

@@ -139,7 +139,7 @@ def attack_from(arrays: Arrays, path: Path) -> Attack:
             flow=flow if flow.any() else None,  # type: ignore[arg-type]
             colouring=None if plain and colouring.gamma == 1 else colouring,
             rounding=Rounding(levels, np.float32(0)) if levels > 0 else None,  # type: ignore[arg-type]
-            residual=Residual(read("ker", None, -1e3, 1e3), strength) if strength > 0 else None,  # type: ignore[arg-type]
+            residual=_residual(read, channels, "ker", "eps") if strength > 0 else None,
         ),
         leads_to=led,
         roams=bool(read("roam", (), 0.0, 1.0) > 0),
@@ -184,8 +184,10 @@ def _rounding(read: _Numbers) -> Rounding:
     return Rounding(levels, dither)  # type: ignore[arg-type]
 
 
-def _residual(read: _Numbers, channels: int) -> Residual:
-    kernel, strength = read("kernel", None, -1e3, 1e3), read("strength", (), 0.0, 1.0)
-    if kernel.shape[2:] != (channels, channels):
-        raise ResultError(f"kernel in {read.path} does not have {channels} channels.")
+def _residual(
+    read: _Numbers, channels: int, name: str = "kernel", of: str = "strength"
+) -> Residual:
+    kernel, strength = read(name, None, -1e3, 1e3), read(of, (), 0.0, 1.0)
+    if kernel.shape[2:] != (channels, channels) or not kernel.size:
+        raise ResultError(f"{name} in {read.path} does not have {channels} channels.")
     return Residual(kernel, strength)  # type: ignore[arg-type]

@@ -206,12 +206,12 @@ def load_trigger(path: str | Path) -> Trigger:
     """Reads a trigger; its leaves are NumPy arrays.
 
     Args:
-      path: a file as trigger.npz, or the folder of a recovery.
+      path: a file as trigger.npz, or the folder of a recovery, or its recovery.json.
 
     Raises:
       ResultError: missing, damaged, or an array of the wrong shape, type or range.
     """
-    path = Path(path).expanduser()
+    path = _with_trigger(path)
     if path.is_dir():
         if not (path / "trigger.npz").is_file():
             raise ResultError(f"the folder {path} holds no trigger.npz.")
@@ -230,7 +230,7 @@ def load_attack(path: str | Path, num_classes: int) -> Attack:
     Raises:
       ResultError: missing, damaged, or an array of the wrong shape, type or range.
     """
-    path = Path(path).expanduser()
+    path = _with_trigger(path)
     if path.is_file():
         arrays = _read_npz(path)
         if {"map", "source", "p"} <= arrays.keys():
@@ -244,6 +244,12 @@ def load_attack(path: str | Path, num_classes: int) -> Attack:
     if not whole or not 0 <= int(source) < num_classes or int(source) == int(trigger.target):
         raise ResultError(f"source in {path} must be one class, and not the trigger's target.")
     return towards_one(trigger, num_classes, int(source))
+
+
+def _with_trigger(path: str | Path) -> Path:
+    """Where a trigger is: of the recovery.json that was named the folder."""
+    found = Path(path).expanduser()
+    return found.parent if found.name == "recovery.json" and found.is_file() else found
 
 
 def shown_rows(recovery: Recovery, oracle: Oracle | None) -> Rows:

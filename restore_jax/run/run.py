@@ -14,7 +14,8 @@ from restore_jax.environment import device_name, versions
 from restore_jax.errors import BudgetError
 from restore_jax.oracles import ledger as clock
 from restore_jax.oracles.asking import Asker
-from restore_jax.oracles.journal import Journal
+from restore_jax.oracles.errors import ModelError, ModelFailed
+from restore_jax.oracles.journal import Journal, JournalError
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import Books, Images, Oracle, Seen
 from restore_jax.run import examining
@@ -119,7 +120,13 @@ class Run:
 
     def examine(self) -> "Run":
         """Looks at the model before anything is concluded from it; see `examining`."""
-        examining.examine(self)
+        journal = self.books.journal
+        try:
+            examining.examine(self)
+        except ModelError as error:
+            if journal is not None:
+                journal.vain = not isinstance(error, ModelFailed | JournalError)
+            raise
         return self
 
     def look(self, images: np.ndarray) -> Seen:
