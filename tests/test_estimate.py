@@ -348,3 +348,5 @@ def test_what_is_left_is_said_at_the_speed_so_far():
     assert left.words(3.0) == ", about 16 s left"
     assert left.words(13.0) == ", about 6 s left"
     assert left.words(30.0) == ""
+    left.note(0, 0, 5.0)  # what comes now was not among what is counted
+    assert left.words(6.0) == ""

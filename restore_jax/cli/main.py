@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = words
     for name, text in COMMANDS.items():
         child = subparsers.add_parser(
-            name, help=text, description=text.capitalize() + ".", add_help=False
+            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=False
         )
         if name == chosen:
             module = import_module(f"restore_jax.cli.{name}")

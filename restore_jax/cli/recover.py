@@ -167,7 +167,7 @@ def _search(
         shown = step.levels
 
     test_data = inputs.test_images(oracle, args.data_dir)
-    report(0, 0, "compiling the search")
+    report(0, 0, "compiling the search and drawing the first triggers")
     return recovery.recover(
         oracle,
         args.target,
