@@ -55,7 +55,7 @@ def screen() -> screens.Screen:
                 "--recovery": "folders that recover wrote, or one that scan wrote",
                 "--blind": "instead: all classes, by three more queries per image",
                 "--host": "where to listen",
-                "--port": "likewise; 0: any that is free",
+                "--port": "at which port; 0: any that is free",
             },
             "the model": screens.about_model(),
             "the result": result,
