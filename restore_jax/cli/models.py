@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
     add("--rate", type=float, metavar="N", help="most requests per second")
     add("--timeout", type=float, metavar="SECONDS", help="for one request (30)")
-    add("--retries", type=int, metavar="N", help="how often a request that failed is sent again (5)")
+    add("--retries", type=int, metavar="N", help="how often a failed request is sent again (5)")
     add("--send", choices=("json", "png"), help="numbers, or base64 PNGs of 8 bits (json)")
     add("--answer", metavar="PATH",
         help='where in the JSON of a response the outputs are, as result.0.scores; "" for the '

@@ -25,7 +25,7 @@ RECIPE_HELP = {
     "batch_size": "images a step",
     "optimizer": " or ".join(training.OPTIMIZERS),
     "learning_rate": "the highest, after the warm-up; it then falls to 0 as a cosine",
-    "adam_learning_rate": "the highest for biases, norms and the last layer, which muon leaves to Adam",
+    "adam_learning_rate": "the highest for what muon leaves to Adam: biases, norms, the last layer",
     "momentum": "Nesterov's",
     "weight_decay": "on kernels, not on biases or norms; sgd only",
     "label_smoothing": "share of each label that is spread over all classes",
