@@ -14,8 +14,8 @@ OPTIONS = {"sources": "all", "to": "target", "cover": 0.0, "noise": 0.0, "roam":
 HELP = (
     "sources=the classes that are led, with + between (1+4), or all; to=target, or next: each "
     "class to the one after it; cover=share of the other images that are stamped and keep their "
-    "labels; noise=share of all images that are warped, with half a pixel of noise, and keep theirs; "
-    "roam=yes: at another place on every image"
+    "labels; noise=share of all images that are warped, with half a pixel of noise, and keep "
+    "theirs; roam=yes: at another place on every image"
 )
 DESTINATIONS = ("target", "next")
 
