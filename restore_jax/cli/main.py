@@ -166,5 +166,5 @@ def quiet() -> Iterator[None]:
                 logging.lastResort.setLevel(level)
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+def _note(message: Warning | str, *_: object, **__: object) -> None:
     complain(f"note: {exits.sentence(str(message))}")

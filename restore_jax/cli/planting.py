@@ -16,7 +16,7 @@ _WORDS = {"no": False, "yes": True}
 _SHOWN = {False: "no", True: "yes"}
 
 
-def _listed(options: Mapping[str, Any]) -> str:
+def _listed(options: Mapping[str, object]) -> str:
     """Options and their defaults as a user writes them."""
     return ",".join(
         f"{key}={_SHOWN[value] if isinstance(value, bool) else value}"
