@@ -28,8 +28,8 @@ from restore_jax.run.saving import Saved
 class Run:
     """One piece of work with one model.
 
-    Whoever asks the model outside a compiled search asks here, and it is counted; a search that
-    `Oracle.sampler` or `Oracle.lanes` made ready with `books` counts there, too.
+    Its methods ask the model outside compiled searches, and count. A search that
+    `Oracle.sampler` or `Oracle.lanes` makes ready with `books` counts in the same ledger.
 
     Attributes:
       model: what is asked.
