@@ -264,6 +264,6 @@ class Run:
 
 def _nan_allowed() -> contextlib.AbstractContextManager[None]:
     """Lets compiled programs of this thread hand back NaN, where JAX was told to refuse it."""
-    if not jax.config.jax_debug_nans:
+    if not jax.debug_nans.value:
         return contextlib.nullcontext()
     return jax.debug_nans(False)
