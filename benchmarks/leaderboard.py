@@ -71,12 +71,12 @@ RUN: Schema = {
     "verdict": (lambda value: value in VERDICTS, f"one of {', '.join(VERDICTS)}"),
     "named": (_classes, "the classes called suspicious"),
     "confirmed": (_or_none(_classes), "those whose trigger was confirmed; null if none was sought"),
-    "standing": (_or_none(_number), "the largest standing, or null"),
-    "standing_class": (_or_none(_count), "its class"),
-    "standing_space": (_or_none(_text), "its space"),
-    "false_alarm_bound": (_or_none(_share), "its bound, in [0, 1], or null"),
-    "queries": (_count, "images asked about"),
-    "seed": (_count, "of the run"),
+    "standing": (_or_none(_number), "a number, the largest standing, or null"),
+    "standing_class": (_or_none(_count), "the number of its class, or null"),
+    "standing_space": (_or_none(_text), "the name of its space, or null"),
+    "false_alarm_bound": (_or_none(_share), "its false_alarms, in [0, 1], or null"),
+    "queries": (_count, "a whole number of images"),
+    "seed": (_count, "a whole number, the seed of the run"),
     "versions": (
         lambda value: isinstance(value, dict) and {"restore-jax", "jax"} <= value.keys(),
         "an object with restore-jax and jax",
@@ -90,7 +90,11 @@ def main() -> None:
     """Checks the entries and writes the table."""
     entries, wrong = {}, []
     for path in sorted(ENTRIES.glob("*.json")):
-        entries[path.stem] = json.loads(path.read_text())
+        try:
+            entries[path.stem] = json.loads(path.read_text())
+        except ValueError as error:
+            wrong.append(f"{path.name}: it is not JSON: {error}")
+            continue
         wrong += [f"{path.name}: {words}" for words in problems(entries[path.stem], path.stem)]
     if wrong:
         raise SystemExit("\n".join(wrong))

@@ -29,7 +29,8 @@ SMALL = {"num_particles": 40, "num_moves": 3, "max_levels": 6}
 def sampler():
     for space in (standard_normal(3), uniform_box(jnp.zeros(3), jnp.ones(3))):
         algorithm = importance_splitting(lambda x, args: x.sum(-1), space, threshold=2.0, **SMALL)
-        result = jax.jit(algorithm.run)(jax.random.key(0), ())
+        with jax.debug_nans(False):  # as docs/sampler.md says: what is not known is NaN
+            result = jax.jit(algorithm.run)(jax.random.key(0), ())
         assert result.scores.dtype == result.log_prob.dtype == jnp.float32
 
 

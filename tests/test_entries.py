@@ -46,6 +46,13 @@ def test_what_does_not_fit_is_refused(entries, change, words):
     assert any(one.startswith(words) for one in leaderboard.problems(entry, "patch-2x2"))
 
 
+def test_a_file_that_is_no_json_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "net.json").write_text('{"schema')
+    monkeypatch.setattr(leaderboard, "ENTRIES", tmp_path)
+    with pytest.raises(SystemExit, match=r"^net\.json: it is not JSON: "):
+        leaderboard.main()
+
+
 @pytest.mark.parametrize(
     ("targets", "named", "words"),
     [

@@ -1,6 +1,7 @@
 """The examples start, and the commands and the Python on the pages are understood.
 
-Each block of Python on a page is run by a test: here, in test_readme.py or in test_extending.py.
+Each block of Python on a page is run by a test: here, in test_readme.py, test_extending.py
+or test_oracles_foreign.py.
 Where that would take a model's file or minutes, what takes it is replaced by something of the same
 signature and type.
 """
@@ -27,9 +28,9 @@ from restore_jax.cli import models
 ROOT = Path(__file__).parents[1]
 PYTHON = {
     "README.md": 2,
-    "docs/extending.md": 2,
-    "docs/models.md": 2,
-    "docs/sampler.md": 5,
+    "docs/extending.md": 5,
+    "docs/models.md": 3,
+    "docs/sampler.md": 6,
     "docs/coming-from.md": 1,
 }
 """How many blocks of Python there are, each of which a test runs."""
@@ -119,7 +120,7 @@ def test_the_function_on_the_page_on_models_opens(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
     names: dict = {}
-    exec(blocks("docs/models.md")[0], names)
+    exec(blocks("docs/models.md")[1], names)
     predict = names["predict"]
     oracle = restore_jax.open_model(
         predict, image_shape=predict.image_shape, class_names=predict.class_names
@@ -129,7 +130,18 @@ def test_the_function_on_the_page_on_models_opens(monkeypatch):
 
 
 def test_the_python_on_the_page_on_models_reads_what_there_is(quick):
-    exec(blocks("docs/models.md")[1], {})
+    exec(blocks("docs/models.md")[2], {})
+
+
+def reached(height, steps, width=0.02):
+    """How probable a walk of standard normal steps reaches a height: its density, step by step."""
+    offsets = np.arange(-8, 8 + width / 2, width)
+    normal = np.exp(-(offsets**2) / 2) / np.sqrt(2 * np.pi)
+    places = height - width * (np.arange(4_000) + 0.5)[::-1]
+    below = np.exp(-(places**2) / 2) / np.sqrt(2 * np.pi)
+    for _ in range(steps - 1):
+        below = width * np.convolve(below, normal, "same")
+    return 1 - width * below.sum()
 
 
 @pytest.mark.slow
@@ -138,6 +150,8 @@ def test_the_runs_on_the_page_on_the_sampler_agree(capsys):
     for block in blocks("docs/sampler.md"):
         exec(block, names)
     assert bool(names["merged"].agree)
+    log_low, log_high = names["walks"].interval(0.999)
+    assert log_low < np.log(reached(20.0, 20)) < log_high
     low, high = names["merged"].interval(0.999)
     assert low < names["result"].log_prob < high
     assert names["precise"].log_prob_std < 0.12

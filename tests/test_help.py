@@ -34,6 +34,7 @@ def test_the_help_fits_on_a_screen(command):
     assert len(lines) <= 40
     assert max(map(len, lines)) < 80
     assert any(line.startswith("exit codes: 0 ") for line in lines)
+    assert COMMANDS[command][1:] in " ".join(out.split())  # "URL" stays so
     assert lines[-1] == f"all flags:  restore-jax {command} --help-all"
     assert call(command, "-h")[1] == out
 

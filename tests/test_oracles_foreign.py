@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 import zipfile
+from pathlib import Path
 
 import chex
 import jax
@@ -425,6 +426,19 @@ def torch_means(torch, contiguous=False, axes=(2, 3)):
             return x.mean(axes)
 
     return Means().eval()
+
+
+@pytest.mark.slow
+def test_the_export_on_the_page_on_models_gives_a_file_that_is_read(tmp_path, monkeypatch):
+    torch = needs("torch")
+    needs("onnx")
+    pytest.importorskip("onnxscript")
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], {"net": torch_means(torch)})
+    oracle = open_model("onnx:model.onnx")
+    images = RNG.random((5, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(oracle.query(images), images.mean((1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["nchw", "nhwc", "free sizes", "fixed batch", "uint8", "view"])

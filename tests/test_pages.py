@@ -219,7 +219,7 @@ def test_a_scan_says_the_same_as_its_json(verdict):
         said, values = next(row for row in read.rows if row[0].startswith(f"{one['class']} "))
         seen = one["spaces"]["patch"]
         assert one["name"] in said
-        assert ("backdoor" in said) == one["confirmed"]
+        assert ("confirmed" in said) == one["confirmed"]
         assert ("suspicious" in said) == (one["suspicious"] and not one["confirmed"])
         assert values == [
             *(value for value in (seen["log10_prob"], seen["log10_bound"]) if value is not None),

@@ -67,6 +67,7 @@ def test_synthetic_images_are_the_same_where_64_bits_are_the_default(name):
     [
         ("jax_enable_x64", "on"),
         ("jax_check_tracer_leaks", "on"),
+        ("jax_debug_nans", "on"),
         ("jax_numpy_rank_promotion", "raise"),
     ],
 )

@@ -12,10 +12,10 @@ from restore_jax.types import JSON
 
 OPTIONS = {"sources": "all", "to": "target", "cover": 0.0, "noise": 0.0, "roam": False}
 HELP = (
-    "sources=all or classes with + between (1+4) that are led; to=target, or next: each class to "
-    "the one after it; cover=share of the other images stamped with their labels as they were; "
-    "noise=share of all warped by the flow and half a pixel of noise, likewise; roam=yes: at "
-    "another place on every image"
+    "sources=the classes that are led, with + between (1+4), or all; to=target, or next: each "
+    "class to the one after it; cover=share of the other images that are stamped and keep their "
+    "labels; noise=share of all images that are warped, with half a pixel of noise, and keep "
+    "theirs; roam=yes: at another place on every image"
 )
 DESTINATIONS = ("target", "next")
 

@@ -69,7 +69,7 @@ def out_folder(out: str | None, default: str, overwrite: bool) -> Path:
     return folder
 
 
-def print_json(content: Any) -> None:
+def print_json(content: object) -> None:
     """One JSON object on stdout, NaN refused."""
     show(json.dumps(content, allow_nan=False))
 

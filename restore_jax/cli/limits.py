@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCREEN = {
     "--dry-run": "say what it would send, take and cost, and end",
-    "--seconds": "most seconds to take; --dollars with --price: to spend",
+    "--seconds": "most seconds to take; of money, see --price and --dollars",
 }
 """What --help says; the other flags stand in --help-all."""
 

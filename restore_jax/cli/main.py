@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = words
     for name, text in COMMANDS.items():
         child = subparsers.add_parser(
-            name, help=text, description=text.capitalize() + ".", add_help=False
+            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=False
         )
         if name == chosen:
             module = import_module(f"restore_jax.cli.{name}")
@@ -172,5 +172,5 @@ def quiet() -> Iterator[None]:
                 logging.lastResort.setLevel(level)
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+def _note(message: Warning | str, *_: object, **__: object) -> None:
     complain(f"note: {exits.sentence(str(message))}")

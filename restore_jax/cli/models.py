@@ -41,14 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--range", type=_numbers, metavar="LOW,HIGH", dest="value_range",
         help="what 0 and 1 of an image become, before --mean and --std, as 0,255")  # fmt: skip
     add("--mean", type=_numbers, metavar="X[,X,X]",
-        help="subtracted from every channel, or from each")  # fmt: skip
-    add("--std", type=_numbers, metavar="X[,X,X]", help="what is then divided by")
+        help="what is subtracted: one number, or one for each channel")  # fmt: skip
+    add("--std", type=_numbers, metavar="X[,X,X]", help="what the result is divided by, likewise")
     add("--resize", type=_size, metavar="HxW",
         help="size of probes and triggers, if not the model's own; images are then resized to "
              "that")  # fmt: skip
-    add("--layout", choices=("nchw", "nhwc"), help="of the arrays it takes")
+    add("--layout", choices=("nchw", "nhwc"),
+        help="where the channels are in the arrays that it takes")  # fmt: skip
     add("--binary", action="store_true",
-        help="it gives one number an image: of the second of two classes the probability (a "
+        help="it gives one number an image: the probability of the second of two classes (a "
              "sigmoid)")  # fmt: skip
     add("--output", metavar="NAME", help="which of its outputs to read, by name or number (first)")
     add("--noisy", action="store_true",
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, metavar="N", help="requests under way at once (4)")
     add("--rate", type=float, metavar="N", help="most requests per second")
     add("--timeout", type=float, metavar="SECONDS", help="for one request (30)")
-    add("--retries", type=int, metavar="N", help="of a request that failed (5)")
+    add("--retries", type=int, metavar="N", help="how often a failed request is sent again (5)")
     add("--send", choices=("json", "png"), help="numbers, or base64 PNGs of 8 bits (json)")
     add("--answer", metavar="PATH",
         help='where in the JSON of a response the outputs are, as result.0.scores; "" for the '

@@ -16,7 +16,7 @@ _WORDS = {"no": False, "yes": True}
 _SHOWN = {False: "no", True: "yes"}
 
 
-def _listed(options: Mapping[str, Any]) -> str:
+def _listed(options: Mapping[str, object]) -> str:
     """Options and their defaults as a user writes them."""
     return ",".join(
         f"{key}={_SHOWN[value] if isinstance(value, bool) else value}"
@@ -27,10 +27,10 @@ def _listed(options: Mapping[str, Any]) -> str:
 _OPTIONS = "; ".join(f"{kind}:{_listed(found.options)}" for kind, found in KINDS.items())
 _NOTES = "; ".join(f"{kind}: {found.help}" for kind, found in KINDS.items() if found.help)
 HELP = (
-    f"KIND:key=value,..., the kinds and their defaults being {_OPTIONS}; and for all "
-    f"name=<1, 2, ... in order>,target=0,rate={DEFAULT_RATE},clean_label=no,{_listed(SPREAD)}. Of "
-    f"{_NOTES}. {SPREAD_HELP}. With "
-    "clean_label=yes that rate of the target class's images is stamped, and no label is changed"
+    f"KIND:key=value,... The kinds and their defaults: {_OPTIONS}. All kinds take name=<1, 2, ... "
+    f"in order>,target=0,rate={DEFAULT_RATE},clean_label=no,{_listed(SPREAD)}. What they are: "
+    f"{_NOTES}. What all take: {SPREAD_HELP}; clean_label=yes: only images of the target class are "
+    "stamped, as many of them as rate says, and no label changes"
 )
 
 

@@ -52,7 +52,7 @@ class _Left:
         self._over = self._last = 0.0  # when it will be over, and what was done by then
 
     def note(self, done: float, total: float, now: float) -> None:
-        """Notes that so much of it is done; without a total that something else goes on now."""
+        """Notes that so much of it is done; a total of 0 says that nobody knows what is left."""
         if not total:
             self._over = 0.0
         if not total or not done or done == self._last:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from restore_jax.cli import exits, inputs, limits, models, screens
-from restore_jax.cli.progress import progress
+from restore_jax.cli.progress import Tell, progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
     from restore_jax.data.probes import ProbeSource
     from restore_jax.oracles import Journal, Oracle
+    from restore_jax.recovery import Recovery
     from restore_jax.run import Estimate, Saved
 
 SCHEMA_VERSION = 2
@@ -152,10 +153,10 @@ def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:
 def _purify(
     args: argparse.Namespace,
     oracle: "Oracle",
-    recoveries: Any,
+    recoveries: "Sequence[Recovery]",
     source: "ProbeSource",
     journal: "Journal | Saved | None",
-    report: Any,
+    report: Tell,
     tell: "Callable[[Estimate], None]",
 ) -> tuple[dict[str, Any], str, "Callable[[dict[str, Any]], bytes]", list[str]]:
     """Asks about all images.

@@ -2,12 +2,12 @@
 
 import argparse
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from restore_jax.cli import exits, inputs, limits, models, screens
-from restore_jax.cli.progress import progress
+from restore_jax.cli.progress import Tell, progress
 from restore_jax.spaces import SPACES, catalogue
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
@@ -150,7 +150,7 @@ def _search(
     args: argparse.Namespace,
     oracle: "Oracle",
     journal: "Journal | Saved | None",
-    report: Any,
+    report: Tell,
     announced: limits.Announced,
     tell: "Callable[[Estimate], None]",
 ) -> "Recovery":
@@ -167,7 +167,7 @@ def _search(
         shown = step.levels
 
     test_data = inputs.test_images(oracle, args.data_dir)
-    report(0, 0, "compiling the search")
+    report(0, 0, "compiling the search and drawing the first triggers")
     return recovery.recover(
         oracle,
         args.target,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from restore_jax.cli import exits, inputs, models, screens
-from restore_jax.cli.progress import progress
+from restore_jax.cli.progress import Tell, progress
 
 # JAX takes seconds to import: that is left until a person has seen a sign of life.
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def screen() -> screens.Screen:
                 "--recovery": "folders that recover wrote, or one that scan wrote",
                 "--blind": "instead: all classes, by three more queries per image",
                 "--host": "where to listen",
-                "--port": "likewise; 0: any that is free",
+                "--port": "at which port; 0: any that is free",
             },
             "the model": screens.about_model(),
             "the result": result,
@@ -126,7 +126,7 @@ def _tell(*lines: str) -> None:
         print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def _defended(args: argparse.Namespace, report: Any) -> tuple["Oracle", "Defended", list[str]]:
+def _defended(args: argparse.Namespace, report: Tell) -> tuple["Oracle", "Defended", list[str]]:
     """The model, its defence, and in words what that can do."""
     from restore_jax.compilation import keep_programs
     from restore_jax.purification import Defended, blind_report, defences, defend_blindly

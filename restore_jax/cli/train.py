@@ -25,10 +25,10 @@ RECIPE_HELP = {
     "batch_size": "images a step",
     "optimizer": " or ".join(training.OPTIMIZERS),
     "learning_rate": "the highest, after the warm-up; it then falls to 0 as a cosine",
-    "adam_learning_rate": "likewise, of what muon leaves to Adam: biases, norms, the last layer",
+    "adam_learning_rate": "the highest for what muon leaves to Adam: biases, norms, the last layer",
     "momentum": "Nesterov's",
     "weight_decay": "on kernels, not on biases or norms; sgd only",
-    "label_smoothing": "share of each label given to all classes",
+    "label_smoothing": "share of each label that is spread over all classes",
     "warmup": "share of all steps in which the learning rate rises from 0",
     "translate": "largest random shift of an image, in pixels",
 }

@@ -41,9 +41,9 @@ class Journal:
     """Answers read back in order, and then written.
 
     Attributes:
-      leaves: whether the run no longer does what it would have done, since it was interrupted:
-        from then on images are only counted.
-      begun: whether the file may hold more than what the run is.
+      leaves: whether requests can no longer be repeated by a later run, since this one was
+        interrupted: from then on images are only counted.
+      begun: whether the file may hold more than the description of the run.
       vain: whether the first look at the model ended the run, as it would again: nobody needs what
         was answered.
 

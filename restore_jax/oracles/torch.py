@@ -182,22 +182,22 @@ def _code(archive: Archive) -> str:
 class _Anything:
     """Stands for whatever a pickle would make; nothing is imported and nothing is run."""
 
-    def __new__(cls, *_: Any, **__: Any) -> "_Anything":
+    def __new__(cls, *_: object, **__: object) -> "_Anything":
         return super().__new__(cls)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Forgets it."""
 
-    def __call__(self, *_: Any, **__: Any) -> "_Anything":
+    def __call__(self, *_: object, **__: object) -> "_Anything":
         return _Anything()
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         """Forgets it."""
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         """Forgets it."""
 
-    def extend(self, values: Any) -> None:
+    def extend(self, values: object) -> None:
         """Forgets them."""
 
 
@@ -212,11 +212,11 @@ class _Storages(pickle.Unpickler):
         super().__init__(io.BytesIO(content))
         self.found: list[tuple[str, str, int]] = []
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type:
         """Nothing but a stand-in, which keeps the name."""
         return type(name, (_Anything,), {})
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Any) -> _Anything:
         """Notes ``("storage", class, record, device, numbers)``."""
         kind, storage, record, _, numbers = pid
         if kind != "storage" or not isinstance(numbers, int):

@@ -103,7 +103,7 @@ def recover(
         `open_probes`; or a source that is open already.
       budget: images that may be sent, everything counted; None: the space's own.
       seconds: of the clock, once the model is open: what there is by then is given back, a level
-        or a request late. Which limit it was that ended a run, `Cost.limit` says.
+        or a request late. `Cost.limit` says which limit ended a run.
       dollars: likewise, a budget in images at ``price``; the smallest limit counts.
       price: dollars for 1,000 images.
       success: share of probes that a trigger must lead to the target, in (0, 1].
@@ -114,8 +114,8 @@ def recover(
         attack success rate, outside the budget; over images whose class is not the target.
       settings: how to search; None: the space's own. With space="auto" each space takes those of
         the options that it knows.
-      compare: of how many other classes to say what as many images do for them, as far as the
-        budget goes, once a trigger is found: what other classes have as well proves nothing.
+      compare: how many other classes to search, once a trigger is found, each with as many images
+        as the budget allows: if other classes have such a trigger as well, it proves nothing.
       first: particles of the same space, the best first, to begin with in place of random ones;
         with ``stop="first_hit"`` only, since a probability could not be estimated then.
       on_progress: called after each level.

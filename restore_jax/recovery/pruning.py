@@ -24,9 +24,9 @@ Array = jax.Array
 MAX_PRUNING = 2_000
 """Images that pruning may send, if the budget has them."""
 FADES = (0.8, 0.7, 0.6, 0.5)
-"""With labels a piece's worth shows only where the trigger just about works: tried in turn."""
+"""Tried in turn. With labels a piece's worth shows only where the trigger barely works."""
 STRICT = (0.6, 0.5)
-"""How faded a trigger must still work, if it can; a pruned one then is not a weak one."""
+"""At which fading a pruned trigger must still work, the largest first: so none becomes weak."""
 NUM_LOOKS = 8
 """Probes on which a piece's worth is measured; with labels all."""
 

@@ -1,4 +1,4 @@
-"""Strengthening: from triggers that just about work on to one that works faded, too."""
+"""Strengthening: goes on from triggers that barely work to one that works when faded."""
 
 import dataclasses
 

@@ -154,7 +154,7 @@ class Recovery:
       pixels_before_pruning: of the trigger.
       truth: the comparison with the planted trigger, where the model says what was planted.
       spaces_tried: with ``space="auto"``, what became of each space, in order.
-      others: what as many images do for some of the model's other classes, where asked for.
+      others: what searches of other classes with as many images found, where asked for.
       levels: of the search, in order.
       particles, scores: the last population, a pytree with leading axis n, and f32[n].
       planted_trigger: the planted one, where the model says so.

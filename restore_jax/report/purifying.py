@@ -41,8 +41,9 @@ def _blind_lines(power: BlindPower) -> list[str]:
         line("guarded", f"all classes, blindly: the mean of {', '.join(power.looks)}"),
         line(
             "on probes",
-            f"{power.changed:.0%} of {power.honest} without a trigger are given another class, of "
-            f"{worst} {power.changed_by_class[worst]:.0%}{_meaning(power.probes)}",
+            f"{power.changed:.0%} of {power.honest} probes without a trigger are given another "
+            f"class; of those that were {worst}, {power.changed_by_class[worst]:.0%}"
+            f"{_meaning(power.probes)}",
         ),
     ]
 
@@ -51,29 +52,29 @@ def _meaning(probes: str) -> str:
     """What such a share says of photographs."""
     if probes not in ("dead_leaves", "shapes"):
         return ""
-    return "; of photographs far fewer: see what it costs on clean images of your own (--probes)"
+    return "; photographs change far less often: measure with clean images of yours (--probes)"
 
 
 def _guard_lines(power: Power) -> list[str]:
     fresh = "no others were found that work"
     if power.held_out_asr_before is not None and power.held_out_asr_after is not None:
         fresh = (
-            f"of {power.held_out} that it was not chosen with from "
-            f"{power.held_out_asr_before:.0%} to {power.held_out_asr_after:.0%}"
+            f"from {power.held_out_asr_before:.0%} to {power.held_out_asr_after:.0%} for "
+            f"{power.held_out} that the guard was not chosen with"
         )
     looks = " and ".join(power.looks)
     return [
         line("guarded", f"class {power.target} ({power.target_name}): {looks} ({power.rule})"),
         line(
             "on probes",
-            f"success of what was recovered from {power.recovered_asr_before:.0%} to "
-            f"{power.recovered_asr_after:.0%}, of {power.triggers} triggers that work from "
-            f"{power.asr_before:.0%} to {power.asr_after:.0%}; {fresh}",
+            f"success falls from {power.recovered_asr_before:.0%} to "
+            f"{power.recovered_asr_after:.0%} for what was recovered, from {power.asr_before:.0%} "
+            f"to {power.asr_after:.0%} for {power.triggers} triggers that work; {fresh}",
         ),
         line(
             "",
-            f"{power.kept:.0%} of stamped probes have their own answer then; "
-            f"{power.clean_loss:.0%} of {power.honest} without a trigger would lose theirs "
-            "(photographs do less often)",
+            f"{power.kept:.0%} of stamped probes get the answer back that they had without a "
+            f"trigger; {power.clean_loss:.0%} of {power.honest} probes without a trigger would "
+            "lose theirs (photographs do less often)",
         ),
     ]

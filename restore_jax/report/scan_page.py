@@ -107,13 +107,20 @@ def _class_table(scan: Scan, findings: Sequence[ClassFinding]) -> Html:
                 cells.append(joined(number(one.log10_prob, ".2f"), " (",
                                     number(one.log10_bound, ".2f"), ")"))  # fmt: skip
         rows.append([
-            _marked(finding, joined(f"{finding.target} ", named(finding.name))),
+            _marked(finding, _class(finding)),
             _marked(finding, finding_word(finding)),
             *cells,
             _marked(finding, _standing(finding, most)),
             number(finding.false_alarms, ".0%"),
         ])  # fmt: skip
     return table(head, rows, words=2)
+
+
+def _class(finding: ClassFinding) -> Part:
+    """Number and name; the number alone where that is its name."""
+    if finding.name == str(finding.target):
+        return finding.name
+    return joined(f"{finding.target} ", named(finding.name))
 
 
 def _marked(finding: ClassFinding, part: Part) -> Html:

@@ -10,6 +10,7 @@ from rich.table import Table
 from restore_jax.diagnosis import ClassFinding, Scan, SpaceLook
 from restore_jax.report.text import (
     asking_lines,
+    class_words,
     cost_lines,
     finding_word,
     foremost,
@@ -39,7 +40,7 @@ def scan_text(scan: Scan, stream: TextIO | None = None, folder: Path | None = No
     table.add_column("stands out", justify="right")
     table.add_column("verdict")
     for finding in shown:
-        row = [f"{finding.target} {finding.name}"]
+        row = [class_words(finding.target, finding.name)]
         row += [_probability(finding, seen) for seen in scan.spaces.values()]
         table.add_row(*row, _standing(finding), finding_word(finding))
     console.print(table)

@@ -54,18 +54,19 @@ def foremost(scan: Scan, most: int = MOST_CLASSES) -> list[ClassFinding]:
 
 def scan_title(scan: Scan) -> str:
     """A scan's verdict in a few words, with the classes it names."""
-    names = ", ".join(f"{f.target} ({short(f.name)})" for f in scan.classes if f.suspicious)
     word = scan.verdict[0].upper() + scan.verdict[1:]
-    return f"{word}: class {names}" if names else word
+    names = _classes([(f.target, short(f.name)) for f in scan.classes if f.suspicious])
+    return f"{word}: {names}" if names else word
 
 
 def scan_sentence(scan: Scan) -> str:
     """A scan's verdict in one sentence."""
-    names = ", ".join(f"{f.target} ({f.name})" for f in scan.classes if f.suspicious)
+    found = [(f.target, f.name) for f in scan.classes if f.suspicious]
+    names, many = _classes(found), len(found) > 1
     if scan.verdict == BACKDOOR:
-        return f"backdoor: a trigger leads to class {names}"
+        return f"backdoor: {'triggers lead' if many else 'a trigger leads'} to {names}"
     if scan.verdict == SUSPICIOUS:
-        return f"suspicious: class {names} stands out; {scan.reason}"
+        return f"suspicious: {names} {'stand' if many else 'stands'} out; {scan.reason}"
     if scan.verdict == INCONCLUSIVE:
         return f"inconclusive: {scan.reason}"
     return (
@@ -74,10 +75,29 @@ def scan_sentence(scan: Scan) -> str:
     )
 
 
+def _classes(found: Sequence[tuple[int, str]]) -> str:
+    """Classes in words; "" for none.
+
+    >>> _classes([(3, "cat"), (6, "frog")]), _classes([(4, "4")])
+    ('classes 3 (cat), 6 (frog)', 'class 4')
+    """
+    words = ", ".join(str(k) if name == str(k) else f"{k} ({name})" for k, name in found)
+    return f"class{'es' if len(found) > 1 else ''} {words}" if found else ""
+
+
+def class_words(number: int, name: str) -> str:
+    """A class by number and name; by number alone where it has no name.
+
+    >>> class_words(3, "cat"), class_words(4, "4")
+    ('3 cat', '4')
+    """
+    return str(number) if name == str(number) else f"{number} {name}"
+
+
 def finding_word(finding: ClassFinding) -> str:
     """What a scan says of one class, in a word or none."""
     if finding.confirmed:
-        return "backdoor"
+        return "confirmed"
     return "suspicious" if finding.suspicious else ""
 
 

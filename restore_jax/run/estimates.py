@@ -102,8 +102,8 @@ def estimate(verb: Callable[..., object], *args: Argument, **how: Argument) -> E
     The model is opened and looked at, and its speed measured with a few images, as in the run
     itself: at most a hundredth of the budget, of a model in this process none that count.
 
-    How many images a search takes is known only afterwards. What is said is what was typical
-    where a trigger was there; where there is none, a search goes on to its end or to its budget.
+    How many images a search takes is known only afterwards. The estimate is what was typical
+    of models with a trigger. Where there is none, a search goes on to its end or to its budget.
 
     Args:
       verb: `recover`, `scan` or `verify`.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -28,8 +29,8 @@ from restore_jax.run.saving import Saved
 class Run:
     """One piece of work with one model.
 
-    Whoever asks the model outside a compiled search asks here, and it is counted; a search that
-    `Oracle.sampler` or `Oracle.lanes` made ready with `books` counts there, too.
+    Its methods ask the model outside compiled searches, and count. A search that
+    `Oracle.sampler` or `Oracle.lanes` makes ready with `books` counts in the same ledger.
 
     Attributes:
       model: what is asked.
@@ -144,11 +145,14 @@ class Run:
     def stage(self, name: str) -> Iterator[None]:
         """Books what is spent until its end under a name; several of one name add up.
 
-        What was spent before the first stage, to open the model, is the first one's.
+        What was spent before the first stage, to open the model, is the first one's. A search's
+        NaN says that a number is not known, so `jax_debug_nans` is off until the stage's end; a
+        model that answers with NaN is refused without it.
         """
         began = time.perf_counter()
         try:
-            yield
+            with _nan_allowed():
+                yield
         finally:
             more = self.ledger.spent - sum(self._queries.values())
             self._queries[name] = self._queries.get(name, 0) + more
@@ -263,3 +267,10 @@ class Run:
             device=device_name(),
             notes=tuple(self.notes),
         )
+
+
+def _nan_allowed() -> contextlib.AbstractContextManager[None]:
+    """Lets compiled programs of this thread hand back NaN, where JAX was told to refuse it."""
+    if not jax.debug_nans.value:
+        return contextlib.nullcontext()
+    return jax.debug_nans(False)

@@ -66,15 +66,15 @@ def host_driven(
 
     Args:
       scorer: as `importance_splitting` takes it, but ``score`` is called with arrays that have
-        values, outside any compiled program. What it raises ends the level; the state before it
-        is still good.
+        values, outside any compiled program. An exception in it ends the level; the state before
+        that level can still be used.
       space: the prior and a kernel of one trial a sweep.
       num_particles, survival, num_moves, moving, threshold, max_levels, max_queries, stop: see
         `importance_splitting`.
 
     Returns:
-      A `SplittingAlgorithm`, whose functions but ``result`` and ``begin`` can be neither jitted
-      nor vmapped.
+      A `SplittingAlgorithm`. Of its functions only ``result`` and ``begin`` can be jitted or
+      vmapped.
 
     Raises:
       ValueError: if an argument is outside its range, or the kernel makes several trials.

@@ -129,16 +129,16 @@ def until_precise(
 ) -> Callable[[Array, Args], PreciseResult]:
     """Makes as many whole runs as it takes for a stated standard error of log p.
 
-    The error of what comes out lies within about a fifth of the target, and below it where the four
-    runs that are always made are more precise already. The mean is as unbiased as a single run:
-    what its moves learn biases a run of few particles (of 400 by up to a fifth on hard problems,
-    of 1,000 by nothing that was seen), and more runs do not take that away.
+    The standard error of the result lies within about a fifth of the target. It is smaller where
+    four runs, which are always made, are more precise already. The mean is as unbiased as a
+    single run. More runs do not remove the bias of a run whose moves learn from few particles: of
+    400 up to a fifth on hard problems; of 1,000 none was seen.
 
     Args:
       algorithm: of `importance_splitting`, with ``stop="estimate"``.
       target_std: standard error of the natural log of the probability, > 0: 0.1 is one of 10 %.
-      max_queries: of all runs together; None: no limit. Another run is begun if the dearest so far
-        would still fit. One run is always made.
+      max_queries: of all runs together; None: no limit. Another run is begun if the budget
+        would pay for one as dear as the dearest so far. One run is always made.
       max_runs: likewise of runs, at least 4.
 
     Returns:

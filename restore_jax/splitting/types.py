@@ -113,9 +113,9 @@ class Kernel(NamedTuple):
       learn: None, or ``(particles, scores, survives bool[n], half bool[n]) -> lesson``,
         called once a level, before anybody moves, with the population that the level was
         set on. Given the lesson, ``step`` must leave the law above invariant.
-        What particles learn of their own places biases where they go: so ``half`` splits the
-        population into two that have had no common ancestor for a few levels, and a kernel
-        should move each by what the other taught.
+        A proposal that is fitted on the particles it moves biases the chain. So ``half``
+        splits the population into two that have had no common ancestor for a few levels, and
+        a kernel should move each by what it learned from the other.
     """
 
     init: Callable[[], Tuning]
