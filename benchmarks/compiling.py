@@ -62,16 +62,12 @@ def _short() -> Any:
 
 
 def _readme() -> Any:
-    return importance_splitting(
-        lambda x, args: x.sum(-1) / 10, standard_normal(100), threshold=5.0
-    )
+    return importance_splitting(lambda x, args: x.sum(-1) / 10, standard_normal(100), threshold=5.0)
 
 
 def _branches() -> Any:
     problem = PROBLEMS["four branches, d = 2"]()
-    return importance_splitting(
-        lambda x, args: problem.score(x), problem.space, threshold=0.0
-    )
+    return importance_splitting(lambda x, args: problem.score(x), problem.space, threshold=0.0)
 
 
 CASES: dict[str, Callable[[], Any]] = {

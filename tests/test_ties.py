@@ -1,4 +1,4 @@
-"""Counts whose ties are broken at random keep their law, and a descent on them never stands still."""
+"""Counts whose ties are broken at random keep their law; a descent on them never stands still."""
 
 import dataclasses
 import functools
@@ -64,7 +64,8 @@ def test_where_all_lead_equally_many_the_descent_goes_on():
     )  # fmt: skip
     box = ties.space_of(uniform_box(jnp.zeros(1), jnp.ones(1)))
     algorithm = importance_splitting(
-        ties.scorer_of(flat), box, num_particles=48, survival=0.25, num_moves=3, moving="waste_free", threshold=math.inf, max_levels=6,
+        ties.scorer_of(flat), box, num_particles=48, survival=0.25, num_moves=3,
+        moving="waste_free", threshold=math.inf, max_levels=6,
     )  # fmt: skip
     key = jax.random.key(0)
     x = box.sample(key, 48)
