@@ -16,6 +16,7 @@ import argparse
 import datetime
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from restore_jax.data import cifar10
 from restore_jax.diagnosis import ScanSettings, depths_by, false_alarm_bound, scan
 from restore_jax.diagnosis.null import EASE_SPACE, measured, settings_that_matter
 from restore_jax.diagnosis.standing import (
+    WITHIN_COUNTS,
     Ease,
     Profile,
     count_beyond,
@@ -326,11 +328,12 @@ def standings_of(
     families = profiles_of(rows, zoo, space, name, **how)
     near = set(families)
     here = looks(rows, EASE_SPACE).get(name)
-    if here is not None and not any_family:
+    if here is not None and not any_family and not here.get("goal"):
         its = ease(*_gains(here, depth_of(here, EASE_SPACE)))
         near = plausible(its, eases_of(rows, zoo, name))
     some = [one for family, one in families.items() if family in near]
-    found = standings(*_gains(row, depth_of(row, space)), some)
+    within = WITHIN_COUNTS if row.get("goal", 0.0) > 0.0 else math.inf
+    found = standings(*_gains(row, depth_of(row, space)), some, within)
     return {k: one.value for k, one in found.items()}
 
 
@@ -366,7 +369,10 @@ def null_of(rows: dict[str, Any], zoo: Path, access: str) -> dict[str, Any]:
         "image_shape": [32, 32, 3],
         "num_classes": 10,
         "settings": settings_that_matter(settings),
-        "eases": {
+        # With labels families are told by how well their profiles fit.
+        "eases": {}
+        if access == "labels"
+        else {
             architecture: {"mean": round(one.mean, 4), "std": round(one.std, 4)}
             for architecture, one in eases_of(rows, zoo).items()
         },

@@ -38,6 +38,7 @@ from restore_jax.diagnosis.procedure import images_for
 from restore_jax.diagnosis.standing import (
     Ease,
     Profile,
+    count_beyond,
     ease,
     level_at,
     plausible,
@@ -264,6 +265,26 @@ def test_a_standing_has_no_unit_and_knows_what_is_usual():
     easy = Profile([0.3, 0.0, 0.0, 0.0], 0.1)
     both = standings(gains, lacks, [flat, easy])
     assert both[0].value == pytest.approx(plain[0].value - 3.0)
+
+
+def test_with_counts_a_class_is_judged_by_the_profiles_that_the_others_fit():
+    lacks = dict.fromkeys(range(5), 1.0)
+    gains = {0: 0.9**2, 1: 0.4**2, 2: 0.5**2, 3: 0.4**2, 4: 0.8**2}
+    mine, other = Profile([0.1, 0.0, 0.1, 0.0, 0.4], 0.1), Profile([0.6, 0.4, 0.0, 0.1, 0.0], 0.1)
+    # By the family whose classes 1 to 4 these are class 0 stands out, by another it would not.
+    assert standings(gains, lacks, [mine, other])[0].value < 1.0
+    assert standings(gains, lacks, [mine, other], 0.03)[0].value == pytest.approx(4.0)
+    assert standings(gains, lacks, [other, mine], 0.03)[0].value == pytest.approx(4.0)
+    # Two that fit about equally well have to agree.
+    third = Profile([0.3, 0.01, 0.09, 0.0, 0.41], 0.1)
+    assert standings(gains, lacks, [mine, third], 0.03)[0].value < 2.5
+
+
+def test_a_count_goes_on_by_the_decades_that_are_left():
+    assert count_beyond(-5.0, 12.0, -5.0) == 12.0
+    assert count_beyond(-7.0, 12.0, -5.0) == 12.0
+    assert count_beyond(-2.5, 12.0, -5.0) == 18.0
+    assert count_beyond(-0.1, 12.0, -5.0) < 24.0
 
 
 def test_a_model_is_compared_with_the_families_that_it_may_be_of():

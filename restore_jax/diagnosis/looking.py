@@ -15,6 +15,7 @@ from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.null import EASE_SPACE, eases, profiles
 from restore_jax.diagnosis.probing import Pool
 from restore_jax.diagnosis.standing import (
+    WITHIN_COUNTS,
     Profile,
     count_beyond,
     ease,
@@ -306,7 +307,8 @@ def _with_standings(work: Work, look: Look, families: set[str]) -> Look:
     }
     known = _profiles(work, look)
     some = [one for name, one in known.items() if name in families] or list(known.values())
-    found = standings(*_gains(look), some)
+    counts = work.run.model.access == "labels"
+    found = standings(*_gains(look), some, WITHIN_COUNTS if counts else math.inf)
     if not known:
         # With nothing to compare with but the model itself, whatever stands out does.
         by_events = standings_by_events(met)

@@ -10,8 +10,9 @@ model at hand, by their median, and that class in clean models, by how much easi
 its neighbours it is there (a *profile*). Networks of one family agree in that, those of different
 families do not, and nobody tells a black box's family. But families differ in their *ease*, too:
 how far the median class of a model goes in the space of patches. So a class has to stand out from
-its like by the profile of every family that the model may be of by its ease. With y the square root
-of the reach, whose spread depends least on its size,
+its like by the profile of every family that the model may be of by its ease. (Where scores are
+counts, as with labels, eases hardly differ; there the families are those whose profile the model's
+other classes fit.) With y the square root of the reach, whose spread depends least on its size,
 
     standing = min over profiles e of  (y_k - e_k - median over j of (y_j - e_j)) / spread(e)
 
@@ -20,6 +21,7 @@ standard deviation) over clean models of the family, or `LEAST_PROFILE_SPREAD`. 
 standings of clean models are is measured (`diagnosis.null`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,6 +37,9 @@ WITHIN = 2.0
 """Standard deviations from a family's ease up to which a model may be of that family."""
 LEAST_EASE_SPREAD = 0.05
 """Such a standard deviation: from few models it is easily estimated too small."""
+WITHIN_COUNTS = 0.03
+"""With labels, see `standings`: of square roots of reaches. Families differ in which classes their
+networks let be led, and hardly in how easily the median class is."""
 LEAST_DECADES = 0.5
 """Of probabilities, what two classes of a model may well differ by."""
 
@@ -90,18 +95,18 @@ def level_at(depths: Sequence[float], levels: Sequence[float], depth: float) -> 
 
 
 def count_beyond(event: float, goal: float, depth: float) -> float:
-    """Where a count would stand that ends with the probes: on from the event as it came to it.
+    """Where a count would stand that ends with the probes: by the decades left after the event.
 
     Args:
-      event: log10 probability with which a random trigger leads all of ``goal`` probes, below 0.
+      event: log10 probability with which a random trigger leads all of ``goal`` probes.
       goal: that count.
-      depth: the log10 probability at which classes are compared.
+      depth: the log10 probability at which classes are compared, below 0.
 
     Example:
-      >>> count_beyond(-2.0, 12.0, -6.0)
-      36.0
+      >>> count_beyond(-2.0, 12.0, -4.0)
+      18.0
     """
-    return goal * max(1.0, depth / min(event, -0.1))
+    return goal * (1.0 + max(0.0, event - depth) / -depth)
 
 
 def ease(gains: Mapping[int, float], lacks: Mapping[int, float]) -> float:
@@ -141,7 +146,10 @@ def _root(reach: float) -> float:
 
 
 def standings(
-    gains: Mapping[int, float], lacks: Mapping[int, float], profiles: Sequence[Profile]
+    gains: Mapping[int, float],
+    lacks: Mapping[int, float],
+    profiles: Sequence[Profile],
+    within: float = math.inf,
 ) -> dict[int, Standing]:
     """The standing of each class of one space.
 
@@ -151,6 +159,8 @@ def standings(
       profiles: of the families of clean networks; none: a class is compared with the others alone,
         in units of their spread (the median absolute difference, as a normal law's standard
         deviation) or of `LEAST_SPREAD`, whichever is larger.
+      within: a class is judged by those profiles that the model's other classes differ from by
+        at most so much more, in the mean, than from the closest one.
 
     Example:
       >>> found = standings({0: 4.0, 1: 1.0, 2: 1.0}, {0: 4.0, 1: 4.0, 2: 4.0}, [])
@@ -159,14 +169,25 @@ def standings(
     """
     reaches = {k: gain / lacks[k] for k, gain in gains.items()}
     roots = {k: _root(reach) for k, reach in reaches.items()}
-    values = []
-    for profile in profiles:
-        offsets = {k: profile.offsets[k] for k in roots}
-        spread = max(profile.spread, LEAST_PROFILE_SPREAD)
-        values.append(_differences(roots, offsets, spread))
     if not profiles:
-        values.append({k: _among_others(roots, k) for k in roots})
-    return {k: Standing(gains[k], reaches[k], min(value[k] for value in values)) for k in roots}
+        return {k: Standing(gains[k], reaches[k], _among_others(roots, k)) for k in roots}
+    return {k: Standing(gains[k], reaches[k], _by_profiles(roots, k, profiles, within))
+            for k in roots}  # fmt: skip
+
+
+def _by_profiles(
+    roots: Mapping[int, float], k: int, profiles: Sequence[Profile], within: float
+) -> float:
+    """How far a class lies above the median of the others, by the profiles that those fit."""
+    others = [j for j in roots if j != k]
+    values, fits = [], []
+    for profile in profiles:
+        flat = {j: root - profile.offsets[j] for j, root in roots.items()}
+        middle = float(np.median([flat[j] for j in others] or [flat[k]]))
+        values.append((flat[k] - middle) / max(profile.spread, LEAST_PROFILE_SPREAD))
+        fits.append(float(np.mean([abs(flat[j] - middle) for j in others] or [0.0])))
+    closest = min(fits)
+    return min(v for v, fit in zip(values, fits, strict=True) if fit <= closest + within)
 
 
 def _among_others(roots: Mapping[int, float], k: int) -> float:
@@ -200,14 +221,3 @@ def standings_by_events(log10_probs: Mapping[int, float]) -> dict[int, Standing]
         ahead = value - (float(np.median(others)) if others else value)
         found[k] = Standing(value - least, 1.0 if value > least else 0.0, ahead / LEAST_DECADES)
     return found
-
-
-def _differences(
-    roots: Mapping[int, float], offsets: Mapping[int, float], spread: float
-) -> dict[int, float]:
-    """How far each class lies above the median of the others, offsets taken off, in spreads."""
-    flat = {k: root - offsets[k] for k, root in roots.items()}
-    return {
-        k: (value - float(np.median([v for j, v in flat.items() if j != k] or [value]))) / spread
-        for k, value in flat.items()
-    }

@@ -56,7 +56,7 @@ class Saved:
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> Saved(folder, {"seed": 0}, resume=False).put("search", np.arange(3), {"level": 2}, True)
-    >>> Saved(folder, {"seed": 0}, resume=True).get("search", np.zeros(3, int)).said
+    >>> Saved(folder, {"seed": 0}, resume=True).get("search", np.arange(3)).said
     {'level': 2}
     """
 

@@ -5,15 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_QUICK: dict[str, str | bool | int] = {
-    "xla_backend_optimization_level": 1,
+_QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "1",
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
 
 
 @functools.cache
-def quick_compilation() -> dict[str, str | bool | int]:
+def quick_compilation() -> dict[str, str | bool]:
     """XLA's options under which a run compiles in about half the time, on a CPU.
 
     The program does the same; how fast it runs depends on the score. Where the score is a large
@@ -34,7 +34,7 @@ def quick_compilation() -> dict[str, str | bool | int]:
     return {name: value for name, value in _QUICK.items() if _known(name, value)}
 
 
-def _known(name: str, value: str | bool | int) -> bool:
+def _known(name: str, value: str | bool) -> bool:
     try:
         jax.jit(jnp.negative).lower(0.0).compile({name: value})
     except Exception:  # which one depends on the XLA that does not know the option
