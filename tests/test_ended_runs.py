@@ -103,7 +103,7 @@ def cases():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "kind", "how"), cases())
+@pytest.mark.parametrize(("command", "kind", "how"), list(cases()))
 def test_a_run_that_is_ended_in_any_stage_goes_on_to_the_same_result(
     command, kind, how, forks, whole
 ):

@@ -119,8 +119,8 @@ def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
 def undisturbed() -> Iterator[list[int]]:
     """A context that a signal does not end: the list says which came meanwhile.
 
-    What was found is being written: that takes seconds, and would be lost otherwise. A second
-    signal ends it all the same.
+    What was found is being written or shown: that takes seconds, and would be lost otherwise. A
+    second signal ends it all the same.
     """
     came: list[int] = []
 

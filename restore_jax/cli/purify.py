@@ -116,13 +116,12 @@ def run(args: argparse.Namespace) -> int:
                     kept.done()
     whole = result["num_images"] == result["of_images"]
     code = exits.DONE if whole else exits.INCONCLUSIVE
-    if result["interrupted"] or signals:
-        code = exits.INTERRUPTED
-    if args.json:
-        exits.print_json(result | {"out": str(kept.folder)})
-        return code
-    exits.show("\n".join(_lines(result, can, f"{kept.folder}/: {', '.join(files)}")))
-    return code
+    with exits.undisturbed() as late:
+        if args.json:
+            exits.print_json(result | {"out": str(kept.folder)})
+        else:
+            exits.show("\n".join(_lines(result, can, f"{kept.folder}/: {', '.join(files)}")))
+    return exits.INTERRUPTED if result["interrupted"] or signals or late else code
 
 
 def _lines(result: dict[str, Any], can: list[str], files: str) -> list[str]:

@@ -100,16 +100,17 @@ def run(args: argparse.Namespace) -> int:
                 inputs.write(args, kept.folder, files, kept.names())
                 if recovery.status != "interrupted" and recovery.cost.limit != "seconds":
                     kept.done()
-    if args.json:
-        from restore_jax.report import recovery_content
+    with exits.undisturbed() as late:
+        if args.json:
+            from restore_jax.report import recovery_content
 
-        exits.print_json(recovery_content(recovery) | {"out": str(kept.folder)})
-    else:
-        from restore_jax.report.text import line
+            exits.print_json(recovery_content(recovery) | {"out": str(kept.folder)})
+        else:
+            from restore_jax.report.text import line
 
-        exits.show(recovery.summary())
-        exits.show(line("files", f"{kept.folder}/: {', '.join(files)}"))
-    if recovery.status == "interrupted" or signals:
+            exits.show(recovery.summary())
+            exits.show(line("files", f"{kept.folder}/: {', '.join(files)}"))
+    if recovery.status == "interrupted" or signals or late:
         return exits.INTERRUPTED
     return exits.DONE if recovery.found else exits.VERDICT
 

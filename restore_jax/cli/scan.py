@@ -134,15 +134,17 @@ def run(args: argparse.Namespace) -> int:
                 inputs.write(args, kept.folder, files, kept.names())
                 if not found.interrupted and found.cost.limit != "seconds":
                     kept.done()
-    if args.json:
-        from restore_jax.report import scan_content
+    with exits.undisturbed() as late:
+        if args.json:
+            from restore_jax.report import scan_content
 
-        exits.print_json(scan_content(found) | {"out": str(kept.folder)})
-    else:
-        from restore_jax.report.scan_text import scan_text
+            exits.print_json(scan_content(found) | {"out": str(kept.folder)})
+        else:
+            from restore_jax.report.scan_text import scan_text
 
-        exits.show(scan_text(found, sys.stdout, kept.folder))
-    return exits.INTERRUPTED if found.interrupted or signals else CODES[found.verdict]
+            exits.show(scan_text(found, sys.stdout, kept.folder))
+    ended = found.interrupted or signals or late
+    return exits.INTERRUPTED if ended else CODES[found.verdict]
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -161,7 +161,8 @@ def begin(work: Work, pool: Pool, name: str, number: int) -> Beginning:
         draws = _draws(work, pool, space, key)
     goal = threshold(model, work.success, settings.num_probes)
     led = int(((draws.scores >= goal).sum(1) > 0).sum())
-    work.tell(f"{name}: {settings.num_draws} random triggers, {led} classes led to")
+    classes = "1 class" if led == 1 else f"{led} classes"
+    work.tell(f"{name}: {settings.num_draws} random triggers, {classes} led to")
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
     probes = {k: _in_order(work, pool, draws, k) for k in judged}
     descent = make_descent(work.run, space, settings, work.success, probes)

@@ -55,8 +55,10 @@ class Saved:
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> Saved(folder, {"seed": 0}, resume=False).put("search", np.arange(3), {"level": 2}, True)
-    >>> Saved(folder, {"seed": 0}, resume=True).get("search", np.arange(3)).said
+    >>> saved = Saved(folder, {"seed": 0}, resume=False)
+    >>> saved.get("search", np.zeros(3, int))  # how it begins; there is nothing yet
+    >>> saved.put("search", np.arange(3), {"level": 2}, True)
+    >>> Saved(folder, {"seed": 0}, resume=True).get("search", np.zeros(3, int)).said
     {'level': 2}
     """
 

@@ -16,15 +16,17 @@ _QUICK: dict[str, str | bool] = {
 def quick_compilation() -> dict[str, str | bool]:
     """XLA's options under which a run compiles in about half the time, on a CPU.
 
-    The program does the same; how fast it runs depends on the score. Where the score is a large
-    network, compile as usual.
+    The program does the same up to rounding; how fast it runs depends on the score. Where the score
+    is a large network, compile as usual.
 
     Returns:
       For the argument ``compiler_options`` of `jax.jit`: the options that this XLA knows; none on
       other devices.
 
     Example:
-      >>> algorithm = importance_splitting(lambda x, args: x.sum(-1), standard_normal(2), 3.0)
+      >>> from restore_jax import importance_splitting, standard_normal
+      >>> space = standard_normal(2)
+      >>> algorithm = importance_splitting(lambda x, args: x.sum(-1), space, threshold=3.0)
       >>> run = jax.jit(algorithm.run, compiler_options=quick_compilation())
       >>> bool(run(jax.random.key(0), ()).log_prob < -3)
       True
