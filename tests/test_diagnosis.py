@@ -511,6 +511,10 @@ def test_labels_are_enough(bright_file):
     assert found.verdict == SUSPICIOUS
     assert found.named == [TARGET]
     assert found.targets == [TARGET]
+    # The class whose probes are soon all led is not what the others are compared at.
+    seen = found.spaces["patch"]
+    assert seen.classes[TARGET].log10_prob > -2.5
+    assert seen.depth == -4.0
 
 
 def test_answers_that_say_nothing_are_refused(bright_file):

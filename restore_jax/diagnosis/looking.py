@@ -222,9 +222,7 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
                 going.sort(key=lambda k: -_reach(lanes[k].levels[-1], float(draws.empty[k]), goal))
                 dropped |= set(going[most:])
                 going = sorted(going[:most])
-            going = [k for k in going if lanes[k].running and lanes[k].depths[-1] > depth]
-            if work.run.model.access == "labels":  # beyond the event there is nothing to see
-                going = [k for k in going if lanes[k].levels[-1] < goal]
+            going = [k for k in going if _goes_on(lanes[k], goal) and lanes[k].depths[-1] > depth]
             if not going:
                 break
             if work.run.ledger.spent + len(going) * a_level > end:
@@ -248,6 +246,11 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
     return Followed(lanes, frozenset(dropped))
 
 
+def _goes_on(lane: Lane, goal: float) -> bool:
+    """Whether further levels have anything to show: counts end with the event."""
+    return lane.running and not lane.levels[-1] >= goal > 0.0
+
+
 def _reach(score: float, empty: float, goal: float) -> float:
     """The share of what a class lacks without a trigger that a score has made good."""
     return (score - empty) / max(goal - empty, 1e-30)
@@ -267,8 +270,8 @@ def _seen(
 ) -> SpaceLook:
     """What the draws and lanes say, class by class."""
     space, draws, goal = beginning.space, beginning.draws, beginning.goal
-    # Stalled, a class has gone as far as it can.
-    running = [lane.depths[-1] for lane in followed.whole if lane.running]
+    # Stalled, or all of its probes led, a class has gone as far as it can.
+    running = [lane.depths[-1] for lane in followed.whole if _goes_on(lane, goal)]
     depth = max([depth_of(work, space.name), *running])
     n = draws.scores.shape[1]
     led = {k: int((draws.scores[k] >= goal).sum()) for k in judged}
