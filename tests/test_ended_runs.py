@@ -88,7 +88,7 @@ def is_partial(folder):
     )
 
 
-BRIEFLY = ("recover-own-ctrl-c", "scan-asked-sigterm", "purify-own-kill")
+BRIEFLY = ("recover-own-ctrl-c",)
 """What stands for the rest where there is no time for all."""
 
 
