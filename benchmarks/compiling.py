@@ -20,14 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from problems import PROBLEMS
 
 from restore_jax import importance_splitting, standard_normal
 from restore_jax.environment import device_name, versions
 from restore_jax.splitting import quick_compilation
 
 RESULTS = Path(__file__).parent / "results"
-REPEATS, RUNS = 3, 9
+REPEATS, RUNS = 2, 9
 
 
 def main() -> None:
@@ -65,15 +64,9 @@ def _readme() -> Any:
     return importance_splitting(lambda x, args: x.sum(-1) / 10, standard_normal(100), threshold=5.0)
 
 
-def _branches() -> Any:
-    problem = PROBLEMS["four branches, d = 2"]()
-    return importance_splitting(lambda x, args: problem.score(x), problem.space, threshold=0.0)
-
-
 CASES: dict[str, Callable[[], Any]] = {
     "a score of one line, d = 4": _short,
     "the example of the README, d = 100": _readme,
-    "four branches, d = 2": _branches,
 }
 
 
@@ -107,7 +100,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/compiling.py` on {found['date']}; {found['device']}; "
         + ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-        + f". Processor seconds, medians of {REPEATS} processes; of runs, medians of {RUNS} in "
+        + f". Processor seconds, means of {REPEATS} processes; of runs, medians of {RUNS} in "
         "each. *Quick*: `compiler_options=quick_compilation()`. The first run of a process has "
         "to be traced, too (the same for both).",
         "",
@@ -119,7 +112,7 @@ def table(found: dict[str, Any]) -> str:
         for words, program in (("one", "one run"), ("eight", "eight, by `vmap`")):
             usual, quick = row["usual"], row["quick"]
             middle = {
-                (how, what): statistics.median(one[f"{what}_{words}"] for one in row[how])
+                (how, what): statistics.mean(one[f"{what}_{words}"] for one in row[how])
                 for how in ("usual", "quick")
                 for what in ("trace", "compile", "run")
             }
