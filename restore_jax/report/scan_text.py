@@ -51,7 +51,8 @@ def scan_text(scan: Scan, stream: TextIO | None = None, folder: Path | None = No
         )
     lines = _lines(scan)
     if folder is not None:
-        files = "report.html, scan.json, scan.png, a folder per suspicious class"
+        files = "report.html, scan.json, scan.png"
+        files += ", a folder per suspicious class" if scan.recoveries else ""
         lines.append(line("files", f"{folder}/: {files}"))
         how = f"--recovery {folder}" if scan.targets else "--blind"
         model = scan.provenance.model
