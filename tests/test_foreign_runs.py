@@ -593,7 +593,9 @@ def test_a_hostile_server_changes_nothing_but_what_it_takes(forks, probes):
     well, hostile = forks.folder / "well", forks.folder / "hostile"
     check_same_result(well, hostile)
     again = result(hostile)["asking"]["images_sent_again"]
-    assert again == result(hostile)["queries"] - result(well)["queries"] > 0
+    # On a busy machine the server that behaves well may be too late, too.
+    late = result(well)["asking"]["images_sent_again"]
+    assert again - late == result(hostile)["queries"] - result(well)["queries"] > 0
     assert again == result(hostile)["asking"]["images_resent"]
 
 
