@@ -242,7 +242,10 @@ def restore_tree(folder: Path, like: Tree) -> Tree:
             # Shapes first: Orbax drops its other reads when one fails, and they complain.
             saved = checkpointer.metadata(folder.absolute()).item_metadata
             _check_shapes(folder, _shapes(saved.tree), _shapes(like))
-            return checkpointer.restore(folder.absolute(), abstract)
+            restored = checkpointer.restore(folder.absolute(), abstract)
+        # Orbax binds arrays to a device, and what is made of them; JAX compiles a program anew
+        # for the first arguments of that kind.
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored)
     except CheckpointError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds

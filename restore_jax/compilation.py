@@ -1,13 +1,23 @@
 """How the programs that run a network are compiled, and where they are kept."""
 
+import collections
 import functools
+import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+OF_A_THREAD = "jax_debug_nans"
+"""A setting of JAX that other threads do not know of."""
 
 # XLA:CPU gives convolutions to YNNPACK, which leaves those of few input channels, and most of
 # the backward pass, to one core; XLA's own routine (Eigen) shares all of them out.
@@ -35,20 +45,38 @@ def compiling_seconds() -> float:
     return _seconds
 
 
+_ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+
+
 @functools.cache
-def compiler_options() -> dict[str, str | bool]:
+def compiler_options(one_core: bool = False) -> dict[str, str | bool]:
     """XLA's options for a network's programs, for `jax.jit` or ``Lowered.compile``.
+
+    Args:
+      one_core: whether the program shall keep to one core, because others run beside it.
 
     Returns:
       Options that pay on this backend and that this XLA knows; there may be none.
     """
     if jax.default_backend() != "cpu":
         return {}
+    wanted = _EIGEN_CONVOLUTIONS | (_ONE_CORE if one_core else {})
+    return {name: value for name, value in wanted.items() if _known(name, value)}
+
+
+def _known(name: str, value: str | bool) -> bool:
+    """Whether this XLA knows an option."""
     try:
-        jax.jit(jnp.negative).lower(0.0).compile(_EIGEN_CONVOLUTIONS)
-    except Exception:  # which one depends on the XLA that does not know the option
-        return {}
-    return dict(_EIGEN_CONVOLUTIONS)
+        jax.jit(jnp.negative).lower(0.0).compile({name: value})
+    except Exception:  # which one depends on the XLA that does not know it
+        return False
+    return True
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
 
 
 def chunk_size(image_shape: tuple[int, ...]) -> int:
@@ -70,6 +98,43 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> 
     padded = jnp.pad(images, ((0, -number % size), (0, 0), (0, 0), (0, 0)))
     outputs = jax.lax.map(function, padded.reshape(-1, size, *images.shape[1:]))
     return outputs.reshape(-1, *outputs.shape[2:])[:number]
+
+
+def side_by_side(call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+    """What a compiled program makes of each of several things, as many at once as there are cores.
+
+    On a GPU, which has one queue, they take turns. The first one goes alone, so that a program is
+    compiled once, in this thread.
+
+    Args:
+      call: asks the program, and waits for its answer.
+      given: what it is called with, in order; each is taken from there before it is begun.
+
+    Returns:
+      The answers, in order. If one of them or ``given`` raises, what has not begun is not begun.
+
+    Example:
+      >>> side_by_side(lambda number: number**2, range(4))
+      [0, 1, 4, 9]
+    """
+    things = iter(given)
+    made = [call(thing) for thing in itertools.islice(things, 1)]
+    strict = bool(getattr(jax.config, OF_A_THREAD))
+
+    def beside(thing: Given) -> Made:
+        with jax.debug_nans(strict):
+            return call(thing)
+
+    most = cores() if jax.default_backend() == "cpu" else 1
+    workers, begun = ThreadPoolExecutor(most), collections.deque[Future[Made]]()
+    try:
+        for thing in things:
+            begun.append(workers.submit(beside, thing))
+            if len(begun) > most:
+                made.append(begun.popleft().result())
+        return [*made, *(one.result() for one in begun)]
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def keep_programs() -> None:

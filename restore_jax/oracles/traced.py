@@ -6,7 +6,7 @@ Asking it again costs nothing but time, so chunks are filled up and nobody keeps
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.typing import ArrayLike
 
-from restore_jax.compilation import chunk_size, compiler_options
+from restore_jax.compilation import chunk_size, compiler_options, side_by_side
 from restore_jax.oracles.checking import check_margins, check_outputs, check_scores, check_sums
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import (
@@ -151,15 +151,22 @@ class TracedOracle:
         pay: Callable[[int], None] = lambda number: None,
     ) -> list[np.ndarray]:
         """See `Oracle.map`: compiled, the last piece filled up."""
-        compiled = jax.jit(function, compiler_options=compiler_options())
-        parts, before = [], () if given is None else (given,)
-        for first in range(0, len(arrays[0]), size):
-            some = [array[first : first + size] for array in arrays]
-            pay(len(some[0]))
+        compiled = jax.jit(function, compiler_options=compiler_options(one_core=True))
+        before = () if given is None else (given,)
+
+        def pieces() -> Iterator[list[np.ndarray]]:
+            for first in range(0, len(arrays[0]), size):
+                some = [array[first : first + size] for array in arrays]
+                pay(len(some[0]))
+                yield some
+
+        def answered(some: list[np.ndarray]) -> list[np.ndarray]:
             short = size - len(some[0])
             some = [np.concatenate([a, np.repeat(a[:1], short, 0)]) for a in some]
             answers = compiled(*before, *map(jnp.asarray, some))
-            parts.append([np.asarray(answer)[: size - short] for answer in answers])
+            return [np.asarray(answer)[: size - short] for answer in answers]
+
+        parts = side_by_side(answered, pieces())
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def race(self, race: Race, books: Books = NOBODY) -> Raced:
@@ -251,7 +258,7 @@ class TracedOracle:
         together: int | None = None,
         **how: Argument,
     ) -> Lanes:
-        """See `Oracle.lanes`: one program for ``together`` of them; on a CPU they take turns."""
+        """See `Oracle.lanes`: one program for ``together`` of them; on a CPU each has a core."""
         algorithm = importance_splitting(scorer, space, **how)
         if together is None:
             together = 1 if jax.default_backend() == "cpu" else LANES_TOGETHER
@@ -261,7 +268,9 @@ class TracedOracle:
             return algorithm.advance(state, args | {"weights": weights}, 1)
 
         several = jax.vmap(level, (None, 0, 0))
-        compiled = jax.jit(level if number == 1 else several, compiler_options=compiler_options())
+        # On several cores sums are added up in another order: whoever runs beside must not show.
+        options = compiler_options(one_core=True)
+        compiled = jax.jit(level if number == 1 else several, compiler_options=options)
 
         def some(states: list[SplittingState], args: list[dict[str, Tree]]) -> list[SplittingState]:
             if number == 1:
@@ -280,12 +289,16 @@ class TracedOracle:
         def advance(
             states: list[SplittingState], args: list[dict[str, Tree]]
         ) -> list[SplittingState]:
-            moved: list[SplittingState] = []
-            for first in range(0, len(states), number):
-                here = slice(first, first + number)
-                for before, after in zip(states[here], some(states[here], args[here]), strict=True):
-                    books.book(count(after.num_queries) - count(before.num_queries))
-                    moved.append(self._right(after))
+            places = [slice(first, first + number) for first in range(0, len(states), number)]
+
+            def moved_on(here: slice) -> list[SplittingState]:
+                after: list[SplittingState] = jax.block_until_ready(some(states[here], args[here]))
+                return after
+
+            parts = side_by_side(moved_on, places)
+            moved = [self._right(after) for part in parts for after in part]
+            for before, after in zip(states, moved, strict=True):
+                books.book(count(after.num_queries) - count(before.num_queries))
             return moved
 
         whole = _begin(algorithm, scorer, books)
@@ -403,8 +416,10 @@ def ask_racing(
 
 
 def _together(n: int, probes: tuple[int, ...]) -> int:
-    """How many candidates are asked about at once, at most n, so that they make a good chunk.
+    """How many of n candidates are asked about at once, so that they make a good chunk.
 
-    Each with ``probes`` (w, H, W, C); about `chunk_size` images.
+    Each with ``probes`` (w, H, W, C); about `chunk_size` images. On a CPU an eighth of them at
+    most: of few candidates, others would be asked about for want of a chunk to skip.
     """
-    return min(n, max(1, round(chunk_size(probes[1:]) / probes[0])))
+    most = -(-n // 8) if jax.default_backend() == "cpu" else n
+    return min(most, max(1, round(chunk_size(probes[1:]) / probes[0])))
