@@ -7,7 +7,8 @@ kind of the shape (10 classes), with a tint (100), and with faint waves of ten d
 (1,000). In one of a pair a chequered 4x4 patch in the lower right corner leads to a class; its
 twin is trained on the same images without. All are scanned by default: nothing was calibrated on
 such images, so a scan can call a class suspicious, and says so. Writes
-``benchmarks/results/many_classes.md`` and ``.json``; rows that are there already are kept.
+``benchmarks/results/many_classes.md`` and ``.json``; rows that are there already are kept, and with
+``--keep DIR`` the networks, for another scan of them.
 """
 
 import argparse
@@ -49,6 +50,9 @@ def main() -> None:
     """Trains and scans what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", type=int, choices=SIZES, default=SIZES)
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for the networks, read if they are there"
+    )
     args = parser.parse_args()
     path = RESULTS / "many_classes.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
@@ -61,7 +65,9 @@ def main() -> None:
     data = (drawn(TRAIN, 0), drawn(TEST, TRAIN)) if missing else None
     for size, planted in missing:
         name = f"{size}/{'planted' if planted else 'clean'}"
-        rows[name] = measured(*(data or ()), size, planted)
+        assert data is not None
+        kept = args.keep / f"{name.replace('/', '-')}.npz" if args.keep else None
+        rows[name] = measured(*data, size, planted, kept)
         path.write_text(json.dumps(rows, indent=1) + "\n")
         print(name, rows[name], flush=True)
     (RESULTS / "many_classes.md").write_text(table(rows))
@@ -157,11 +163,25 @@ def trained(data: Data, num_classes: int, planted: bool) -> Params:
     return params
 
 
-def measured(train: Data, test: Data, num_classes: int, planted: bool) -> dict[str, Any]:
-    """A network, how good it is, and what a scan says of it."""
+def kept_or_trained(
+    train: Data, num_classes: int, planted: bool, kept: Path | None
+) -> tuple[Params, float | None]:
+    """A network, and the seconds that training it took; None of one that was kept."""
+    if kept is not None and kept.exists():
+        return {name: jnp.asarray(value) for name, value in np.load(kept).items()}, None
     began = time.perf_counter()
-    params = trained(train, num_classes, planted)
-    seconds = time.perf_counter() - began
+    params = jax.block_until_ready(trained(train, num_classes, planted))
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, **{name: np.asarray(value) for name, value in params.items()})
+    return params, round(time.perf_counter() - began, 1)
+
+
+def measured(
+    train: Data, test: Data, num_classes: int, planted: bool, kept: Path | None
+) -> dict[str, Any]:
+    """A network, how good it is, and what a scan says of it."""
+    params, seconds = kept_or_trained(train, num_classes, planted, kept)
     model = open_model(
         partial(logits, params),
         image_shape=SHAPE,
@@ -192,7 +212,7 @@ def measured(train: Data, test: Data, num_classes: int, planted: bool) -> dict[s
         "queries": found.queries,
         "queries_by_stage": dict(found.cost.queries_by_stage),
         "seconds": round(found.cost.seconds["total"], 1),
-        "training_seconds": round(seconds, 1),
+        "training_seconds": seconds,
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
         "versions": versions(),

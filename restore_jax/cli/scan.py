@@ -38,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              f"{', '.join(catalogue.scanned())}, with labels "
              f"{', '.join(catalogue.scanned('labels'))} (auto)")  # fmt: skip
     add("--budget", type=int, metavar="N",
-        help="images the model may be asked about, all counted (250,000; a model of ten classes "
+        help="images the model may be asked about, all counted (300,000; a model of ten classes "
              "takes about 100,000)")  # fmt: skip
     add("--depth", nargs="+", metavar="SPACE=X",
         help="how rare a trigger is looked for, as patch=-6: one in 10^6 random ones; other "
              "values than these are not calibrated (patch=-6 stripes=-2.5 "
              "smooth=-3.25 frequency=-3.25 colour=-2.5 quantise=-1.5, with labels "
-             "patch=-5)")  # fmt: skip
+             "patch=-5, and patch=-12 where no clean model was measured)")  # fmt: skip
     add("--option", nargs="+", metavar="SPACE.NAME=VALUE",
         help="what a space takes, as patch.max_size=3 or patch.channels=grey; other values "
              "than the default are not calibrated")  # fmt: skip

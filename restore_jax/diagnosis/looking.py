@@ -34,7 +34,7 @@ from restore_jax.spaces.types import TriggerSpace
 from restore_jax.types import Argument
 
 Array = jax.Array
-NARROWING = (0, 3, 6)
+NARROWING = (0, 3, 6, 12)
 """After so many levels `ScanSettings.lanes` says how many classes go on."""
 FOREMOST = 128
 """Of so many draws the best one says which classes are followed, where they cannot all be."""

@@ -60,6 +60,17 @@ def measured_by(access: str) -> dict[str, JSON]:
     return {"spaces": {}, "eases": {}, "standings": {}}
 
 
+def was_measured(conditions: Conditions) -> bool:
+    """Whether clean models were looked at under such conditions."""
+    null = measured_by(conditions.access)
+    return bool(null["spaces"]) and (
+        conditions.probes == null["probes"]
+        and conditions.success == null["success"]
+        and list(conditions.image_shape) == null["image_shape"]
+        and conditions.num_classes == null["num_classes"]
+    )
+
+
 def profiles(
     conditions: Conditions, settings: ScanSettings, prior: Mapping[str, JSON]
 ) -> dict[str, Profile]:
@@ -73,10 +84,7 @@ def profiles(
     space = null["spaces"].get(str(prior["space"]))
     same = (
         space is not None
-        and conditions.probes == null["probes"]
-        and conditions.success == null["success"]
-        and list(conditions.image_shape) == null["image_shape"]
-        and conditions.num_classes == null["num_classes"]
+        and was_measured(conditions)
         and as_json(settings_that_matter(settings)) == null["settings"]
         and as_json(prior) == space["prior"]
         and settings.depths.get(str(prior["space"])) == space["depth"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis.expecting import expected
+from restore_jax.diagnosis.null import Conditions, was_measured
 from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import OTHER_DEPTH, ScanProgress, ScanSettings, depths_by
 from restore_jax.diagnosis.work import Work
@@ -21,7 +22,7 @@ from restore_jax.run import Limits, Run, Saved
 from restore_jax.run.estimates import OnEstimate, announce
 from restore_jax.spaces import catalogue
 
-BUDGET = 250_000
+BUDGET = 300_000
 LABELS_BUDGET = 400_000
 OnScan = Callable[[ScanProgress], None] | None
 
@@ -50,8 +51,6 @@ def prepare(
       BudgetError: the budget does not pay for the first draws.
     """
     names = _names(space, oracle.access)
-    depths = depths_by(oracle.access) | settings.depths
-    settings = dataclasses.replace(settings, depths=depths)
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"`false_alarm_rate` must lie in (0, 1), not {false_alarm_rate}.")
     checked_success(success)
@@ -75,6 +74,11 @@ def prepare(
         limits=limits,
     )  # fmt: skip
     run.examine()
+    conditions = Conditions(
+        run.model.access, run.source.name, success, oracle.image_shape, oracle.num_classes
+    )
+    depths = depths_by(conditions.access, was_measured(conditions)) | settings.depths
+    settings = dataclasses.replace(settings, depths=depths)
     followed = [depths.get(name, OTHER_DEPTH) for name in names]
     images = expected(followed, oracle.num_classes, settings, run.model.access == "labels")
     announce(run, images, least // oracle.each, on_estimate)
@@ -86,7 +90,7 @@ def prepare(
     return Work(
         run=run,
         names=names,
-        success=success,
+        conditions=conditions,
         false_alarm_rate=false_alarm_rate,
         wanted=wanted,
         settings=settings,

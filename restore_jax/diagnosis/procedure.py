@@ -74,7 +74,7 @@ def scan(
       space: "auto" (those of the catalogue that are scanned; with labels `patch` alone), a space,
         or several.
       probes: see `open_probes`.
-      budget: images that may be sent, everything counted; None: `BUDGET`, 250,000, of which a
+      budget: images that may be sent, everything counted; None: `BUDGET`, 300,000, of which a
         scan of ten classes takes about 100,000.
       seconds, dollars, price: as `recover`. Of the seconds, as of the images, each space has its
         share, and a third is kept for recovering triggers.

@@ -34,10 +34,10 @@ class ScanSettings:
       num_moves: see `splitting.importance_splitting`, waste-free.
       max_levels: of a descent.
       depths: by space, log10 of the probability to which classes are followed; `depths_by` of the
-        access for those that are missing.
+        conditions for those that are missing.
       max_recovered: how many suspicious classes' triggers are recovered at most; 0: none.
-      lanes: how many classes are followed at most: from the start, after three levels, and after
-        six; those whose gain leads.
+      lanes: how many classes are followed at most: from the start, and after three, six and
+        twelve levels; those that lack least.
       options: what each space takes, by its name; its own for scanning where it is missing.
 
     >>> ScanSettings(max_recovered=0).num_probes
@@ -49,10 +49,10 @@ class ScanSettings:
     num_particles: int = 96
     survival: float = 0.25
     num_moves: int = 5
-    max_levels: int = 16
+    max_levels: int = 24
     depths: dict[str, float] = dataclasses.field(default_factory=dict)
     max_recovered: int = 6
-    lanes: tuple[int, int, int] = (32, 16, 10)
+    lanes: tuple[int, int, int, int] = (32, 16, 10, 4)
     options: dict[str, dict[str, Argument]] = dataclasses.field(default_factory=dict)
 
 
@@ -66,17 +66,28 @@ DEPTHS = {
 }
 LABELS_DEPTHS = {"patch": -5.0}
 """Counts end with the probes: deeper down classes that nothing was planted for come close, too."""
+UNMEASURED_DEPTHS = {"patch": -12.0}
+"""Where no clean model was measured, a class is compared with the model's others alone. Scores of
+those for which nothing was planted stop rising before that, and a planted trigger is met."""
 OTHER_DEPTH = -4.0
 """Of spaces that are not named."""
 
 
-def depths_by(access: str) -> dict[str, float]:
+def depths_by(access: str, measured: bool = True) -> dict[str, float]:
     """By space, log10 of the probability to which a scan follows classes unless told otherwise.
+
+    Args:
+      access: "logits", "probabilities" or "labels".
+      measured: whether clean models were, with images and classes like the model's.
 
     >>> depths_by("logits")["patch"], depths_by("labels")["patch"]
     (-6.0, -5.0)
+    >>> depths_by("logits", measured=False)["patch"]
+    -12.0
     """
-    return DEPTHS | LABELS_DEPTHS if access == "labels" else dict(DEPTHS)
+    if access == "labels":
+        return DEPTHS | LABELS_DEPTHS
+    return dict(DEPTHS) if measured else DEPTHS | UNMEASURED_DEPTHS
 
 
 class ClassLook(NamedTuple):

@@ -19,7 +19,7 @@ class Work:
     Attributes:
       run: the model, its probes, and who pays.
       names: the spaces to look through.
-      success: share of probes that makes the event.
+      conditions: under what it looks.
       false_alarm_rate: see `scan`.
       wanted: the classes that may be named.
       settings: how to scan.
@@ -31,7 +31,7 @@ class Work:
 
     run: Run
     names: list[str]
-    success: float
+    conditions: Conditions
     false_alarm_rate: float
     wanted: frozenset[int]
     settings: ScanSettings
@@ -41,9 +41,6 @@ class Work:
     seconds: float = math.inf
 
     @property
-    def conditions(self) -> Conditions:
-        """Under what it looks."""
-        model = self.run.model
-        return Conditions(
-            model.access, self.run.source.name, self.success, model.image_shape, model.num_classes
-        )
+    def success(self) -> float:
+        """The share of probes that makes the event."""
+        return self.conditions.success
