@@ -33,6 +33,7 @@ from restore_jax.diagnosis import (
 from restore_jax.diagnosis.descent import make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.looking import Followed
+from restore_jax.diagnosis.preparing import prepare
 from restore_jax.diagnosis.probing import make_pool
 from restore_jax.diagnosis.procedure import images_for
 from restore_jax.diagnosis.standing import (
@@ -57,7 +58,7 @@ from restore_jax.report import (
     scan_content,
     write_files,
 )
-from restore_jax.run import Run
+from restore_jax.run import Limits, Run
 from restore_jax.spaces import SPACES, catalogue, make_space
 
 NAMES = tuple("abcd")
@@ -477,6 +478,33 @@ def test_spaces_share_the_images_by_how_deep_they_are_followed():
     assert images_for(work, 0) == 45_000
     ledger.spent += 40_000
     assert images_for(work, 1) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_classes", "how", "depth"),
+    [
+        ((32, 32, 3), 10, {}, -6.0),
+        ((32, 32, 3), 10, {"access": "labels"}, -5.0),
+        ((32, 32, 3), 10, {"success": 0.9}, -12.0),
+        ((32, 32, 3), 11, {}, -12.0),
+        ((16, 16, 3), 10, {}, -12.0),
+        ((16, 16, 3), 10, {"settings": ScanSettings(depths={"patch": -3.0})}, -3.0),
+    ],
+)
+def test_where_no_clean_model_was_measured_a_scan_looks_deeper(shape, num_classes, how, depth):
+    weights = jax.random.normal(jax.random.key(0), (math.prod(shape), num_classes))
+
+    def model(images):
+        logits = images.reshape(images.shape[0], -1) @ weights
+        return jnp.argmax(logits, -1) if how.get("access") == "labels" else logits
+
+    names = tuple(map(str, range(num_classes)))
+    oracle = open_model(model, how.get("access", "logits"), image_shape=shape, class_names=names)
+    work = prepare(
+        oracle, "patch", "dead_leaves", None, Limits(None, None, None), how.get("success", 0.95),
+        0.06, None, 0, None, None, how.get("settings", ScanSettings()), None, None, None,
+    )  # fmt: skip
+    assert work.settings.depths["patch"] == depth
 
 
 def test_an_interrupted_scan_says_what_it_has(bright_file):
