@@ -35,11 +35,12 @@ def main() -> None:
     """Trains and asks what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs") / "architectures")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     args = parser.parse_args()
     path = RESULTS / "architectures.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     for name, command in COMMANDS.items():
-        if name in rows:
+        if name in rows or name not in args.only:
             continue
         out = args.folder / name
         if not (out / "model").exists():
