@@ -231,7 +231,8 @@ def table(rows: dict[str, Any]) -> str:
             f"{row['model_cpu_seconds']:.0f} | {beside:.0f} | {row['compiling']:.1f} | "
             f"{row['gib']:.2f} |"
         )
-    return "\n".join(lines) + "\n"
+    lines += ["", *(f"{name}: {row['note']}" for name, row in rows.items() if "note" in row)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":
