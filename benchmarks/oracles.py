@@ -49,6 +49,7 @@ from restore_jax.oracles import (
     open_model,
 )
 from restore_jax.oracles.answers import preprocessing
+from restore_jax.oracles.options import Description
 from restore_jax.racing import make_scorer, needed, threshold
 from restore_jax.spaces import SPACES, make_space
 from restore_jax.splitting import Status, count, host_driven
@@ -317,7 +318,7 @@ class Search:
             return module.ask(self.model, images, sending)
 
         self._ask = Watch(ask)
-        prepare = preprocessing(options, SHAPE, None)
+        prepare = preprocessing(options, SHAPE, Description())
         self.answer = HostAnswers(name, self._ask, "logits", 10, prepare, batch=None, most=most)
         self._answer = Watch(self.answer)
         classes = tuple(map(str, range(10)))

@@ -1,5 +1,6 @@
 """``restore-jax train`` as a user meets it, on a few images."""
 
+import argparse
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 from restore_jax import checkpoints, cli, training
 from restore_jax.backdoors import PlantedBlend, PlantedPatch, PlantedStripes, planted_from_json
 from restore_jax.cli import planting
+from restore_jax.cli import train as train_command
 from restore_jax.data import shapes
 from restore_jax.models import winograd
 
@@ -375,6 +377,18 @@ def test_bad_flags_are_refused_before_anything_is_written(flags, words, tmp_path
     folder = tmp_path / "run"
     assert words in refused(capsys, *TINY[1:], *flags, "--out", str(folder))
     assert not folder.exists()
+
+
+def test_an_architecture_has_a_recipe_of_its_own_and_flags_go_before_it():
+    def recipe(*flags):
+        parser = argparse.ArgumentParser()
+        train_command.add_arguments(parser)
+        return train_command._recipe(parser.parse_args(flags))
+
+    assert recipe() == training.Recipe()
+    assert recipe("--arch", "vit_patch4") == training.Recipe(adam_learning_rate=0.003)
+    given = recipe("--arch", "vit_patch4", "--adam-learning-rate", "0.01", "--epochs", "3")
+    assert given == training.Recipe(epochs=3)
 
 
 def test_help_explains_every_flag(capsys):

@@ -100,6 +100,17 @@ def test_every_format_gives_the_logits_of_the_network(ending, convert, shipped, 
     np.testing.assert_allclose(ask(images[:3]), logits[:3], atol=1e-4)
 
 
+def test_onnx_gets_few_large_images_at_once(written):
+    module, options = oracle("onnx"), ModelOptions()
+    model = module.load(str(written("onnx")), options)
+    assert module.most(model, options) is None
+    large = model._replace(images=model.images._replace(dims=(None, 224, 224, 3)))
+    assert module.most(large, options) == 27
+    assert module.most(large, ModelOptions(batch=4)) == 4
+    fixed = model._replace(images=model.images._replace(dims=(64, 224, 224, 3)))
+    assert module.most(fixed, options) is None
+
+
 @pytest.fixture(scope="module")
 def whole_numbers(convert):
     """A network of whole numbers, as layers and as a function of JAX arrays."""

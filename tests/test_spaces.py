@@ -615,8 +615,7 @@ def test_the_gaussian_move_is_the_papers():
 @pytest.mark.parametrize("shape", [(1, 2, 1)])
 @pytest.mark.parametrize("name", list(SPACES))
 def test_moves_stay_valid_on_the_smallest_images(name, shape):
-    options = {"max_size": min(shape[:2])} if name == "patch" else {}
-    space = make_space(name, shape, **options)
+    space = make_space(name, shape)
     sample = jit_once(space.search.sample, static_argnums=1)
     particles = sample(jax.random.key(15), 64)
 
@@ -635,6 +634,18 @@ def test_moves_stay_valid_on_the_smallest_images(name, shape):
             assert (moved.row + moved.height <= shape[0]).all()
             assert (moved.col >= 0).all()
             assert (moved.col + moved.width <= shape[1]).all()
+
+
+@pytest.mark.parametrize("name", ["patch", "patches"])
+def test_the_largest_patch_grows_with_the_image(name):
+    def sides(size, **options):
+        space = make_space(name, (size, size + 3, 3), **options)
+        particles = jit_once(space.search.sample, static_argnums=1)(jax.random.key(5), 400)
+        each = particles.each if name == "patches" else particles
+        return int(jnp.maximum(each.height, each.width).max())
+
+    assert [sides(size) for size in (3, 32, 224)] == [3, 5, 14]
+    assert sides(224, max_size=8) == 8
 
 
 def test_descriptions_tell_priors_apart():

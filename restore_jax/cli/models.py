@@ -281,15 +281,27 @@ def _nothing(folder: Path, why: str) -> str:
 
 
 def _digest(model: str) -> str | None:
-    """Of a file that holds a model, since another of its name is another model; None: of none."""
+    """Of a file or folder that holds a model, since another of its name is another model.
+
+    None: of none.
+    """
     scheme, _, place = model.partition(":")
-    if scheme not in FORMATS:
+    if scheme not in FORMATS or not place:
         return None
     try:
-        with Path(place).expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = Path(place).expanduser()
+        if not path.is_dir():
+            return _sha256(path)
+        files = sorted(inner for inner in path.iterdir() if inner.is_file())
+        listed = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
+        return hashlib.sha256(listed.encode(errors="replace")).hexdigest()
     except (OSError, ValueError, RuntimeError):  # it is no file
         return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make(folder: Path) -> None:

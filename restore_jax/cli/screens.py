@@ -49,7 +49,7 @@ class Screen(NamedTuple):
 def about_model(others: Mapping[str, str] = MODEL) -> dict[str, str]:
     """The group about the model, of a command that looks at one."""
     *some, last = examples()
-    return {"--model": f"a folder that train wrote, {', '.join(some)} or {last}", **others}
+    return {"--model": f"what train wrote, {', '.join(some)} or {last}", **others}
 
 
 def shown(parser: argparse.ArgumentParser, screen: Screen) -> str:

@@ -65,10 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "--plant with a rate of its own keeps it (0.1)")  # fmt: skip
     for field in dataclasses.fields(training.Recipe):
         default = getattr(DEFAULTS, field.name)
-        add(f"--{field.name.replace('_', '-')}", type=type(default), default=default,
+        own = [f"{value[field.name]} for {name}" for name, value in training.OWN.items()
+               if field.name in value]  # fmt: skip
+        add(f"--{field.name.replace('_', '-')}", type=type(default),
             metavar={int: "N", float: "X", str: "NAME"}[type(default)],
             choices=training.OPTIMIZERS if field.name == "optimizer" else None,
-            help=f"{RECIPE_HELP[field.name]} (%(default)s)")  # fmt: skip
+            help=f"{RECIPE_HELP[field.name]} ({', '.join([str(default), *own])})")  # fmt: skip
     add("--start-from", metavar="DIR", nargs="+",
         help="checkpoints of the same architecture from the mean of whose weights to start; the "
              "learning rate begins anew. With --epochs 0 the mean is the result, its norms' "
@@ -143,7 +145,10 @@ def _planted(args: argparse.Namespace) -> list[Planted]:
 
 
 def _recipe(args: argparse.Namespace) -> training.Recipe:
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(training.Recipe)}
+    names = [field.name for field in dataclasses.fields(training.Recipe)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    recipe = training.recipe_for(args.arch, **given)
+    values = dataclasses.asdict(recipe)
     for name, least in (("epochs", 0 if args.start_from else 1), ("batch_size", 1)):
         if values[name] < least:
             raise exits.UsageError(
@@ -163,7 +168,7 @@ def _recipe(args: argparse.Namespace) -> training.Recipe:
             raise exits.UsageError(f"--{name.replace('_', '-')} must be above 0.")
     if not 0 <= values["weight_decay"] < math.inf:
         raise exits.UsageError("--weight-decay must not be below 0.")
-    return training.Recipe(**values)
+    return recipe
 
 
 def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:

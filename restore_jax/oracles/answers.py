@@ -18,7 +18,7 @@ from restore_jax.oracles.binary import two_classes
 from restore_jax.oracles.checking import check_outputs
 from restore_jax.oracles.foreign import failed, foreign
 from restore_jax.oracles.ledger import OutOfQueries
-from restore_jax.oracles.options import ModelOptions
+from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import NOBODY, Books, ModelError
 
 Ask = Callable[[np.ndarray, Callable[[int], None]], np.ndarray]
@@ -217,14 +217,14 @@ def _charge_again(books: Books, images: int) -> None:
 
 
 def preprocessing(
-    options: ModelOptions, own_shape: tuple[int, int, int], value_range: tuple[float, float] | None
+    options: ModelOptions, own_shape: tuple[int, int, int], says: Description
 ) -> Callable[[Any], Any]:
     """What happens to images f32[b, h, w, C] in [0, 1] before a model sees them.
 
     Args:
       options: what the user said of it.
       own_shape: (H, W, C) of what the model takes.
-      value_range: what the model says it takes, if it does.
+      says: what the model says it takes, where the user says nothing.
 
     Returns:
       A function of NumPy arrays, or of JAX arrays, traced or not.
@@ -232,14 +232,18 @@ def preprocessing(
     Raises:
       ModelError: more numbers than channels.
     """
-    low, high = options.value_range or value_range or (0.0, 1.0)
+    low, high = options.value_range or says.value_range or (0.0, 1.0)
+    if options.value_range is not None:
+        # The model's own mean and deviation are those of another range.
+        says = says._replace(mean=None, std=None)
+    middle, spread = options.mean or says.mean or (0.0,), options.std or says.std or (1.0,)
     channels = own_shape[-1]
-    for name, numbers in (("mean", options.mean), ("std", options.std)):
+    for name, numbers in (("mean", middle), ("std", spread)):
         if len(numbers) not in (1, channels):
             raise ModelError(
                 f"`{name}` takes one number or {channels}, one per channel, not {len(numbers)}."
             )
-    mean, std = np.asarray(options.mean, np.float32), np.asarray(options.std, np.float32)
+    mean, std = np.asarray(middle, np.float32), np.asarray(spread, np.float32)
     plain = (low, high) == (0.0, 1.0) and not mean.any() and (std == 1.0).all()
 
     def prepare(images: Any) -> Any:

@@ -42,6 +42,7 @@ def register(entry: Format) -> None:
 register(Format("onnx", "restore_jax.oracles.onnx", "onnx:FILE"))
 register(Format("torch", "restore_jax.oracles.torch", "torch:FILE"))
 register(Format("keras", "restore_jax.oracles.keras", "keras:FILE"))
+register(Format("hf", "restore_jax.oracles.hf", "hf:FOLDER"))
 register(Format("python", "restore_jax.oracles.python", "python:MODULE:FUNCTION"))
 register(Format("http", "restore_jax.oracles.http", "a URL", whole_spec=True))
 register(Format("https", "restore_jax.oracles.http", "a URL", whole_spec=True))

@@ -509,7 +509,8 @@ def load(place: str, options: ModelOptions) -> Server:
         (options.retries >= 0, "retries must be at least 0"),
         (options.send in ("json", "png"), 'send must be "json" or "png"'),
         (
-            options.send != "png" or (not any(options.mean) and set(options.std) <= {1.0}),
+            options.send != "png"
+            or (not any(options.mean or ()) and set(options.std or ()) <= {1.0}),
             'send must be "json" where there is a mean or std: a PNG holds pixels',
         ),
     ):

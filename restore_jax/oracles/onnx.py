@@ -1,5 +1,6 @@
 """``onnx:PATH``: an ONNX file, run by ONNX Runtime."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from restore_jax.oracles.foreign import foreign
 from restore_jax.oracles.options import Description, ModelOptions
 from restore_jax.oracles.types import ModelError
 
+ON_CPU = 1 << 24
+"""Bytes of images that a CPU is given at once: a network's own arrays are many times as large."""
+FEWEST, MANY = 16, 256
+"""Images at once, however large; and how many are not worth a limit."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -111,6 +116,16 @@ def ask(model: OnnxModel, images: np.ndarray, sending: Callable[[int], None]) ->
     """The output for images f32[b, H, W, C]."""
     del sending
     return model.session.run([model.output], {model.name: model.images.convert(images)})[0]
+
+
+def most(model: OnnxModel, options: ModelOptions) -> int | None:
+    """The most images that it is best given at once; None: any number."""
+    shape = model.images.describe(options).image_shape
+    on_cpu = model.session.get_providers() == ["CPUExecutionProvider"]
+    if options.batch or shape is None or model.images.dims[0] is not None or not on_cpu:
+        return options.batch
+    number = ON_CPU // (4 * math.prod(shape))
+    return None if number >= MANY else max(FEWEST, number)
 
 
 def outputs(model: OnnxModel) -> tuple[str, ...]:

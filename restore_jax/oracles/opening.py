@@ -71,7 +71,7 @@ def open_model(
 
     Args:
       spec: "shipped" or "shipped-clean" (the network in the package, and its clean twin), a
-        checkpoint folder, ``onnx:FILE``, ``torch:FILE``, ``keras:FILE``,
+        checkpoint folder, ``onnx:FILE``, ``torch:FILE``, ``keras:FILE``, ``hf:FOLDER``,
         ``python:MODULE:FUNCTION``, a URL, or a function ``images f32[b, H, W, C] -> outputs``
         that gives what ``access`` says: of JAX arrays, or if JAX cannot trace it, of NumPy
         arrays. An `Oracle` is given back as it is.
@@ -134,6 +134,9 @@ def open_model(
         raise ModelError(
             f"{spec} is not a checkpoint folder: write {SUFFIXES[path.suffix.lower()]}:{spec}."
         )
+    if path.suffix == ".safetensors" or _of_hugging_face(path):
+        folder = path if path.is_dir() else path.parent
+        raise ModelError(f"{spec} is not a checkpoint folder: write hf:{folder}.")
     if path.suffix == ".py":
         raise ModelError(
             f"{spec} is not a checkpoint folder: write python:{path.stem}:FUNCTION, from its "
@@ -141,6 +144,11 @@ def open_model(
         )
     _knows_itself(str(spec), said)
     return _checkpoint(str(spec), path, access)
+
+
+def _of_hugging_face(folder: Path) -> bool:
+    """Whether a folder holds a model in the layout of ``hf:``, and no checkpoint."""
+    return (folder / "config.json").is_file() and not (folder / "metadata").exists()
 
 
 def _said(options: ModelOptions | None, **given: Any) -> ModelOptions:
@@ -193,7 +201,7 @@ def _open(
             "say that."
         )
     says = _of_one_number(spec, options, says, outputs)
-    prepare = preprocessing(options, own_shape, says.value_range)
+    prepare = preprocessing(options, own_shape, says)
     image_shape = (*(options.resize or own_shape[:2]), own_shape[2])
     traced = module.traced(model, options) if hasattr(module, "traced") else None
     if traced is not None:
@@ -411,7 +419,7 @@ def _function(
     image_shape = (*(options.resize or own_shape[:2]), own_shape[2])
     if class_names is not None:
         options = dataclasses.replace(options, classes=checked_names(name, class_names))
-    prepare = preprocessing(options, own_shape, None)
+    prepare = preprocessing(options, own_shape, Description())
     like = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:
         out: Any = jax.eval_shape(lambda images: function(prepare(images)), like)

@@ -12,7 +12,8 @@ class ModelOptions:
       image_shape: (H, W, C) of what the model takes.
       classes: their number, or their names.
       value_range: what 0 and 1 of an image become, before ``mean`` and ``std``.
-      mean, std: one number, or one per channel: the model is shown (x - mean) / std.
+      mean, std: one number, or one per channel: the model is shown (x - mean) / std. None: 0
+        and 1, or what the model says of itself; where ``value_range`` is given, 0 and 1.
       resize: (H, W) of probes and triggers, if they are not to be of the model's own size:
         images are then resized, bilinearly, to what the model takes.
       layout: "nchw" or "nhwc", of models that take arrays.
@@ -34,8 +35,8 @@ class ModelOptions:
     image_shape: tuple[int, int, int] | None = None
     classes: int | tuple[str, ...] | None = None
     value_range: tuple[float, float] | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     resize: tuple[int, int] | None = None
     layout: str | None = None
     binary: bool = False
@@ -69,6 +70,7 @@ class Description(NamedTuple):
       class_names: K names.
       value_range: of the numbers that it takes, (0, 255) if they are bytes.
       batch: the only number of images it takes at once.
+      mean, std: of the numbers that it takes, one number or one per channel.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -76,3 +78,5 @@ class Description(NamedTuple):
     class_names: tuple[str, ...] | None = None
     value_range: tuple[float, float] | None = None
     batch: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None

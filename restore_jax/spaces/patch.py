@@ -32,6 +32,9 @@ from restore_jax.splitting.types import Proposal, SearchSpace
 Array = jax.Array
 Move = Callable[[Array, "Patch", Array], tuple["Patch", Array]]
 STRIDES = (2, 4, 8)
+LARGEST, LARGEST_SHARE = 5, 16
+"""The largest side unless somebody says otherwise: so many pixels, or a side of the image divided
+by so much, whichever is more."""
 WEIGHTS = {
     "recolour": 3.0,
     "recolour_one": 2.0,
@@ -182,10 +185,20 @@ def proposals(prior: Prior) -> dict[str, Proposal]:
     return drawn(lambda key: _bits(key, prior), moves)
 
 
+def largest(image_shape: tuple[int, int, int]) -> int:
+    """The largest side of a patch unless somebody says otherwise, in pixels.
+
+    >>> [largest((side, side, 3)) for side in (4, 32, 64, 128, 224)]
+    [4, 5, 5, 8, 14]
+    """
+    side = min(image_shape[:2])
+    return min(side, max(LARGEST, side // LARGEST_SHARE))
+
+
 def patch(
     image_shape: tuple[int, int, int],
     *,
-    max_size: int = 5,
+    max_size: int | None = None,
     min_size: int = 1,
     size_decay: float = 1.0,
     channels: str = "rgb",
@@ -195,7 +208,8 @@ def patch(
 
     Args:
       image_shape: (H, W, C) of the images, in pixels.
-      max_size: largest height and width, in pixels; at most min(H, W).
+      max_size: largest height and width, in pixels; at most min(H, W). None: 5, or a sixteenth of
+        the image's smaller side where that is more, or as many as fit.
       min_size: smallest height and width, in pixels; at least 1.
       size_decay: weight of a side of s + 1 pixels over that of one of s, in (0, 1];
         below 1 small patches are favoured.
@@ -206,6 +220,7 @@ def patch(
       InputError: if an option is outside its range.
     """
     height, width, image_channels = check_image_shape(image_shape)
+    max_size = largest(image_shape) if max_size is None else max_size
     if not (is_whole(min_size) and is_whole(max_size)) or not (
         1 <= min_size <= max_size <= min(height, width)
     ):

@@ -172,7 +172,7 @@ def patches(
       max_count: most patches, 1 to 16.
       min_opacity: of a patch, in (0, 1].
       corners: the share of patches that lie in a corner, in [0, 1).
-      max_size, min_size, channels, levels: of each, see `patch`; None: 5, or as many as fit.
+      max_size, min_size, channels, levels: of each, see `patch`.
 
     Raises:
       InputError: if an option is outside its range.
@@ -187,9 +187,8 @@ def patches(
         raise InputError(f"max_count is {max_count!r}; it must be a whole number in 1 .. 16.")
     opacity = check_share("min_opacity", min_opacity, one_included=True)
     share = 0.0 if corners == 0 else check_share("corners", corners, one_included=False)
-    most = min(5, *shape[:2]) if max_size is None else max_size
     single = one_patch.patch(
-        shape, max_size=most, min_size=min_size, channels=channels, levels=levels
+        shape, max_size=max_size, min_size=min_size, channels=channels, levels=levels
     )
     prior = Prior(shape, int(max_count), opacity, share, single)
     moves = proposals(prior)

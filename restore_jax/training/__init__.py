@@ -3,6 +3,7 @@
 from restore_jax.training.procedure import Epoch, Step, Trained, train
 from restore_jax.training.trainer import (
     OPTIMIZERS,
+    OWN,
     Evaluation,
     Recipe,
     Trainer,
@@ -10,10 +11,12 @@ from restore_jax.training.trainer import (
     make_evaluation,
     make_optimizer,
     make_trainer,
+    recipe_for,
 )
 
 __all__ = [
     "OPTIMIZERS",
+    "OWN",
     "Epoch",
     "Evaluation",
     "Recipe",
@@ -24,5 +27,6 @@ __all__ = [
     "make_evaluation",
     "make_optimizer",
     "make_trainer",
+    "recipe_for",
     "train",
 ]

@@ -22,7 +22,13 @@ from restore_jax.folders import make_folder, write_json
 from restore_jax.models import Network
 from restore_jax.models.layers import Params
 from restore_jax.training import trainer as trainers
-from restore_jax.training.trainer import Evaluation, Recipe, Trainer, TrainingState
+from restore_jax.training.trainer import (
+    Evaluation,
+    Recipe,
+    Trainer,
+    TrainingState,
+    recipe_for,
+)
 from restore_jax.types import JSON
 
 Images = tuple[np.ndarray, np.ndarray]
@@ -124,7 +130,7 @@ def train(
       dataset: "cifar10", read from ``data_dir``, or "shapes", drawn here.
       architecture: a network's name.
       planted: the triggers to plant.
-      recipe: how; None: the default.
+      recipe: how; None: `recipe_for` the architecture.
       start_from: checkpoints of the same architecture from the mean of whose weights to start.
       holdout: the last so many training images are kept out and measured on after each epoch.
       evaluate_every: how many epochs lie between measurements.
@@ -144,7 +150,7 @@ def train(
 
     >>> train("runs/clean", dataset="shapes", recipe=Recipe(epochs=8))  # doctest: +SKIP
     """
-    out, recipe = Path(out), recipe or Recipe()
+    out, recipe = Path(out), recipe or recipe_for(architecture)
     if overwrite and resume:
         raise InputError("`resume` and `overwrite` exclude each other.")
     last, saved = _resumable(out, command) if resume else (None, {})

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,30 @@ class Recipe:
     label_smoothing: float = 0.2
     warmup: float = 0.1
     translate: int = 3
+
+
+OWN: dict[str, dict[str, int | float | str]] = {
+    "vit_patch4": {"adam_learning_rate": 0.003},
+    "vit_patch16": {"adam_learning_rate": 0.003},
+}
+"""What architectures are trained with that differs from `Recipe()`: of a transformer Adam learns
+all but the norms."""
+
+
+def recipe_for(architecture: str, **given: int | float | str) -> Recipe:
+    """How to train an architecture.
+
+    Args:
+      architecture: its name.
+      **given: fields that somebody chose.
+
+    >>> recipe_for("vit_patch4").adam_learning_rate, recipe_for("resnet8").adam_learning_rate
+    (0.003, 0.01)
+    >>> recipe_for("vit_patch4", epochs=5).epochs
+    5
+    """
+    own: dict[str, Any] = OWN.get(architecture, {}) | given
+    return Recipe(**own)
 
 
 @jax.tree_util.register_dataclass
