@@ -12,7 +12,14 @@ from restore_jax.backdoors import PlantedPatch, PlantedStripes, Trigger, stamp
 from restore_jax.cli import main
 from restore_jax.diagnosis import ClassFinding, Scan, ScanSettings
 from restore_jax.oracles import Inconclusive, open_model
-from restore_jax.purification import Defended, defence_cost, defences, purifier, stand_out
+from restore_jax.purification import (
+    Defended,
+    defence_cost,
+    defences,
+    looks,
+    purifier,
+    stand_out,
+)
 from restore_jax.purification.rules import verdict
 from restore_jax.recovery import Settings, recover
 from restore_jax.report import write_recovery
@@ -74,6 +81,18 @@ def test_an_edge_does_not_stand_out():
     rows, cols = np.nonzero(np.asarray(covers)[0, ..., 0])
     assert rows.min() <= 3
     assert cols.max() <= 5, "the dot, not the edge at column 6"
+
+
+def test_a_median_over_a_cross_takes_single_pixels_away_and_spares_edges():
+    image = np.zeros((1, 8, 8, 3), np.float32)
+    image[:, :, 4:] = 1.0  # an edge stays
+    np.testing.assert_array_equal(looks.cross_median(image), image)
+    dotted = image.copy()
+    dotted[0, 2, 2], dotted[0, 5, 6] = 1.0, 0.0  # single pixels go
+    np.testing.assert_array_equal(looks.cross_median(dotted), image)
+    # Mirrored, it is the same of the mirrored image.
+    np.testing.assert_array_equal(looks.mirrored_cross_median(dotted), image[:, :, ::-1])
+    assert looks.cross_median(np.full((1, 4, 6, 1), 0.5, np.float32)).shape == (1, 4, 6, 1)
 
 
 def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):

@@ -33,7 +33,11 @@ def menu(shape: tuple[int, int, int], triggers: Sequence[Trigger]) -> list[Rule]
         rules.append(Rule("mean", grey, Look("mirrored grey", looks.mirrored_grey)))
     rules += [
         Rule("mean", low, mirrored),
-        Rule("mean", Look("median", looks.median), mirrored),
+        Rule(
+            "mean",
+            Look("median", looks.cross_median),
+            Look("mirrored median", looks.mirrored_cross_median),
+        ),
         Rule("mean", mirrored, Look("moved", looks.moved_by_one)),
         Rule("either", mirrored, low),
     ]
