@@ -1,5 +1,6 @@
 """A model with a backdoor is used safely: triggers go, everything else stays as it was."""
 
+import dataclasses
 import json
 
 import jax
@@ -20,6 +21,7 @@ from restore_jax.purification import (
     purifier,
     stand_out,
 )
+from restore_jax.purification.menu import menu
 from restore_jax.purification.rules import verdict
 from restore_jax.recovery import Settings, recover
 from restore_jax.report import write_recovery
@@ -93,6 +95,17 @@ def test_a_median_over_a_cross_takes_single_pixels_away_and_spares_edges():
     # Mirrored, it is the same of the mirrored image.
     np.testing.assert_array_equal(looks.mirrored_cross_median(dotted), image[:, :, ::-1])
     assert looks.cross_median(np.full((1, 4, 6, 1), 0.5, np.float32)).shape == (1, 4, 6, 1)
+
+
+def test_where_a_warp_was_recovered_medians_are_preferred():
+    local = Trigger(np.zeros((8, 8, 1)), np.zeros((8, 8, 3)), jnp.int32(1))
+    warp = dataclasses.replace(local, flow=np.ones((8, 8, 2), np.float32))
+    medians = ("median", "mirrored median")
+    for channels in (1, 3):
+        usual, warped = (menu((8, 8, channels), [one]) for one in (local, warp))
+        assert tuple(look.name for look in warped[0].looks) == medians
+        assert tuple(look.name for look in usual[0].looks) != medians
+        assert {rule.looks[0].name for rule in usual} == {rule.looks[0].name for rule in warped}
 
 
 def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):
