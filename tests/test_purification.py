@@ -105,7 +105,8 @@ def test_where_a_warp_was_recovered_medians_are_preferred():
         usual, warped = (menu((8, 8, channels), [one]) for one in (local, warp))
         assert tuple(look.name for look in warped[0].looks) == medians
         assert tuple(look.name for look in usual[0].looks) != medians
-        assert {rule.looks[0].name for rule in usual} == {rule.looks[0].name for rule in warped}
+        # The others are there all the same.
+        assert {rule.looks[0].name for rule in usual} < {rule.looks[0].name for rule in warped}
 
 
 def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):
