@@ -100,15 +100,18 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> 
     return outputs.reshape(-1, *outputs.shape[2:])[:number]
 
 
-def side_by_side(call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+def side_by_side(
+    call: Callable[[Given], Made], given: Iterable[Given], first_alone: bool = True
+) -> list[Made]:
     """What a compiled program makes of each of several things, as many at once as there are cores.
 
-    On a GPU, which has one queue, they take turns. The first one goes alone, so that a program is
-    compiled once, in this thread.
+    On a GPU, which has one queue, they take turns.
 
     Args:
       call: asks the program, and waits for its answer.
       given: what it is called with, in order; each is taken from there before it is begun.
+      first_alone: whether the others wait for the first one, so that a program that was never
+        called is compiled once, in this thread.
 
     Returns:
       The answers, in order. If one of them or ``given`` raises, what has not begun is not begun.
@@ -118,7 +121,7 @@ def side_by_side(call: Callable[[Given], Made], given: Iterable[Given]) -> list[
       [0, 1, 4, 9]
     """
     things = iter(given)
-    made = [call(thing) for thing in itertools.islice(things, 1)]
+    made = [call(thing) for thing in itertools.islice(things, 1 if first_alone else 0)]
     strict = bool(getattr(jax.config, OF_A_THREAD))
 
     def beside(thing: Given) -> Made:

@@ -271,6 +271,7 @@ class TracedOracle:
         # On several cores sums are added up in another order: whoever runs beside must not show.
         options = compiler_options(one_core=True)
         compiled = jax.jit(level if number == 1 else several, compiler_options=options)
+        compiled_already = False
 
         def some(states: list[SplittingState], args: list[dict[str, Tree]]) -> list[SplittingState]:
             if number == 1:
@@ -289,13 +290,15 @@ class TracedOracle:
         def advance(
             states: list[SplittingState], args: list[dict[str, Tree]]
         ) -> list[SplittingState]:
+            nonlocal compiled_already
             places = [slice(first, first + number) for first in range(0, len(states), number)]
 
             def moved_on(here: slice) -> list[SplittingState]:
                 after: list[SplittingState] = jax.block_until_ready(some(states[here], args[here]))
                 return after
 
-            parts = side_by_side(moved_on, places)
+            parts = side_by_side(moved_on, places, first_alone=not compiled_already)
+            compiled_already = True
             moved = [self._right(after) for part in parts for after in part]
             for before, after in zip(states, moved, strict=True):
                 books.book(count(after.num_queries) - count(before.num_queries))
