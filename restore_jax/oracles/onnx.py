@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from restore_jax.compilation import cores
 from restore_jax.oracles.arrays import ArrayInput, array_input, find_output, in_words
 from restore_jax.oracles.errors import cause
 from restore_jax.oracles.foreign import foreign
@@ -75,10 +76,9 @@ def load(place: str, options: ModelOptions) -> OnnxModel:
     _check_external_data(place, proto)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if allowed is not None and allowed < (os.cpu_count() or 1):
+    if cores() < (os.cpu_count() or 1):
         # Left to itself it has a thread for each core of the machine, and they wait by spinning.
-        settings.intra_op_num_threads = allowed
+        settings.intra_op_num_threads = cores()
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     with foreign(lambda error: ModelError(f"ONNX Runtime does not open {place}: {cause(error)}.")):

@@ -31,18 +31,20 @@ def menu(shape: tuple[int, int, int], triggers: Sequence[Trigger]) -> list[Rule]
     if shape[2] == 3:
         grey = Look("grey", looks.grey)
         rules.append(Rule("mean", grey, Look("mirrored grey", looks.mirrored_grey)))
-    rules += [
-        Rule("mean", low, mirrored),
-        Rule("mean", mirrored, Look("moved", looks.moved_by_one)),
-        Rule("either", mirrored, low),
-    ]
-    medians = (
+    medians = Rule(
+        "mean",
         Look("median", looks.cross_median),
         Look("mirrored median", looks.mirrored_cross_median),
     )
-    # Known by the blur of interpolation, which probes that were drawn smooth do not show.
-    warped = any(one.flow is not None for one in triggers)
-    rules.insert(0 if warped else len(rules) - 2, Rule("mean", *medians))
+    rules += [
+        Rule("mean", low, mirrored),
+        medians,
+        Rule("mean", mirrored, Look("moved", looks.moved_by_one)),
+        Rule("either", mirrored, low),
+    ]
+    if any(one.flow is not None for one in triggers):
+        # A warp is known by the blur of interpolation, which probes that were drawn smooth hide.
+        rules.sort(key=lambda rule: rule is not medians)
     area = shape[0] * shape[1]
     rules += [
         Rule("alone", Look("trigger taken back", partial(subtract, one)))
