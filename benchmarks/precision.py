@@ -37,7 +37,7 @@ from restore_jax.splitting import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-SETTINGS = ((0.2, 400), (0.1, 400), (0.1, 1000), (0.05, 1000))
+SETTINGS = ((0.2, 400), (0.1, 1000), (0.05, 1000), (0.1, 400))
 """Standard errors, each with the particles of a run: four runs are less precise than that."""
 NAMES = (
     "linear, d = 2, 1e-3", "linear, d = 2, 1e-8", "four branches, d = 2", "parabola, d = 5",
@@ -250,6 +250,8 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--add", action="store_true", help="keep the rows that are there")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--problems", nargs="+", choices=NAMES, default=NAMES, help="of these")
+    parser.add_argument("--targets", nargs="+", type=float, default=(0.2, 0.1, 0.05))
     args = parser.parse_args()
     path = args.out / "precision.json"
     found: dict[str, Any] = {"precise": [], "tail": [], "merged": [], "stuck": None}
@@ -270,7 +272,7 @@ def main() -> None:
             found["tail"].append(tail(name, args.replicates))
             kept()
     for target, size in SETTINGS:
-        for name in NAMES:
+        for name in args.problems if target in args.targets else ():
             if missing("precise", problem=name, target=target, particles=size):
                 row = precise(name, target, size, args.replicates)
                 found["precise"].append(row)
@@ -278,7 +280,7 @@ def main() -> None:
                 kept()
 
     for name in MERGED:
-        if missing("merged", problem=name):
+        if name in args.problems and missing("merged", problem=name):
             found["merged"].append(merged(name, args.replicates // 2))
             kept()
     if not found["stuck"]:
