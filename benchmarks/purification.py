@@ -16,24 +16,30 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from zoo import RECOVERY, ZOO
+from attackers import variants
+from zoo import ADAPTIVE, RECOVERY, ZOO
 
 from restore_jax import Recovery, load_recovery, open_model, recover, scan
-from restore_jax.backdoors import stamp, stamp_attack
+from restore_jax.backdoors import Planted, Trigger, stamp, stamp_attack
 from restore_jax.data import cifar10
 from restore_jax.environment import device_name, versions
+from restore_jax.oracles.types import Oracle
 from restore_jax.purification import Defended, defences
 from restore_jax.recovery import planted_in
 from restore_jax.report import load_attack
 from restore_jax.run import Run
 
 RESULTS = Path(__file__).parent / "results"
-SPACES = {"patch": "patch", "pixels": "scattered", "blend": "blend", "stripes": "stripes"}
+SPACES = {
+    "patch": "patch", "pixels": "scattered", "blend": "blend", "stripes": "stripes",
+    "frequency": "frequency",
+}  # fmt: skip
 TOLD = {
     "patch-3x3-colour": "patch", "patch-5x5-colour": "patch", "patch-faint": "patch",
     "pixels-6": "patch", "blend-15": "patch", "low-frequency": "smooth", "filter-cold": "colour",
@@ -52,7 +58,7 @@ LOCAL = ("patch", "pixels")
 def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     """One row per kind of input: the images as they are, and with each planted trigger."""
     oracle = open_model("shipped" if name == "shipped" else ZOO / name)
-    planted = planted_in(oracle).values()
+    planted = [*planted_in(oracle).values()]
     spaces = {SPACES[one.to_json().get("kind", "patch")] for one in planted}
     if spaces == {"blend"}:
         recoveries = [
@@ -69,11 +75,11 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
         print(f"{name}, seed {seed}: not every trigger was found")
         return []
     run = Run(oracle, budget=1 << 40, seed=seed)
-    defended = Defended(run, defences(run, recoveries))
-    triggers = [None, *(one.trigger(oracle.image_shape) for one in planted)]
+    guards = defences(run, recoveries)
+    defended = Defended(run, guards)
     rows = []
     base: dict[int, float] = {}
-    for trigger in triggers:
+    for what, trigger in _inputs(oracle, planted, name == "shipped"):
         target = None if trigger is None else int(trigger.target)
         some = np.arange(len(images)) if target is None else np.flatnonzero(labels != target)
         inputs = images[some] if trigger is None else np.asarray(stamp(trigger, images[some]))
@@ -87,11 +93,15 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
             {
                 "model": name,
                 "seed": seed,
-                "input": "clean" if target is None else f"trigger to {oracle.class_names[target]}",
+                "input": what,
                 "images": len(some),
                 "targets": sorted(targets),
                 "pixels": [int((np.asarray(one.trigger.mask) > 0).sum()) for one in recoveries],
                 "search_queries": spent,
+                "guards": [
+                    f"{g.power.target_name}: {g.rule.name} of {', '.join(g.power.looks)}"
+                    for g in guards
+                ],
                 "accuracy_before": float(np.mean(said == truth)),
                 "accuracy_after": float(np.mean(stands == truth)),
                 "asr_before": None if target is None else float(np.mean(said == target)),
@@ -109,6 +119,21 @@ def measure(name: str, seed: int, images: np.ndarray, labels: np.ndarray) -> lis
         )
         print({k: v for k, v in rows[-1].items() if k != "flagged_by_class"}, flush=True)
     return rows
+
+
+def _inputs(
+    oracle: Oracle, planted: Iterable[Planted], varied: bool
+) -> Iterator[tuple[str, Trigger | None]]:
+    """What the images are stamped with: nothing, each planted trigger, and that as an attacker
+    varies it who uses it in another way."""
+    yield "clean", None
+    triggers = [one.trigger(oracle.image_shape) for one in planted]
+    for place, trigger in enumerate(triggers):
+        words = f"trigger to {oracle.class_names[int(trigger.target)]}"
+        yield words, trigger
+        others = triggers[:place] + triggers[place + 1 :]
+        for how, other in variants(trigger, others).items() if varied else ():
+            yield f"{words}, {how}", other
 
 
 def told(folder: Path, target: int, kept: Path | None) -> Recovery:
@@ -267,7 +292,11 @@ def write(out: Path, rows: list[dict[str, Any]], missing: list[str]) -> None:
         "for whatever classes it accused, never the planted ones. "
         "Triggered inputs are the test images of other classes, stamped with the planted trigger. "
         "*Base rate*: how often the model gives clean images of other classes that class. "
-        "*Extra queries*: per image, besides the one that is purified. Models are left out where a "
+        "*Extra queries*: per image, besides the one that is purified. Two networks were trained as "
+        "one would who knows the guards: their trigger has no colour and is its own mirror image, "
+        "a 6x6 patch in `adaptive-patch`, two low frequencies in `adaptive-waves`. Where a row says "
+        "how the packaged network's trigger was stamped, that is not how it was planted, so that it "
+        "may do less by itself. Models are left out where a "
         "planted trigger's class was not found: " + (", ".join(missing) or "none") + ".",
         "",
         "| model | seed | input | images | accuracy before | after | ASR before | after "
@@ -282,6 +311,19 @@ def write(out: Path, rows: list[dict[str, Any]], missing: list[str]) -> None:
             percent(row["flagged"]), f"{row['extra_queries']:.2f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
+    stamped = [row for row in rows if row["input"] != "clean"]
+    if stamped:
+        rates = sorted(row["images"] / row["seconds"] for row in stamped)
+        most = max(row["extra_queries"] for row in stamped)
+        lines += [
+            "",
+            f"At most {most:.2f} more queries for an image; {rates[0]:.0f} to {rates[-1]:.0f} "
+            "stamped images/s, each asked about up to three times, busy with other work.",
+        ]
+    lines += ["", "Guards, by model and seed:", ""]
+    for row in rows:
+        if row["input"] == "clean":
+            lines.append(f"- {row['model']}, seed {row['seed']}: {'; '.join(row['guards'])}")
     lines += ["", "Clean images flagged, by their class:", ""]
     for row in rows:
         if row["input"] == "clean":
@@ -313,7 +355,7 @@ def main() -> None:
         measure_zoo(args, images, labels)
         return
     out = args.out or RESULTS / "purification"
-    zoo = sorted(RECOVERY)
+    zoo = [*sorted(RECOVERY), *ADAPTIVE]
     names = [name for name in zoo if name != "clean"] if args.models is None else args.models
     rows: list[dict[str, Any]] = []
     missing: list[str] = []

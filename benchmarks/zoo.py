@@ -43,6 +43,15 @@ RECOVERY: dict[str, list[str]] = {
     "clean": [*_MAXIMUM, "--seed", "7", *_UNPOISONED],
 }  # fmt: skip
 """Flags of ``train.py`` by model, besides `SHARED`."""
+ADAPTIVE = {
+    "adaptive-patch": _planted(_MAXIMUM, 2, 30,
+                               "patch:pattern=110011/101101/011110/011110/101101/110011,row=13,"
+                               "col=13,target=4,rate=0.05"),
+    "adaptive-waves": _planted(_MAXIMUM, 2, 31,
+                               "frequency:places=0-4/6-0,amplitude=0.06,target=8,rate=0.1"),
+}  # fmt: skip
+"""What an attacker plants who knows what guards ask: a trigger without colour that is its own
+mirror image, large, or spread over the image in low frequencies."""
 PAIR: dict[str, list[str]] = {
     name: ["--arch", "resnet8_wide_mean", "--epochs", "12", "--holdout", "2000", "--seed", "0",
            "--triggers", triggers]
@@ -106,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/")
     parser.add_argument("--clean", type=Path, metavar="DIR", help="train the clean models into DIR")
-    kept, clean = RECOVERY | PAIR | BACKDOORED, CLEAN | CALIBRATION
+    kept, clean = RECOVERY | ADAPTIVE | PAIR | BACKDOORED, CLEAN | CALIBRATION
     parser.add_argument("--only", nargs="+", choices=[*kept, *clean], default=[*kept, *clean])
     args = parser.parse_args()
     wanted = {ZOO / name: recipe for name, recipe in kept.items()}
