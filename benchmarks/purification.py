@@ -292,11 +292,11 @@ def write(out: Path, rows: list[dict[str, Any]], missing: list[str]) -> None:
         "for whatever classes it accused, never the planted ones. "
         "Triggered inputs are the test images of other classes, stamped with the planted trigger. "
         "*Base rate*: how often the model gives clean images of other classes that class. "
-        "*Extra queries*: per image, besides the one that is purified. Two networks were trained as "
-        "one would who knows the guards: their trigger has no colour and is its own mirror image, "
-        "a 6x6 patch in `adaptive-patch`, two low frequencies in `adaptive-waves`. Where a row says "
-        "how the packaged network's trigger was stamped, that is not how it was planted, so that it "
-        "may do less by itself. Models are left out where a "
+        "*Extra queries*: per image, besides the one that is purified. Two networks were trained "
+        "as one would who knows the guards: their trigger has no colour and is its own mirror "
+        "image, a 6x6 patch in `adaptive-patch`, two low frequencies in `adaptive-waves`. Where a "
+        "row says how the packaged network's trigger was stamped, that is not how it was planted, "
+        "so that it may do less by itself. Models are left out where a "
         "planted trigger's class was not found: " + (", ".join(missing) or "none") + ".",
         "",
         "| model | seed | input | images | accuracy before | after | ASR before | after "
