@@ -118,9 +118,9 @@ def run_ours(name: str, replicates: int, seed: int) -> dict[str, Any]:
     )
     keys = jax.random.split(jax.random.key(seed), replicates)
     run = jax.jit(jax.vmap(algorithm.run, (0, None))).lower(keys, ()).compile()
-    start = time.perf_counter()
+    start = time.process_time()
     result = jax.block_until_ready(run(keys, ()))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     log_prob = np.asarray(result.log_prob, np.float64)
     good = (np.asarray(result.status) == Status.REACHED) & np.isfinite(log_prob)
     ends = [Status(int(end)).name.lower() for end in np.asarray(result.status)[~good]]
@@ -333,11 +333,12 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, command: list[s
     if alone:
         lines.append(f"- No peer to compare with, and so no ratio: {'; '.join(alone)}.")
     lines += [
-        "- Wall-clock per evaluation, the sampler's over the peer's, median over problems (range): "
+        "- Processor time per evaluation, the sampler's over the peer's, median over problems "
+        "(range): "
         + "; ".join(speed(rows, peer.name) for peer in PEERS)
-        + ". All the seconds of a run count, those inside the score too, compilation apart. The "
-        "sampler and BlackJAX run their replicates as one compiled, vmapped call, the others one "
-        "after the other.",
+        + ". All of a run counts, what is inside the score too, compilation apart. The sampler and "
+        "BlackJAX run their replicates as one compiled, vmapped call, the others one after the "
+        "other.",
         "",
         "## By problem",
         "",

@@ -24,6 +24,7 @@ from restore_jax.splitting import (
     particle_keys,
     resampling,
 )
+from restore_jax.splitting.sorting import ascending, false_first
 
 # Resampling.
 
@@ -51,6 +52,22 @@ def test_resampling_is_balanced(num_survivors):
 def test_resampling_without_survivors_changes_nothing():
     sources = resampling.balanced(jax.random.key(0), jnp.zeros(5, bool))
     np.testing.assert_array_equal(sources, np.arange(5))
+
+
+def test_numbers_are_sorted_and_their_bits_kept():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=997) * 10.0 ** rng.integers(-30, 30, 997),
+                             [np.inf, -np.inf, 0.0]]).astype(np.float32)  # fmt: skip
+    several = np.stack([values, values[::-1]])
+    found = np.asarray(jax.jit(ascending)(several))
+    np.testing.assert_array_equal(found, np.sort(several))
+    assert found.dtype == np.float32
+
+
+def test_places_of_what_is_false_come_first_and_in_order():
+    marks = np.random.default_rng(0).uniform(size=50) < 0.3
+    for some in (marks, np.zeros(7, bool), np.ones(7, bool)):
+        np.testing.assert_array_equal(false_first(jnp.asarray(some)), np.argsort(some, stable=True))
 
 
 def test_num_unique():

@@ -104,7 +104,7 @@ class Sampler:
         start = jax.jit(jax.vmap(functools.partial(self.start, live=live))).lower(keys).compile()
         shapes = jax.eval_shape(jax.vmap(functools.partial(self.start, live=live)), keys)
         advance = jax.jit(jax.vmap(self.advance, (0, None))).lower(shapes, ceiling).compile()
-        begin = time.perf_counter()
+        begin, computed = time.perf_counter(), time.process_time()
         carry = start(keys)
         history = []
         while True:
@@ -116,7 +116,7 @@ class Sampler:
                 break
             if time.perf_counter() - begin > seconds:
                 raise NoEstimate("not done within the time limit; replicates advance together")
-        took = time.perf_counter() - begin
+        took = time.process_time() - computed
         death, birth, valid = (np.concatenate(parts, 1) for parts in zip(*history, strict=True))
         # Flagged entries sort behind all others, so every replicate keeps one shape.
         death = np.concatenate([np.where(valid, death, np.inf), scores], 1)

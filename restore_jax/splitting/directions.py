@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr, ndtri
 
+from restore_jax.splitting.sorting import ascending
 from restore_jax.splitting.types import (
     Array,
     LearnedProposal,
@@ -215,7 +216,7 @@ def inside_box(low: Tree, high: Tree) -> LearnedProposal:
 def _heights(scores: Array) -> Array:
     """f32[n]: scores made as if from an exponential law, as tails are; ties stay ties."""
     n = scores.shape[0]
-    below = jnp.searchsorted(jnp.sort(scores), scores)
+    below = jnp.searchsorted(ascending(scores), scores)
     ties = jnp.zeros(n, jnp.int32).at[below].add(1)[below]
     return -jnp.log1p(-0.5 * (2 * below + ties).astype(jnp.float32) / (n + 1))
 
@@ -273,7 +274,7 @@ def _steepest(x: Array, height: Array, members: Array, centre: Array) -> Array:
 def _cut(out: Array, members: Array) -> Array:
     """f32[]: what all but a few of the members bool[n] exceed; +inf where there are not 8."""
     number = jnp.sum(members, dtype=out.dtype)
-    ordered = jnp.sort(jnp.where(members, out, jnp.inf))
+    ordered = ascending(jnp.where(members, out, jnp.inf))
     return jnp.where(number >= 8, ordered[(_LEFT_OUT * number).astype(int)], jnp.inf)
 
 

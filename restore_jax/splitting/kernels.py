@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from restore_jax.splitting.sorting import ascending
 from restore_jax.splitting.types import (
     Array,
     DrawnProposal,
@@ -172,7 +173,7 @@ def _learn(
 ) -> MetropolisLesson:
     """What is learned of a level; see `Kernel`."""
     return MetropolisLesson(
-        scores=jnp.sort(jnp.where(survives, scores, jnp.inf)),
+        scores=ascending(jnp.where(survives, scores, jnp.inf)),
         num_survivors=jnp.sum(survives, dtype=jnp.int32),
         lessons=tuple(
             proposal.learn(particles, scores, survives, half)

@@ -17,6 +17,7 @@ from restore_jax.splitting.keys import (
     particle_keys,
 )
 from restore_jax.splitting.settings import SamplerSettings
+from restore_jax.splitting.sorting import ascending, false_first
 from restore_jax.splitting.types import (
     Args,
     Array,
@@ -240,7 +241,7 @@ def one_level(
 
 def find_level(settings: SamplerSettings, scores: Array) -> Level:
     """The level that the scores f32[n] set, and who survives it."""
-    ordered = jnp.sort(scores)
+    ordered = ascending(scores)
     quantile, lowest, highest = ordered[settings.rank - 1], ordered[0], ordered[-1]
     last = quantile >= settings.threshold
     stalled = (lowest == highest) & ~last
@@ -358,7 +359,7 @@ def make_sweep(
         to = places + size
     elif settings.moving == "clones":
         ranks = move // settings.num_moves * size + everybody[:size]
-        dead_first = jnp.argsort(level.survives, stable=True).astype(jnp.int32)
+        dead_first = false_first(level.survives)
         # Past the last of the dead a place outside, where nothing is written.
         is_dead = ranks < settings.num_particles - jnp.sum(level.survives, dtype=jnp.int32)
         places = dead_first[jnp.minimum(ranks, settings.num_particles - 1)]
