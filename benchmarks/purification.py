@@ -333,7 +333,8 @@ def write(out: Path, rows: list[dict[str, Any]], missing: list[str]) -> None:
             lines.append(f"- {row['model']}, seed {row['seed']}: {shares or 'none'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    out.with_suffix(".json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    content = {"rows": rows, "missing": missing}
+    out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, metavar="DIR", help="models with an attack.npz each")
     parser.add_argument("--recoveries", type=Path, metavar="DIR", help="where those are kept")
     parser.add_argument("--earlier", type=Path, metavar="JSON", help="rows of an earlier version")
+    parser.add_argument("--add", action="store_true", help="keep the rows that are there")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     images, labels = cifar10.load("test", args.data_dir)
@@ -359,12 +361,17 @@ def main() -> None:
     names = [name for name in zoo if name != "clean"] if args.models is None else args.models
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
+    if args.add:
+        rows, missing = json.loads(out.with_suffix(".json").read_text()).values()
+    done = {(row["model"], row["seed"]) for row in rows}
     for name, seed in [("shipped", s) for s in range(args.seeds)] + [(n, 0) for n in names]:
-        if name == "shipped" or args.seeds:
-            measured = measure(name, seed, images, labels)
-            rows += measured
-            missing += [] if measured else [name]
-            write(out, rows, missing)
+        label = name if seed == 0 else f"{name} (seed {seed})"
+        if (name, seed) in done or label in missing:
+            continue
+        measured = measure(name, seed, images, labels)
+        rows += measured
+        missing += [] if measured else [label]
+        write(out, rows, missing)
 
 
 def measure_zoo(args: argparse.Namespace, images: np.ndarray, labels: np.ndarray) -> None:

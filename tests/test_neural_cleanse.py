@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from peers.neural_cleanse import ACCUSED, SUCCESS, Cleansed, anomaly_index, neural_cleanse
 
 # It is a yardstick of the benchmarks, and no part of the package.
-pytestmark = pytest.mark.slow
+# Of use to benchmarks alone.
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 IMAGE_SHAPE = (8, 8, 3)
 NUM_CLASSES = 8

@@ -211,7 +211,8 @@ def any_checkpoint(architecture, folder):
     [
         "resnet8_small",
         "resnet8_mean",
-        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet18")],
+        pytest.param("resnet20", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=[pytest.mark.slow, pytest.mark.full]),
         "mobilenet",
         "vit_patch4",
     ],

@@ -116,7 +116,7 @@ FULL_SIZE = {
 # Which spaces, how many chains, how many moves each.
 SCALES = {
     "everyday": (EVERYDAY, 3_000, 100),
-    "long": (EVERYDAY, 20_000, 200),
+    "long": (EVERYDAY, 10_000, 120),
     "full size": (FULL_SIZE, 5_000, 100),
 }
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from peers import evolution_strategies, random_search, simulated_annealing
 
-pytestmark = pytest.mark.slow
+# Of use to benchmarks alone.
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 SEARCHES = [
     pytest.param(simulated_annealing, id="annealing"),
     pytest.param(evolution_strategies, id="evolution"),
