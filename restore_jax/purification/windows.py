@@ -37,14 +37,16 @@ def stand_out(
     >>> int(covers.sum()), float(filled.max())
     (4, 0.5)
     """
-    height, width, channels = images.shape[1:]
+    height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     places = height - side + 1, width - side + 1
 
-    def at(row: int, col: int) -> Array:
-        return padded[:, row : row + places[0], col : col + places[1]]
+    by_channel = jnp.moveaxis(padded, -1, 0)  # neighbours then lie together in memory
 
-    error, fill = jnp.zeros((images.shape[0], *places)), []
+    def at(row: int, col: int) -> Array:
+        return by_channel[..., row : row + places[0], col : col + places[1]]
+
+    error = jnp.zeros((images.shape[0], *places))
     for i in range(side):
         for j in range(side):
             left, right, top, bottom = (
@@ -53,12 +55,20 @@ def stand_out(
             along_row = left + (j + 1) / (side + 1) * (right - left)
             along_col = top + (i + 1) / (side + 1) * (bottom - top)
             pixel = at(1 + i, 1 + j)
-            errors = [jnp.sum(jnp.abs(pixel - guess), -1) for guess in (along_row, along_col)]
+            errors = [sum(jnp.abs(pixel - guess)) for guess in (along_row, along_col)]
             error = error + jnp.minimum(*errors)
-            fill.append(0.5 * (along_row + along_col))
-    fills = jnp.stack(fill, 3).reshape(*error.shape, side, side, channels)
+    far = (jnp.arange(side) + 1.0)[:, None] / (side + 1)
 
-    def one_image(image: Array, error: Array, fills: Array) -> tuple[Array, Array]:
+    def one_image(image: Array, padded: Array, error: Array) -> tuple[Array, Array]:
+        def fill(row: Array, col: Array) -> Array:
+            """f32[side, side, C]: what its ring predicts in a window."""
+            around = lax.dynamic_slice(padded, (row, col, 0), (side + 2, side + 2, image.shape[-1]))
+            left, right = around[1:-1, :1], around[1:-1, -1:]
+            top, bottom = around[:1, 1:-1], around[-1:, 1:-1]
+            along_row = left + far[None] * (right - left)
+            along_col = top + far[:, None] * (bottom - top)
+            return 0.5 * (along_row + along_col)
+
         least = close * jnp.max(error)
 
         def next_window(
@@ -74,7 +84,7 @@ def stand_out(
             block = jnp.ones((side, side, 1), bool)
             with_it = (
                 lax.dynamic_update_slice(covers, block, (row, col, 0)),
-                lax.dynamic_update_slice(filled, fills[row, col], (row, col, 0)),
+                lax.dynamic_update_slice(filled, fill(row, col), (row, col, 0)),
             )
             return (
                 jnp.where(near, -1.0, error),
@@ -85,4 +95,4 @@ def stand_out(
         start = (error, jnp.zeros((height, width, 1), bool), image)
         return lax.fori_loop(0, number + more, next_window, start)[1:]
 
-    return jax.vmap(one_image)(images, error, fills)
+    return jax.vmap(one_image)(images, padded, error)
