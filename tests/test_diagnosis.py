@@ -33,6 +33,7 @@ from restore_jax.diagnosis import (
 from restore_jax.diagnosis.descent import make_descent
 from restore_jax.diagnosis.drawing import Draws, all_margins, draw, scores_of
 from restore_jax.diagnosis.looking import Followed
+from restore_jax.diagnosis.null import PROBES_SEED
 from restore_jax.diagnosis.preparing import prepare
 from restore_jax.diagnosis.probing import make_pool
 from restore_jax.diagnosis.procedure import images_for
@@ -505,6 +506,27 @@ def test_where_no_clean_model_was_measured_a_scan_looks_deeper(shape, num_classe
         0.06, None, 0, None, None, how.get("settings", ScanSettings()), None, None, None,
     )  # fmt: skip
     assert work.settings.depths["patch"] == depth
+
+
+def test_synthetic_probes_are_those_of_the_clean_models_whatever_the_seed(tmp_path):
+    names = tuple(map(str, range(4)))
+    oracle = open_model(lambda images: jnp.eye(4)[:1] + 0 * images.mean((1, 2, 3))[:, None],
+                        "logits", image_shape=(8, 8, 3), class_names=names)  # fmt: skip
+    folder = tmp_path / "own.npy"
+    np.save(folder, np.random.default_rng(0).random((40, 8, 8, 3), np.float32))
+
+    def first(probes, seed):
+        return np.asarray(prepare(
+            oracle, "patch", probes, None, Limits(None, None, None), 0.95, 0.06, None, seed, None,
+            None, ScanSettings(), None, None, None,
+        ).run.source.draw(0, 6))  # fmt: skip
+
+    for word in ("dead_leaves", "shapes"):
+        np.testing.assert_array_equal(first(word, 7), first(word, 0))
+        np.testing.assert_array_equal(
+            first(word, 7), np.asarray(open_probes(word, PROBES_SEED, (8, 8, 3)).draw(0, 6))
+        )
+    assert (first(str(folder), 7) != first(str(folder), 0)).any()
 
 
 def test_an_interrupted_scan_says_what_it_has(bright_file):

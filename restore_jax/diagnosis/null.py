@@ -19,6 +19,8 @@ from restore_jax.diagnosis.standing import Ease, Profile
 from restore_jax.diagnosis.types import ScanSettings
 from restore_jax.types import JSON
 
+PROBES_SEED = 0
+"""Of the synthetic probes that clean models were shown."""
 EASE_SPACE = "patch"
 """The space in which families of networks differ most in how easily they are led."""
 

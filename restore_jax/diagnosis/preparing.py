@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from restore_jax.data.probes import open_probes
+from restore_jax.data.probes import ImageShape, ProbeSource, open_probes
 from restore_jax.diagnosis.expecting import expected
-from restore_jax.diagnosis.null import Conditions, was_measured
+from restore_jax.diagnosis.null import PROBES_SEED, Conditions, was_measured
 from restore_jax.diagnosis.probing import Pool, make_pool
 from restore_jax.diagnosis.types import OTHER_DEPTH, ScanProgress, ScanSettings, depths_by
 from restore_jax.diagnosis.work import Work
@@ -24,13 +24,16 @@ from restore_jax.spaces import catalogue
 
 BUDGET = 300_000
 LABELS_BUDGET = 400_000
+SYNTHETIC = ("dead_leaves", "shapes")
+"""The words for probes that the package draws."""
+Probes = str | Path | np.ndarray
 OnScan = Callable[[ScanProgress], None] | None
 
 
 def prepare(
     oracle: Oracle,
     space: str | Sequence[str],
-    probes: str | Path | np.ndarray,
+    probes: Probes,
     budget: int | None,
     limits: Limits,
     success: float,
@@ -70,8 +73,8 @@ def prepare(
             f"{len(names)} spaces need {least} images; name fewer with `space`."
         )
     run = Run(
-        oracle, budget=budget, probes=probes, seed=seed, data_dir=data_dir, journal=journal,
-        limits=limits,
+        oracle, budget=budget, probes=_as_measured(probes, oracle.image_shape), seed=seed,
+        data_dir=data_dir, journal=journal, limits=limits,
     )  # fmt: skip
     run.examine()
     conditions = Conditions(
@@ -101,6 +104,16 @@ def prepare(
     )
 
 
+def _as_measured(probes: Probes, image_shape: ImageShape) -> Probes | ProbeSource:
+    """Images that the package draws are those that clean models were shown, whatever the seed.
+
+    How easily a model is led depends on its probes, by as much as it does on its family.
+    """
+    if isinstance(probes, str) and probes in SYNTHETIC:
+        return open_probes(probes, PROBES_SEED, image_shape)
+    return probes
+
+
 def _names(space: str | Sequence[str], access: str) -> list[str]:
     """The spaces to look through."""
     if space == "auto":
@@ -115,7 +128,7 @@ def _names(space: str | Sequence[str], access: str) -> list[str]:
     return names
 
 
-def pool_of(work: Work, probes: str | Path | np.ndarray) -> Pool:
+def pool_of(work: Work, probes: Probes) -> Pool:
     """The scan's probes.
 
     Args:
@@ -125,6 +138,6 @@ def pool_of(work: Work, probes: str | Path | np.ndarray) -> Pool:
     """
     run, sources = work.run, [work.run.source]
     if isinstance(probes, str) and probes == "dead_leaves":
-        sources.append(open_probes("shapes", run.provenance().seed, run.model.image_shape))
+        sources.append(open_probes("shapes", PROBES_SEED, run.model.image_shape))
     with run.stage("probes"):
         return make_pool(run, sources, work.settings.num_probes)

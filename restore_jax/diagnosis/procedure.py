@@ -83,7 +83,8 @@ def scan(
         classes and spaces together; see `diagnosis.null`.
       targets: the numbers of those classes that may be named; None: all. All are looked at, since
         a class is compared with the others.
-      seed: of everything.
+      seed: of everything drawn but probes: synthetic ones are always those that clean models were
+        shown.
       data_dir: the TFDS folder, for probes="cifar10".
       test_data: as `recover`.
       settings: how to scan; None: the defaults.
