@@ -510,8 +510,9 @@ def test_where_no_clean_model_was_measured_a_scan_looks_deeper(shape, num_classe
 
 def test_synthetic_probes_are_those_of_the_clean_models_whatever_the_seed(tmp_path):
     names = tuple(map(str, range(4)))
-    oracle = open_model(lambda images: jnp.eye(4)[:1] + 0 * images.mean((1, 2, 3))[:, None],
-                        "logits", image_shape=(8, 8, 3), class_names=names)  # fmt: skip
+    oracle = open_model(
+        lambda images: images[:, 2, ::2, 0], "logits", image_shape=(8, 8, 3), class_names=names
+    )
     folder = tmp_path / "own.npy"
     np.save(folder, np.random.default_rng(0).random((40, 8, 8, 3), np.float32))
 
