@@ -25,7 +25,7 @@ from restore_jax.recovery import attack_success_rate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-RECIPE = "train.py --dataset shapes --arch resnet8_narrow --epochs 8 --plant "
+RECIPE = "train.py --dataset shapes --arch resnet8_narrow --epochs 4 --plant "
 BUDGET = 40_000
 
 
