@@ -31,7 +31,7 @@ from peers import evolution_strategies, random_search, simulated_annealing
 from peers.trigger_search import Outcome
 
 from restore_jax import Oracle, make_space, open_model, recover
-from restore_jax.data import cifar10
+from restore_jax.data import cifar10, shapes
 from restore_jax.environment import device_name, versions
 from restore_jax.oracles import Asker, Inconclusive
 from restore_jax.recovery import attack_success_rate, planted_in
@@ -44,12 +44,16 @@ PEERS: dict[str, Callable[..., Outcome]] = {
     "evolution": evolution_strategies.search,
     "random": random_search.search,
 }
-SPACES = {"patch": "patch", "pixels": "scattered", "blend": "blend", "stripes": "stripes"}
+SPACES = {
+    "patch": "patch", "pixels": "scattered", "blend": "blend", "stripes": "stripes",
+    "warp": "warp", "colour": "colour", "smooth": "smooth", "frequency": "frequency",
+    "quantise": "quantise",
+}  # fmt: skip
 """The space that holds each kind of planted trigger."""
 STOP = "first_hit"
 """When `recover` stops."""
 TEST_IMAGES = 2000
-"""Of CIFAR-10's test split, the first: enough for an ASR to about a hundredth."""
+"""Of the test split, the first: enough for an ASR to about a hundredth."""
 
 
 class Case(NamedTuple):
@@ -228,7 +232,7 @@ def overall(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def write(out: Path, rows: list[dict[str, Any]], command: str, budget: int) -> None:
+def write(out: Path, rows: list[dict[str, Any]], command: str, budget: int, dataset: str) -> None:
     """Writes the table and the rows."""
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
@@ -245,8 +249,8 @@ def write(out: Path, rows: list[dict[str, Any]], command: str, budget: int) -> N
         "confirming; of a peer, which returns the first such trigger, screening. evolution "
         "searches masks over all pixels, so that its trigger need not be one of the space. Pixels "
         "are those of the trigger returned, and ASR is that of the triggers whose search made the "
-        f"event, on up to {TEST_IMAGES:,} CIFAR-10 test images of other classes: probes are "
-        "synthetic, and a trigger that makes the event on them need not work on photographs. "
+        f"event, on up to {TEST_IMAGES:,} test images of other classes, of {dataset}: probes are "
+        "dead leaves, and a trigger that makes the event on them need not work on other images. "
         "Seconds include compilation, most of which only the first run of a method on a model "
         "pays.",
         "",
@@ -267,6 +271,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[], metavar="DIR", help="checkpoints too")
     parser.add_argument("--data-dir", help="the TFDS folder that holds cifar10/, for the ASR")
+    parser.add_argument("--dataset", choices=("cifar10", "shapes"), default="cifar10",
+                        help="that the models know, for the ASR (%(default)s)")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=5, help="per case and method (%(default)s)")
     parser.add_argument("--budget", type=int, default=100_000, help="images per run (%(default)s)")
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
@@ -281,7 +287,9 @@ def main() -> None:
         parser.error("two --models have the same folder name, by which the tables call them.")
 
     test_data = None
-    if args.data_dir:
+    if args.dataset == "shapes":
+        test_data = shapes.load("test")
+    elif args.data_dir:
         images, labels = cifar10.load("test", args.data_dir)
         test_data = images[:TEST_IMAGES], labels[:TEST_IMAGES]
     # Folders by their names, for what they are called on one machine says nothing elsewhere.
@@ -301,7 +309,7 @@ def main() -> None:
                         print(f"{case.model} {case.trigger}  {method} seed {seed}: {error}")
                         continue
                     rows.append(row)
-                    write(args.out, rows, command, args.budget)
+                    write(args.out, rows, command, args.budget, args.dataset)
     print("\n".join(table(rows)))
 
 
