@@ -218,13 +218,14 @@ def main() -> None:
         help="where the peers' environments are, or will be",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="rare_events_peers", help="of the files (%(default)s)")
     args = parser.parse_args()
     names = [name for name in NAMES if args.only in name]
     if args.replicates < 2 or not names:
         parser.error("it takes two replicates and one problem at the least")
     # Of the options, those that say something of the results; folders do not.
     command = ["python", "benchmarks/rare_events_peers.py"]
-    for option in ("replicates", "only", "seed", "seconds"):
+    for option in ("replicates", "only", "seed", "seconds", "name"):
         if getattr(args, option) != parser.get_default(option):
             command += [f"--{option}", str(getattr(args, option))]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -252,9 +253,9 @@ def main() -> None:
                   flush=True)  # fmt: skip
         # After every problem: the whole takes hours, and what is there is there.
         lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
-        (args.out / "rare_events_peers.json").write_text(f"[\n{lines}\n]\n")
+        (args.out / f"{args.name}.json").write_text(f"[\n{lines}\n]\n")
         text = "\n".join(report(rows, args, command))
-        (args.out / "rare_events_peers.md").write_text(text + "\n")
+        (args.out / f"{args.name}.md").write_text(text + "\n")
 
 
 def figure(value: float | None, form: str) -> str:
