@@ -39,7 +39,7 @@ STEM, STAGES, LAST = 16, ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 2, 2), (4, 80, 3
 """Channels; and of each stage expansion, width, blocks and stride."""
 SEED = 0
 BUDGETS = {
-    "recover planted": None, "scan planted": 20_000, "recover clean": 10_000, "scan clean": 20_000
+    "recover planted": None, "scan planted": 200_000, "recover clean": 10_000, "scan clean": 200_000
 }  # fmt: skip
 """Images that each run may send, None: as many as it does by default. Fewer show the pace."""
 

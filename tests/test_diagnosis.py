@@ -212,7 +212,7 @@ def lanes_of(run, together, levels=2):
     )  # fmt: skip
     probes = {k: pool.probes[np.flatnonzero(pool.valid[k])] for k in range(NUM_CLASSES)}
     how = {} if together is None else {"together": together}
-    descent = make_descent(run, space, SETTINGS, SUCCESS, probes, **how)
+    descent = make_descent(run, space, SETTINGS, SUCCESS, probes.__getitem__, **how)
     lanes = [descent.begin(jax.random.key(5), k, draws) for k in range(NUM_CLASSES)]
     for _ in range(levels):
         lanes = descent.advance(lanes)

@@ -7,7 +7,7 @@ random trigger reaches with each probability, the deeper the rarer.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,8 +32,6 @@ class Lane(NamedTuple):
 
     Attributes:
       target: the class.
-      probes: f32[m, H, W, C] of its event, the hardest to lead first where margins tell, so that
-        a trigger that fails is seen to fail early.
       state: the sampler's.
       depths: log10 of the probability of each level passed, descending; the first is that of the
         shared draws.
@@ -44,7 +42,6 @@ class Lane(NamedTuple):
     """
 
     target: int
-    probes: Array
     state: SplittingState
     depths: tuple[float, ...]
     levels: tuple[float, ...]
@@ -83,7 +80,7 @@ def make_descent(
     space: TriggerSpace,
     settings: ScanSettings,
     success: float,
-    class_probes: Mapping[int, Array],
+    probes_of: Callable[[int], Array],
     **how: Argument,
 ) -> Descent:
     """Makes the descent of one space ready.
@@ -93,7 +90,8 @@ def make_descent(
       space: where triggers come from.
       settings: particles and moves.
       success: share of probes that makes the event.
-      class_probes: by class, its `Lane.probes`.
+      probes_of: a class's own probes f32[m, H, W, C], asked for whenever a level is made: those of
+        a thousand classes are gigabytes.
       **how: what `Oracle.lanes` of this kind of model takes besides.
     """
     m, n, model = settings.num_probes, settings.num_particles, run.model
@@ -118,7 +116,7 @@ def make_descent(
     def args_of(target: int) -> dict[str, Array]:
         return {
             "target": jnp.int32(target),
-            "probes": class_probes[target],
+            "probes": probes_of(target),
             "fade": jnp.float32(0.0),
         }
 
@@ -132,7 +130,6 @@ def make_descent(
         state = searches.begin(key, particles, args, scores)
         lane = Lane(
             target=target,
-            probes=class_probes[target],
             state=state,
             depths=(math.log10(share),),
             levels=(float(np.min(np.asarray(state.scores))),),
