@@ -65,8 +65,8 @@ class Estimate:
     >>> print(Estimate(images=7400, most=40_000, pace=0.002, price=1.5, measured=64))
     about 7,400 images (at most 40,000), about 15 s (at most 80 s), cost about $11.10 (at most \
 $60.00) at a price of $1.50 per 1,000 images
-    >>> print(Estimate(1400, 40_000, pace=0.002, low=420, high=36_000, recoveries=106))
-    420 to 36,000 images, by what 106 recoveries with a trigger took, in half of the networks up to \
+    >>> print(Estimate(1400, 40_000, pace=0.002, low=420, high=36_000, recoveries=7))
+    420 to 36,000 images, by what 7 recoveries with a trigger took, in half of the networks up to \
 1,400 (at most 40,000), 1 s to 72 s (at most 80 s)
     """
 
