@@ -176,9 +176,9 @@ def table(cells: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/doors.py` on {last['date']}; {last['device']}, one core; "
         f"{made}. Networks of 224x224 images and 1,000 classes with random weights, from their "
-        f"frameworks' own builders; {IMAGES} images at once; images a second of the processor, the "
-        "fastest of the questions of five seconds. *First*: seconds of the processor that the first "
-        "answer took, compiling included. *The default* is the door of the file that the framework "
+        f"frameworks' own builders; {IMAGES} images at once; images a second of the processor, by "
+        "the fastest question of five seconds. *First*: seconds of the processor for the first "
+        "answer, compiling included. *The default* is the door of the file that the framework "
         "itself saves.",
         "",
         "| network | door | images a second | of the best | first, s |",

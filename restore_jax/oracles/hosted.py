@@ -32,6 +32,7 @@ from restore_jax.splitting import (
     SplittingState,
     host_driven,
 )
+from restore_jax.splitting.compiling import light_compilation
 from restore_jax.splitting.types import Args, Particles, Tree
 from restore_jax.types import JSON, Argument
 
@@ -197,7 +198,7 @@ class HostedOracle:
     ) -> Sampler:
         """See `Oracle.sampler`: the sampler driven from the host."""
         del books, key, args
-        algorithm = host_driven(scorer, space, **how)
+        algorithm = host_driven(scorer, space, compiler_options=light_compilation(), **how)
 
         def advance(state: SplittingState, args: Args) -> SplittingState:
             return algorithm.advance(state, args, 1)
@@ -207,7 +208,7 @@ class HostedOracle:
     def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Argument) -> Lanes:
         """See `Oracle.lanes`: one after the other."""
         del books  # they have paid
-        algorithm = host_driven(scorer, space, **how)
+        algorithm = host_driven(scorer, space, compiler_options=light_compilation(), **how)
 
         def advance(
             states: list[SplittingState], args: list[dict[str, Tree]]
