@@ -251,6 +251,17 @@ def test_probes_of_a_class_are_taken_from_the_pool_only_while_its_level_is_made(
     assert asked == [*begun, *begun, TARGET]
 
 
+def test_lanes_of_large_images_that_go_a_few_at_a_time_are_what_they_are_together(monkeypatch):
+    run = the_run(backdoored)
+    whole = lanes_of(run, None, levels=1)
+    monkeypatch.setattr(
+        "restore_jax.diagnosis.descent.BYTES_TOGETHER", 2 * 8 * 4 * math.prod(IMAGE_SHAPE)
+    )
+    few = lanes_of(the_run(backdoored), None, levels=1)
+    assert [lane.levels for lane in few] == [lane.levels for lane in whole]
+    assert [lane.depths for lane in few] == [lane.depths for lane in whole]
+
+
 def test_levels_rise_as_probabilities_fall_and_the_best_draws_come_first():
     lane = lanes_of(the_run(backdoored), None)[TARGET]
     assert lane.depths[0] == pytest.approx(math.log10(24 / 128))

@@ -27,6 +27,10 @@ from restore_jax.types import Argument
 Array = jax.Array
 
 
+BYTES_TOGETHER = 1 << 26
+"""Of the probes of lanes that are advanced together."""
+
+
 class Lane(NamedTuple):
     """One class on its way down.
 
@@ -141,10 +145,14 @@ def make_descent(
 
     def advance(lanes: list[Lane]) -> list[Lane]:
         running = [i for i, lane in enumerate(lanes) if lane.running]
-        states = searches.advance(
-            [lanes[i].state for i in running], [args_of(lanes[i].target) for i in running]
-        )
-        moved = list(lanes)
+        moved, states, first = list(lanes), list[SplittingState](), 0
+        while first < len(running):
+            args = [args_of(lanes[running[first]].target)]
+            together = max(1, BYTES_TOGETHER // args[0]["probes"].nbytes)
+            some = running[first : first + together]
+            args += [args_of(lanes[i].target) for i in some[1:]]
+            states += searches.advance([lanes[i].state for i in some], args)
+            first += together
         for i, state in zip(running, states, strict=True):
             if counts:
                 state = ties.drawn_anew(state)
