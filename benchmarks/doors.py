@@ -196,6 +196,8 @@ def table(cells: dict[str, Any]) -> str:
                 f"| {name} | {shown} | {1000 / cell['milliseconds']:.1f} | "
                 f"{min(times) / cell['milliseconds']:.0%} | {cell['first_seconds']:.1f} |"
             )
+    if "note" in cells:
+        lines += ["", cells["note"]]
     return "\n".join(lines) + "\n"
 
 
