@@ -39,7 +39,7 @@ STEM, STAGES, LAST = 16, ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 2, 2), (4, 80, 3
 """Channels; and of each stage expansion, width, blocks and stride."""
 SEED = 0
 BUDGETS = {
-    "recover planted": None, "scan planted": 20_000, "recover clean": 10_000, "scan clean": 20_000
+    "recover planted": None, "scan planted": 200_000, "recover clean": 10_000, "scan clean": 120_000
 }  # fmt: skip
 """Images that each run may send, None: as many as it does by default. Fewer show the pace."""
 
@@ -189,6 +189,7 @@ def measured(folder: Path, row: str) -> dict[str, Any]:
     (estimate,) = said
     return {
         "outcome": outcome, "said_images": estimate.images, "said_seconds": estimate.seconds,
+        "said_low": estimate.low, "said_high": estimate.high,
         "images": cost.queries, "budget": cost.budget, "seconds": seconds,
         **spent, "compiling": compiling_seconds() - compiled,
         "cpu_seconds": time.process_time() - worked,
@@ -225,8 +226,11 @@ def table(rows: dict[str, Any]) -> str:
         said = row["said_seconds"] / row["said_images"]
         taken = (row["seconds"] - row["compiling"]) / row["images"]
         beside = row["cpu_seconds"] - row["model_cpu_seconds"]
+        images = f"{row['said_images']:,}"
+        if row.get("said_low") is not None:
+            images = f"{row['said_low']:,} to {row['said_high']:,}"
         lines.append(
-            f"| {name} | {row['outcome']} | {row['said_images']:,} | {row['images']:,} | "
+            f"| {name} | {row['outcome']} | {images} | {row['images']:,} | "
             f"{row['budget']:,} | {1000 * said:.1f} | {1000 * taken:.1f} | {row['seconds']:.0f} | "
             f"{row['model_cpu_seconds']:.0f} | {beside:.0f} | {row['compiling']:.1f} | "
             f"{row['gib']:.2f} |"

@@ -202,7 +202,7 @@ def test_one_answer_speaks_for_every_class(access):
 # The descent.
 
 
-def lanes_of(run, together, levels=2):
+def lanes_of(run, together, levels=2, asked=None, only=range(NUM_CLASSES)):
     pool = make_pool(run, [bright()], 8)
     space = make_space("patch", IMAGE_SHAPE, **OPTIONS)
     particles, outputs, alone = draw(run, space, pool, 128, jax.random.key(3))
@@ -213,10 +213,16 @@ def lanes_of(run, together, levels=2):
     )  # fmt: skip
     probes = {k: pool.probes[np.flatnonzero(pool.valid[k])] for k in range(NUM_CLASSES)}
     how = {} if together is None else {"together": together}
-    descent = make_descent(run, space, SETTINGS, SUCCESS, probes, **how)
+
+    def probes_of(k):
+        if asked is not None:
+            asked.append(k)
+        return probes[k]
+
+    descent = make_descent(run, space, SETTINGS, SUCCESS, probes_of, **how)
     lanes = [descent.begin(jax.random.key(5), k, draws) for k in range(NUM_CLASSES)]
     for _ in range(levels):
-        lanes = descent.advance(lanes)
+        lanes = descent.advance([lanes[k] for k in only])
     return lanes
 
 
@@ -232,6 +238,29 @@ def test_classes_side_by_side_are_what_they_are_alone():
         ):
             np.testing.assert_array_equal(mine, yours)
     assert runs[0].ledger.spent == runs[1].ledger.spent
+
+
+def test_probes_of_a_class_are_taken_from_the_pool_only_while_its_level_is_made():
+    # Of a thousand classes of large images all together would be gigabytes.
+    asked = []
+    lanes = lanes_of(the_run(backdoored), None, levels=0, asked=asked)
+    begun = list(asked)
+    assert begun == list(range(NUM_CLASSES))
+    leaves = [leaf for lane in lanes for leaf in jax.tree.leaves(lane)]
+    assert max(np.size(leaf) for leaf in leaves) < 8 * math.prod(IMAGE_SHAPE)
+    lanes_of(the_run(backdoored), None, levels=1, asked=asked, only=[TARGET])
+    assert asked == [*begun, *begun, TARGET]
+
+
+def test_lanes_of_large_images_that_go_a_few_at_a_time_are_what_they_are_together(monkeypatch):
+    run = the_run(backdoored)
+    whole = lanes_of(run, None, levels=1)
+    monkeypatch.setattr(
+        "restore_jax.diagnosis.descent.BYTES_TOGETHER", 2 * 8 * 4 * math.prod(IMAGE_SHAPE)
+    )
+    few = lanes_of(the_run(backdoored), None, levels=1)
+    assert [lane.levels for lane in few] == [lane.levels for lane in whole]
+    assert [lane.depths for lane in few] == [lane.depths for lane in whole]
 
 
 def test_levels_rise_as_probabilities_fall_and_the_best_draws_come_first():

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 import json
+import math
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from test_oracles_http import Handler, serving
 from restore_jax import recover, recovery, scan
 from restore_jax.data.probes import open_probes
 from restore_jax.diagnosis import ScanSettings
-from restore_jax.oracles import ModelOptions, http, journal, messages, open_model
+from restore_jax.oracles import ModelOptions, hosted, http, journal, messages, open_model
 from restore_jax.run import examining
 from restore_jax.spaces import SPACES
 
@@ -159,6 +160,29 @@ def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
     assert [getattr(outside, name) for name in ours] == [getattr(inside, name) for name in ours]
     # A first look, and one more at the search's own probes, are free in this process only.
     assert outside.queries == inside.queries + EXAMINED + SETTINGS.num_probes
+
+
+def test_of_large_images_few_are_stamped_at_once_and_the_answers_are_the_same(probes, monkeypatch):
+    shown = []
+
+    def answers(images):
+        shown.append(len(images))
+        return small.scores(images)
+
+    monkeypatch.setattr(foreign_by_hand, "plain", answers)
+    options = ModelOptions(image_shape=small.image_shape, classes=NAMES)
+    outside = open_model("python:foreign_by_hand:plain", options=options)
+    how = {"probes": probes[1], "seed": 3, "settings": SETTINGS, "stop": "first_hit"}
+    whole = recover(outside, "c", **how)
+    most = max(shown)
+    shown.clear()
+    # As if three candidates' images were as many bytes as may be.
+    monkeypatch.setattr(hosted, "FEW_BYTES", 3 * 4 * 4 * math.prod(small.image_shape))
+    few = recover(outside, "c", **how)
+    check_same_recovery(few, whole)
+    assert few.queries == whole.queries
+    assert most > max(shown)
+    assert hosted._together(4 * 4 * math.prod(small.image_shape))[0] == 3
 
 
 @pytest.mark.slow

@@ -270,6 +270,29 @@ def test_a_keras_model_is_traced_with_its_weights_as_arguments(shipped, written)
     assert sum(constant.size for constant in baked) < 1000  # signs and normalisation
 
 
+def test_a_keras_models_convolutions_of_each_channel_are_traced_as_sums(tmp_path):
+    keras = needs("keras")
+    layers = [
+        keras.Input((12, 14, 3)),
+        keras.layers.DepthwiseConv2D(3, strides=2, padding="same", activation="relu6"),
+        keras.layers.SeparableConv2D(4, 5, padding="same", activation="silu"),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
+    model = keras.Sequential(layers)
+    model.save(tmp_path / "model.keras")
+    module, options = oracle("keras"), ModelOptions()
+    opened = module.load(str(tmp_path / "model.keras"), options)
+    weights, function = module.traced(opened, options)
+    images = RNG.random((2, 12, 14, 3), np.float32)
+    traced = str(jax.make_jaxpr(function)(weights, images))
+    assert "feature_group_count=3" not in traced
+    assert traced.count("= conv_general_dilated") == 1  # that which mixes channels
+    found = np.asarray(jax.jit(function)(weights, images))
+    # Keras itself gives its variables' memory away.
+    usual = module.ask(opened, images, lambda number: None)
+    np.testing.assert_allclose(found, usual, atol=1e-5)
+
+
 def channel_means(path, shape, dtype="FLOAT", axes=(2, 3), extra=None, labels=False):
     """An ONNX file that answers with the mean of each channel, or which of them is largest."""
     from onnx import TensorProto, helper, save

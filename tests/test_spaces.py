@@ -536,6 +536,29 @@ def test_a_draw_depends_on_the_key_and_its_index_alone(name, shape, options):
     assert len(np.unique(np.column_stack(leaves), axis=0)) > 35
 
 
+def test_on_a_large_image_a_patch_is_stamped_as_on_a_small_one():
+    # There it is written into a copy, at the borders, too.
+    shape = (96, 120, 3)
+    space = make_space("patch", shape)
+    images = jax.random.uniform(jax.random.key(0), (2, *shape))
+    found = space.search.sample(jax.random.key(1), 64)
+    corners = [(0, 0), (0, 120), (96, 0), (96, 120)]
+    for number, (row, col) in enumerate(corners):
+        top = jnp.clip(row, 0, 96 - found.height[number])
+        left = jnp.clip(col, 0, 120 - found.width[number])
+        found = found._replace(
+            row=found.row.at[number].set(top), col=found.col.at[number].set(left)
+        )
+    quick = jax.jit(jax.vmap(space.stamp, (0, None)))
+    stamped = quick(found, images)
+    for number in range(64):
+        one = jax.tree.map(lambda leaf: leaf[number], found)  # noqa: B023
+        by_trigger = stamp(space.trigger(one, jnp.int32(0)), images)
+        np.testing.assert_array_equal(stamped[number], by_trigger)
+    lowered = quick.lower(found, images).as_text()
+    assert "scatter" in lowered or "dynamic_update_slice" in lowered
+
+
 def test_a_patch_shows_its_pattern_where_it_says():
     space = patch((12, 9, 3), max_size=4, levels=3)
     picture = jnp.full((1, 12, 9, 3), 0.3)

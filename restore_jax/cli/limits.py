@@ -71,11 +71,11 @@ class Announced:
     def __init__(self, args: argparse.Namespace, console: Console):
         self._label, self._json, self._console = args.command, args.json, console
         self._price = args.price
-        self._expected = 0
+        self._expected: tuple[int, ...] = ()
 
     def __call__(self, estimate: "Estimate") -> None:
         """Prints it."""
-        self._expected = estimate.images
+        self._expected = (estimate.images, estimate.high or 0)
         self._console.print(
             f"{self._label}: {estimate}", markup=False, highlight=False, emoji=False, soft_wrap=True
         )
@@ -95,8 +95,9 @@ class Announced:
         return exits.DONE
 
     def total(self, done: int, budget: int) -> int:
-        """What ``done`` images are a part of: those expected, or when these are gone the budget."""
-        return self._expected if done < self._expected else budget
+        """What ``done`` images are a part of: of what is expected, and of the budget, the first
+        that they have not gone beyond."""
+        return next((images for images in self._expected if done < images), budget)
 
     def cost(self, images: int) -> str:
         """What so many images cost, to end a line with; nothing where nobody said the price."""

@@ -7,7 +7,7 @@ random trigger reaches with each probability, the deeper the rarer.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,13 +27,15 @@ from restore_jax.types import Argument
 Array = jax.Array
 
 
+BYTES_TOGETHER = 1 << 26
+"""Of the probes of lanes that are advanced together."""
+
+
 class Lane(NamedTuple):
     """One class on its way down.
 
     Attributes:
       target: the class.
-      probes: f32[m, H, W, C] of its event, the hardest to lead first where margins tell, so that
-        a trigger that fails is seen to fail early.
       state: the sampler's.
       depths: log10 of the probability of each level passed, descending; the first is that of the
         shared draws.
@@ -44,7 +46,6 @@ class Lane(NamedTuple):
     """
 
     target: int
-    probes: Array
     state: SplittingState
     depths: tuple[float, ...]
     levels: tuple[float, ...]
@@ -83,7 +84,7 @@ def make_descent(
     space: TriggerSpace,
     settings: ScanSettings,
     success: float,
-    class_probes: Mapping[int, Array],
+    probes_of: Callable[[int], Array],
     **how: Argument,
 ) -> Descent:
     """Makes the descent of one space ready.
@@ -93,7 +94,8 @@ def make_descent(
       space: where triggers come from.
       settings: particles and moves.
       success: share of probes that makes the event.
-      class_probes: by class, its `Lane.probes`.
+      probes_of: a class's own probes f32[m, H, W, C], asked for whenever a level is made: those of
+        a thousand classes are gigabytes.
       **how: what `Oracle.lanes` of this kind of model takes besides.
     """
     m, n, model = settings.num_probes, settings.num_particles, run.model
@@ -118,7 +120,7 @@ def make_descent(
     def args_of(target: int) -> dict[str, Array]:
         return {
             "target": jnp.int32(target),
-            "probes": class_probes[target],
+            "probes": probes_of(target),
             "fade": jnp.float32(0.0),
         }
 
@@ -132,7 +134,6 @@ def make_descent(
         state = searches.begin(key, particles, args, scores)
         lane = Lane(
             target=target,
-            probes=class_probes[target],
             state=state,
             depths=(math.log10(share),),
             levels=(float(np.min(np.asarray(state.scores))),),
@@ -144,10 +145,14 @@ def make_descent(
 
     def advance(lanes: list[Lane]) -> list[Lane]:
         running = [i for i, lane in enumerate(lanes) if lane.running]
-        states = searches.advance(
-            [lanes[i].state for i in running], [args_of(lanes[i].target) for i in running]
-        )
-        moved = list(lanes)
+        moved, states, first = list(lanes), list[SplittingState](), 0
+        while first < len(running):
+            args = [args_of(lanes[running[first]].target)]
+            together = max(1, BYTES_TOGETHER // args[0]["probes"].nbytes)
+            some = running[first : first + together]
+            args += [args_of(lanes[i].target) for i in some[1:]]
+            states += searches.advance([lanes[i].state for i in some], args)
+            first += together
         for i, state in zip(running, states, strict=True):
             if counts:
                 state = ties.drawn_anew(state)

@@ -1,5 +1,6 @@
 """The first random triggers of a space, shown to the whole pool: one answer serves all classes."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from restore_jax.spaces.types import TriggerSpace
 from restore_jax.splitting.types import Particles, Tree
 
 Array = jax.Array
-IMAGES_AT_ONCE = 512
-"""Stamped images that exist at once."""
+IMAGES_AT_ONCE, BYTES_AT_ONCE = 512, 1 << 26
+"""Stamped images that exist at once: of large ones fewer."""
 MOST_NUMBERS = 2**26
 """Margins worked out at once: 256 MiB."""
 
@@ -59,17 +60,19 @@ def draw(
     oracle, size = run.model, pool.probes.shape[0]
     particles = jax.jit(lambda key: space.search.sample(key, n))(key)
     leaves, shape = jax.tree.flatten(jax.tree.map(np.asarray, particles))
+    stamped = jax.jit(jax.vmap(space.stamp, (0, None)))
 
     def shown(given: tuple[Tree, Array], *some: Array) -> tuple[Array]:
         weights, probes = given
-        images = jax.vmap(space.stamp, (0, None))(jax.tree.unflatten(shape, some), probes)
+        images = stamped(jax.tree.unflatten(shape, some), probes)
         outputs = oracle.answer(weights, images.reshape(-1, *images.shape[2:]), run.books)
         return (outputs.reshape(-1, size, *outputs.shape[1:]),)
 
     def unstamped(weights: Tree, images: Array) -> tuple[Array]:
         return (oracle.answer(weights, images, run.books),)
 
-    together = max(1, IMAGES_AT_ONCE // size)
+    each = math.prod(pool.probes.shape[1:]) * pool.probes.dtype.itemsize
+    together = max(1, min(IMAGES_AT_ONCE, BYTES_AT_ONCE // each) // size)
     if (n + 1) * size > run.ledger.left:
         raise OutOfQueries(f"the budget does not pay for {n} draws shown to {size} probes.")
 

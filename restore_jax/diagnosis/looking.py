@@ -50,7 +50,9 @@ class Beginning(NamedTuple):
       key: of everything drawn in it.
       draws: the random triggers that all classes share.
       goal: the score at which the event begins.
-      probes: by class, `Lane.probes` of those that can be followed.
+      orders: by class, of those that can be followed, the places of its probes in the pool, the
+        hardest to lead first where margins tell, so that a trigger that fails is seen to fail
+        early.
       descent: what makes and moves lanes.
     """
 
@@ -58,7 +60,7 @@ class Beginning(NamedTuple):
     key: Array
     draws: Draws
     goal: float
-    probes: dict[int, Array]
+    orders: dict[int, np.ndarray]
     descent: Descent
 
 
@@ -164,9 +166,13 @@ def begin(work: Work, pool: Pool, name: str, number: int) -> Beginning:
     classes = "1 class" if led == 1 else f"{led} classes"
     work.tell(f"{name}: {settings.num_draws} random triggers, {classes} led to")
     judged = [int(k) for k in np.flatnonzero(pool.judged)]
-    probes = {k: _in_order(work, pool, draws, k) for k in judged}
-    descent = make_descent(work.run, space, settings, work.success, probes)
-    return Beginning(space, key, draws, goal, probes, descent)
+    orders = {k: _in_order(work, pool, draws, k) for k in judged}
+
+    def probes_of(k: int) -> Array:
+        return pool.probes[jnp.asarray(orders[k])]
+
+    descent = make_descent(work.run, space, settings, work.success, probes_of)
+    return Beginning(space, key, draws, goal, orders, descent)
 
 
 def _draws(work: Work, pool: Pool, space: TriggerSpace, key: Array) -> Draws:
@@ -203,9 +209,9 @@ def _followed(work: Work, beginning: Beginning, end: int) -> Followed:
 
     Ends at the depth asked for, or where the ledger would come to stand past ``end``.
     """
-    settings, (space, key, draws, goal, probes, descent) = work.settings, beginning
+    settings, (space, key, draws, goal, orders, descent) = work.settings, beginning
     depth = depth_of(work, space.name)
-    judged = list(probes)
+    judged = list(orders)
     # Where only some can be followed: by the best draws, which a trigger in one place needs, and by
     # their share of what a class lacks: of many classes most are led easily, but not far enough.
     best = np.sort(draws.scores, 1)[:, -max(1, settings.num_draws // FOREMOST)]
@@ -256,13 +262,13 @@ def _reach(score: float, empty: float, goal: float) -> float:
     return (score - empty) / max(goal - empty, 1e-30)
 
 
-def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> Array:
-    """f32[m, H, W, C]: a class's probes, the farthest from it first; with labels as they come."""
+def _in_order(work: Work, pool: Pool, draws: Draws, k: int) -> np.ndarray:
+    """int[m]: where a class's probes are, the farthest from it first; with labels as they come."""
     places = np.flatnonzero(pool.valid[k])
     if work.run.model.access != "labels":
         lead = all_margins(work.run.model.access, draws.outputs)[places, k]
         places = places[np.argsort(lead, kind="stable")]
-    return pool.probes[jnp.asarray(places)]
+    return places
 
 
 def _seen(

@@ -83,7 +83,10 @@ def prepare(
     depths = depths_by(conditions.access, was_measured(conditions)) | settings.depths
     settings = dataclasses.replace(settings, depths=depths)
     followed = [depths.get(name, OTHER_DEPTH) for name in names]
-    images = expected(followed, oracle.num_classes, settings, run.model.access == "labels")
+    images = expected(
+        followed, oracle.num_classes, settings, run.model.access == "labels",
+        run.ledger.budget / run.model.each,
+    )  # fmt: skip
     announce(run, images, least // oracle.each, on_estimate)
 
     def tell(text: str, milestone: bool = True) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from restore_jax.data.probes import ProbeSource
 from restore_jax.diagnosis.descent import Lane
+from restore_jax.diagnosis.expecting import RECOVERY_SHARE
 from restore_jax.diagnosis.judging import clean_models, findings, verdict
 from restore_jax.diagnosis.looking import Look, depth_of, look, options_of, stand, tell
 from restore_jax.diagnosis.preparing import OnScan, pool_of, prepare
@@ -31,8 +32,6 @@ from restore_jax.spaces import catalogue
 from restore_jax.splitting.types import Particles
 
 FALSE_ALARM_RATE = 0.06
-RECOVERY_SHARE = 0.35
-"""Of the budget, kept for recovering the triggers of suspicious classes."""
 ENOUGH_UNSEEN = 200
 """Probes that a recovery needs: the search's, those that confirm, and some that are turned away."""
 

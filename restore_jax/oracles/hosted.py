@@ -32,12 +32,16 @@ from restore_jax.splitting import (
     SplittingState,
     host_driven,
 )
+from restore_jax.splitting.compiling import light_compilation
 from restore_jax.splitting.types import Args, Particles, Tree
 from restore_jax.types import JSON, Argument
 
 Array = jax.Array
 MOST_BYTES = 1 << 26
 """Of stamped images at once."""
+FEW_BYTES, FEW = 1 << 24, 16
+"""Where so few candidates' images are more than so many bytes, no more are stamped at once: memory
+that is given back and taken again costs as much as the stamping."""
 CHUNK = 64
 
 
@@ -170,12 +174,11 @@ class HostedOracle:
             particles: Particles, rows: np.ndarray, probes: Array, args: Args
         ) -> np.ndarray:
             width, size = probes.shape[0], int(np.prod(probes.shape[1:])) * 4
-            together = max(1, MOST_BYTES // (width * size))
+            together, sizes = _together(width * size)
             outputs = []
             for first in range(0, len(rows), together):
                 some = rows[first : first + together]
-                # Of one of few sizes, so that few programs are compiled.
-                padded = np.resize(some, max(16, 1 << (len(some) - 1).bit_length()))
+                padded = np.resize(some, sizes(len(some)))
                 images = shown(particles, padded, probes, args)
                 number = len(some) * width
                 books.charge(number)
@@ -195,7 +198,7 @@ class HostedOracle:
     ) -> Sampler:
         """See `Oracle.sampler`: the sampler driven from the host."""
         del books, key, args
-        algorithm = host_driven(scorer, space, **how)
+        algorithm = host_driven(scorer, space, compiler_options=light_compilation(), **how)
 
         def advance(state: SplittingState, args: Args) -> SplittingState:
             return algorithm.advance(state, args, 1)
@@ -205,7 +208,7 @@ class HostedOracle:
     def lanes(self, scorer: Scorer, space: SearchSpace, books: Books, **how: Argument) -> Lanes:
         """See `Oracle.lanes`: one after the other."""
         del books  # they have paid
-        algorithm = host_driven(scorer, space, **how)
+        algorithm = host_driven(scorer, space, compiler_options=light_compilation(), **how)
 
         def advance(
             states: list[SplittingState], args: list[dict[str, Tree]]
@@ -247,6 +250,20 @@ def _begin(algorithm: SplittingAlgorithm, scorer: Scorer) -> Begin:
 @functools.partial(jax.jit, static_argnums=0)
 def _read(access: str, outputs: Array, target: Array) -> tuple[Array, Array, Array, Array]:
     return read_outputs(access, outputs, target)
+
+
+def _together(size: int) -> tuple[int, Callable[[int], int]]:
+    """How many candidates are stamped at once, and to what number fewer are filled up.
+
+    There are few such numbers, so that few programs are compiled.
+
+    Args:
+      size: bytes of a candidate's images.
+    """
+    few = max(1, FEW_BYTES // size)
+    if few < FEW:
+        return few, lambda number: few if number > few // 3 else max(1, few // 3)
+    return MOST_BYTES // size, lambda number: max(FEW, 1 << (number - 1).bit_length())
 
 
 def _padded(outputs: np.ndarray) -> np.ndarray:

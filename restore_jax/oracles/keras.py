@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from restore_jax.oracles.arrays import ArrayInput, array_input, find_output, in_words, pick
+from restore_jax.oracles.depthwise import with_shifts
 from restore_jax.oracles.errors import cause
 from restore_jax.oracles.foreign import foreign
 from restore_jax.oracles.options import Description, ModelOptions
@@ -149,7 +150,7 @@ def traced(
         shown = model.images.convert(images, jnp)
         return model.answer(model.model.stateless_call(*weights, shown, training=False)[0])
 
-    return weights, function
+    return weights, with_shifts(function)
 
 
 def outputs(model: KerasModel) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from restore_jax.recovery.strengthening import strengthen
 from restore_jax.recovery.trying import try_spaces
 from restore_jax.recovery.types import Recovery
 from restore_jax.run import Limits, Run, Saved, examining
-from restore_jax.run.estimates import OnEstimate, announce
+from restore_jax.run.estimates import Expected, OnEstimate, announce
 from restore_jax.spaces.catalogue import Space, find
 from restore_jax.spaces.settings import Settings
 from restore_jax.spaces.types import TriggerSpace
@@ -174,7 +174,8 @@ def recover(
     run = Run(oracle, budget=allowed, journal=journal, within=within, limits=limits, **given)
     if within is None:
         run.examine()
-        announce(run, _expected(aim, own_budget, space) * (1 + compare), aim.least, on_estimate)
+        images = _expected(aim, own_budget, space).times(1 + compare)
+        announce(run, images, aim.least, on_estimate)
         if protocol == "reference":
             reference.check_access(run.model)
     found = Found(aim, run.feed(aim.excluded, aim.source))
@@ -202,10 +203,10 @@ def _gone_through(stage: Stage, run: Run, found: Found) -> Found:
         return stage(run, found.now(status=INTERRUPTED))
 
 
-def _expected(aim: Aim, own_budget: int, space: str | TriggerSpace) -> float:
+def _expected(aim: Aim, own_budget: int, space: str | TriggerSpace) -> Expected:
     """The images that the recovery takes where there is a trigger."""
     if aim.protocol == "reference":
-        return own_budget
+        return Expected(own_budget)
     return expected(_entry(space), aim.settings, aim.stop)
 
 

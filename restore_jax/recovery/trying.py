@@ -10,7 +10,7 @@ from restore_jax.recovery.aims import check_budget, needs, one_of
 from restore_jax.recovery.expecting import expected
 from restore_jax.recovery.types import Attempt, Recovery
 from restore_jax.run import Limits, Run, Saved
-from restore_jax.run.estimates import OnEstimate, announce
+from restore_jax.run.estimates import Expected, OnEstimate, announce
 from restore_jax.run.limits import SECONDS
 from restore_jax.spaces import catalogue
 from restore_jax.spaces.settings import Settings
@@ -50,8 +50,8 @@ def try_spaces(
     whole = run.ledger.budget
     if within is None:
         run.examine()
-        images = sum(expected(catalogue.find(k), plans[k], how["stop"]) for k in names)
-        announce(run, images, needs(oracle, plans[names[0]])[1], on_estimate)
+        each = [expected(catalogue.find(k), plans[k], how["stop"]) for k in names]
+        announce(run, _in_turn(each), needs(oracle, plans[names[0]])[1], on_estimate)
     oracle, before = run.model, run.cost().queries_by_stage
     begun = run.ledger.spent - sum(before.values())
     found: list[Recovery] = []
@@ -95,6 +95,16 @@ def try_spaces(
             asking=oracle.spending(run.ledger),
         ),
         spaces_tried=tuple(map(_attempt, found)),
+    )
+
+
+def _in_turn(each: list[Expected]) -> Expected:
+    """What spaces in turn take: at least the first one's least, at most the most of all."""
+    return Expected(
+        sum(one.images for one in each),
+        each[0].images if each[0].low is None else each[0].low,
+        sum(one.images if one.high is None else one.high for one in each),
+        sum(one.recoveries or 0 for one in each),
     )
 
 

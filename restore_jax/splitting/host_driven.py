@@ -4,7 +4,7 @@ What is proposed, accepted and accounted for is what `importance_splitting` comp
 between them the score is an ordinary function of arrays. The same seed gives the same run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ from restore_jax.splitting.types import (
     Trial,
 )
 
+CompilerOptions = Mapping[str, str | bool] | None
+
 
 def host_driven(
     scorer: Scorer,
@@ -61,6 +63,7 @@ def host_driven(
     max_levels: int = 100,
     max_queries: int | None = None,
     stop: str = "estimate",
+    compiler_options: CompilerOptions = None,
 ) -> SplittingAlgorithm:
     """Builds the sampler for a score computed on the host.
 
@@ -71,6 +74,8 @@ def host_driven(
       space: the prior and a kernel of one trial a sweep.
       num_particles, survival, num_moves, moving, threshold, max_levels, max_queries, stop: see
         `importance_splitting`.
+      compiler_options: XLA's, for the pieces; None: its own, with which a run has the bits of a
+        compiled one.
 
     Returns:
       A `SplittingAlgorithm`. Of its functions only ``result`` and ``begin`` can be jitted or
@@ -102,7 +107,7 @@ def host_driven(
     )
     if space.kernel.max_trials != 1:
         raise ValueError("a score on the host needs a kernel that makes one trial a sweep.")
-    programs = _compiled(settings)
+    programs = _compiled(settings, compiler_options)
 
     def init(key: Array, args: Args) -> SplittingState:
         particles, scoring_key = programs.draw(key)
@@ -174,8 +179,9 @@ class Programs(NamedTuple):
     close: Callable[[SplittingState, Level, Population], tuple[SplittingState, LevelInfo]]
 
 
-def _compiled(settings: SamplerSettings) -> Programs:
+def _compiled(settings: SamplerSettings, options: CompilerOptions) -> Programs:
     """The pieces of a run; each is compiled when it is first called."""
+    compiled = partial(jax.jit, compiler_options=options)
 
     def opened(state: SplittingState) -> tuple[Level, Population, Taught | None]:
         level = find_level(settings, state.scores)
@@ -199,13 +205,13 @@ def _compiled(settings: SamplerSettings) -> Programs:
         return Proposed(*asked[0], sweep_key(state, population)), moved
 
     return Programs(
-        draw=jax.jit(partial(draw, settings)),
-        begin=jax.jit(partial(begin, settings)),
-        begin_with=jax.jit(partial(begin_with, settings)),
-        open=jax.jit(opened),
-        goes_on=jax.jit(partial(level_goes_on, settings)),
-        sweep=jax.jit(swept),
-        close=jax.jit(partial(account, settings)),
+        draw=compiled(partial(draw, settings)),
+        begin=compiled(partial(begin, settings)),
+        begin_with=compiled(partial(begin_with, settings)),
+        open=compiled(opened),
+        goes_on=compiled(partial(level_goes_on, settings)),
+        sweep=compiled(swept),
+        close=compiled(partial(account, settings)),
     )
 
 
