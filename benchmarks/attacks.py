@@ -169,9 +169,9 @@ def table(rows: dict[str, Any]) -> str:
         "below on 10,000 shapes of 32x32 that the package draws; accuracy and ASR of the planted "
         'trigger on 2,000 other shapes. Then `recover(model, class, space=..., probes="shapes", '
         f'stop="first_hit", budget={BUDGET:,}, seed=0)`, with `source=` where one is said; ASR of '
-        "what that gave back on test shapes of the classes that are led, which no search saw. *In a "
-        "clean one*: the same search, class and seed in a network of the same recipe with nothing "
-        "planted. One network and one seed an attack: what is missed here need not always be.",
+        "what that gave back on test shapes of the classes that are led, which no search saw. "
+        "*In a clean one*: the same search, class and seed in a network of the same recipe with "
+        "nothing planted. One network and one seed an attack: what is missed here need not always be.",
         "",
         "| attack | from | accuracy | ASR | leads | space | found | images | ASR of what was "
         "recovered | in a clean one |",
