@@ -171,7 +171,8 @@ def table(rows: dict[str, Any]) -> str:
         f'stop="first_hit", budget={BUDGET:,}, seed=0)`, with `source=` where one is said; ASR of '
         "what that gave back on test shapes of the classes that are led, which no search saw. "
         "*In a clean one*: the same search, class and seed in a network of the same recipe with "
-        "nothing planted. One network and one seed an attack: what is missed here need not always be.",
+        "nothing planted. One network and one seed an attack: what is missed here need not always "
+        "be.",
         "",
         "| attack | from | accuracy | ASR | leads | space | found | images | ASR of what was "
         "recovered | in a clean one |",
