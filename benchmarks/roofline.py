@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PRODUCT = 2048
-"""Rows and columns of the large matrices."""
+PRODUCT = {"cpu": 2048, "gpu": 8192}
+"""Rows and columns of the large matrices: a GPU is not kept busy by those that do for a CPU."""
 COPIED = 2**26
 """Numbers in the large copy."""
 
@@ -44,9 +44,15 @@ class Layer(NamedTuple):
     moved: float
 
 
+def product_side() -> int:
+    """Rows and columns of the large matrices on the device at hand."""
+    return PRODUCT["cpu" if jax.default_backend() == "cpu" else "gpu"]
+
+
 def ceilings(dtype: Any, repeats: int = 7) -> Ceilings:
     """Measures the device; the best of several, as a ceiling should be."""
-    square = jnp.ones((PRODUCT, PRODUCT), dtype)
+    side = product_side()
+    square = jnp.ones((side, side), dtype)
     long = jnp.ones(COPIED, jnp.float32)
     product = jax.jit(lambda a: a @ a)
     copy = jax.jit(lambda a: a + 1)
@@ -59,7 +65,7 @@ def ceilings(dtype: Any, repeats: int = 7) -> Ceilings:
             jax.block_until_ready(function(given))
             best = min(best, time.perf_counter() - start)
         times[name] = best
-    return Ceilings(2.0 * PRODUCT**3 / times["product"], 8.0 * COPIED / times["copy"])
+    return Ceilings(2.0 * side**3 / times["product"], 8.0 * COPIED / times["copy"])
 
 
 def layers(function: Any, *args: Any) -> list[Layer]:

@@ -136,6 +136,7 @@ def scoring(args: argparse.Namespace) -> dict[str, Any]:
         "probes": args.probes,
         "flops": limits.flops,
         "bandwidth": limits.bandwidth,
+        "product": roofline.product_side(),
         "networks": networks,
     }
 

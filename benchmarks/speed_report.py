@@ -39,11 +39,12 @@ def rates(value: dict[str, float]) -> list[str]:
 
 
 def scoring(part: dict[str, Any]) -> list[str]:
+    side = part.get("product", 2048)
     lines = [
         "## Scoring",
         "",
         f"Ceilings measured on the spot: {part['flops'] / 1e9:,.0f} GFLOP/s of a product of two "
-        f"2,048x2,048 matrices in {part['dtype']}, {part['bandwidth'] / 1e9:.1f} GB/s of a copy "
+        f"{side:,}x{side:,} matrices in {part['dtype']}, {part['bandwidth'] / 1e9:.1f} GB/s of a copy "
         "of 256 MB. The bound of a network is what its layers would take at these, counting the "
         "multiplications of the plain convolution; a convolution with fewer may pass it.",
         "",
