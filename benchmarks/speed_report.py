@@ -44,9 +44,9 @@ def scoring(part: dict[str, Any]) -> list[str]:
         "## Scoring",
         "",
         f"Ceilings measured on the spot: {part['flops'] / 1e9:,.0f} GFLOP/s of a product of two "
-        f"{side:,}x{side:,} matrices in {part['dtype']}, {part['bandwidth'] / 1e9:.1f} GB/s of a copy "
-        "of 256 MB. The bound of a network is what its layers would take at these, counting the "
-        "multiplications of the plain convolution; a convolution with fewer may pass it.",
+        f"{side:,}x{side:,} matrices in {part['dtype']}, {part['bandwidth'] / 1e9:.1f} GB/s of a "
+        "copy of 256 MB. The bound of a network is what its layers would take at these, counting "
+        "the multiplications of the plain convolution; a convolution with fewer may pass it.",
         "",
     ]
     columns = ["network", "images a chunk", "GFLOP a chunk", "MB a chunk", "bound, images/s"]
