@@ -211,7 +211,8 @@ def _compiled(settings: SamplerSettings, options: CompilerOptions) -> Programs:
         open=compiled(opened),
         goes_on=compiled(partial(level_goes_on, settings)),
         sweep=compiled(swept),
-        close=compiled(partial(account, settings)),
+        # What says how probable the level is has the bits of the compiled loop.
+        close=jax.jit(partial(account, settings)),
     )
 
 
