@@ -46,21 +46,25 @@ def compiling_seconds() -> float:
 
 
 _ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+# Neither sums whose order is free nor a routine chosen by timing.
+_DETERMINISTIC: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
 
 
 @functools.cache
-def compiler_options(one_core: bool = False) -> dict[str, str | bool]:
+def compiler_options(one_core: bool = False, deterministic: bool = False) -> dict[str, str | bool]:
     """XLA's options for a network's programs, for `jax.jit` or ``Lowered.compile``.
 
     Args:
       one_core: whether the program shall keep to one core, because others run beside it.
+      deterministic: whether a GPU shall give the same bits each time; a CPU does anyway.
 
     Returns:
       Options that pay on this backend and that this XLA knows; there may be none.
     """
-    if jax.default_backend() != "cpu":
-        return {}
-    wanted = _EIGEN_CONVOLUTIONS | (_ONE_CORE if one_core else {})
+    if jax.default_backend() == "cpu":
+        wanted = _EIGEN_CONVOLUTIONS | (_ONE_CORE if one_core else {})
+    else:
+        wanted = _DETERMINISTIC if deterministic else {}
     return {name: value for name, value in wanted.items() if _known(name, value)}
 
 

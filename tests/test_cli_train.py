@@ -158,8 +158,8 @@ def meddle(monkeypatch, with_item):
     """Passes every item of an epoch through ``with_item(epoch, item)``."""
     make_trainer = training.trainer.make_trainer
 
-    def meddled(*args):
-        trainer = make_trainer(*args)
+    def meddled(*args, **options):
+        trainer = make_trainer(*args, **options)
 
         def one_epoch(state):
             for item in trainer.epoch(state):

@@ -253,3 +253,17 @@ def test_refusals_are_one_sentence(name, options, word):
     with pytest.raises(ValueError, match=r"^[^\n]*\.$") as caught:
         make_network(name, **options)
     assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [(jnp.float32, True), (jnp.bfloat16, False)])
+def test_on_a_gpu_products_of_float32_are_float32(dtype, exact, monkeypatch):
+    """Where it may, a GPU multiplies float32 in TF32, with 10 bits."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    network = make_network("resnet8_small", image_shape=(16, 16, 3), dtype=dtype)
+    params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    traced = jax.make_jaxpr(network.apply_train)(params, stats, images)
+    products = [e for e in traced.eqns if e.primitive.name == "conv_general_dilated"]
+    assert len(products) >= 7
+    for each in products:
+        assert (str(each.params["precision"]) != "None") == exact

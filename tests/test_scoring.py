@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from models_by_hand import IMAGE_SHAPE, NUM_CLASSES, TARGET, backdoored
 
+from restore_jax.compilation import chunk_size
 from restore_jax.oracles import labels, margins, open_model
 from restore_jax.racing import make_scorer, needed, threshold, whole_legs
 from restore_jax.spaces import make_space
@@ -189,7 +190,7 @@ def test_searches_that_are_vmapped_are_shown_what_each_would_be_alone(setup):
 
 def test_stamped_images_are_never_all_there_at_once(setup):
     space, _, probes = setup
-    oracle, n = as_access("logits"), 4096
+    oracle, n = as_access("logits"), 32 * max(128, chunk_size(IMAGE_SHAPE) // M)
     scorer, args = make_scorer(oracle, space, SUCCESS, M, race=False), args_of(oracle, probes)
     particles = space.search.sample(jax.random.key(5), n)
 

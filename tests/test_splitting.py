@@ -59,11 +59,19 @@ def lane(tree, i):
 
 
 def assert_same_run(one, other):
-    """Bit for bit, but for the reading of the standard error, a sum whose order is free."""
+    """Bit for bit, but for the reading of the standard error, a sum whose order is free.
+
+    On a GPU the order of every sum is free: there, what is counted is the same to the bit.
+    """
     np.testing.assert_allclose(one.log_prob_std, other.log_prob_std, rtol=1e-6)
     np.testing.assert_allclose(one.log_prob_dof, other.log_prob_dof, rtol=1e-5)
     same = partial(dataclasses.replace, log_prob_std=None)
-    chex.assert_trees_all_equal(same(one), same(other))
+    if jax.default_backend() == "cpu":
+        chex.assert_trees_all_equal(same(one), same(other))
+        return
+    for a, b in zip(jax.tree.leaves(same(one)), jax.tree.leaves(same(other)), strict=True):
+        exact = not np.issubdtype(np.asarray(a).dtype, np.floating)
+        np.testing.assert_allclose(a, b, rtol=0 if exact else 1e-5)
 
 
 @pytest.fixture(scope="module")

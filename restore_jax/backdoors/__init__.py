@@ -14,7 +14,7 @@ from restore_jax.backdoors.planted import (
     poisoning_of,
     register,
 )
-from restore_jax.backdoors.poisoning import Poisoning, make_poisoning
+from restore_jax.backdoors.poisoning import PlannedPoisoning, Poisoning, make_poisoning
 from restore_jax.backdoors.spread import Spread
 from restore_jax.backdoors.stripes import PlantedStripes
 from restore_jax.backdoors.trigger import Trigger, describe, same_marks, stamp, whole_image
@@ -25,6 +25,7 @@ __all__ = [
     "PLANTED",
     "Attack",
     "Kind",
+    "PlannedPoisoning",
     "Planted",
     "PlantedBlend",
     "PlantedChange",

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "After each epoch a checkpoint and metrics.json (clean accuracy in all and by class, "
         "attack success rate of each trigger) are written to --out, and at the end model/: the "
         "network alone, in half precision. Ctrl-C loses the epoch it "
-        "falls in and no more: --resume goes on, to the same weights bit for bit."
+        "falls in and no more: --resume goes on, to the same weights bit for bit (on a GPU with "
+        "--deterministic)."
     )
     add = parser.add_argument
     add("--dataset", default="cifar10", choices=DATASETS,
@@ -83,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure accuracy and attack success rates after each N-th epoch and the last "
              "(%(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="decides everything drawn (%(default)s)")
+    add("--deterministic", action="store_true",
+        help="on a GPU: the same seed gives the same weights bit for bit, for some of its speed; "
+             "on a CPU it always does")  # fmt: skip
     add("--out", metavar="DIR", help="where to write (runs/train-<dataset>-<arch>-<seed>/)")
     add("--overwrite", action="store_true", help="replace what --out holds")
     add("--resume", action="store_true",
@@ -184,6 +188,8 @@ def _command(args: argparse.Namespace, recipe: training.Recipe) -> str:
         words.append(f"--{name.replace('_', '-')} {value}")
     if args.holdout:
         words.append(f"--holdout {args.holdout}")
+    if args.deterministic:
+        words.append("--deterministic")
     if args.start_from:
         words.append("--start-from" + " DIR" * len(args.start_from))
     return " ".join([*words, f"--seed {args.seed}"])
@@ -210,6 +216,7 @@ def run(args: argparse.Namespace) -> int:
                 evaluate_every=args.evaluate_every,
                 seed=args.seed,
                 data_dir=args.data_dir,
+                deterministic=args.deterministic,
                 overwrite=args.overwrite,
                 resume=args.resume,
                 command=command,

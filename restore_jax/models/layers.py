@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from restore_jax.models import winograd
 from restore_jax.models.depthwise import DepthwiseConv
+from restore_jax.models.norms import TrainedNorm
 from restore_jax.splitting.types import Tree
 
 Array = jax.Array
@@ -79,12 +80,11 @@ class ConvNorm(nnx.Module):
             )
         self.pool = pool
         self.sign = nnx.data(nnx.Param(jnp.ones(cout)) if folded and pool else None)
+        kind = TrainedNorm if jax.default_backend() == "cpu" else nnx.BatchNorm
         self.norm = nnx.data(
             None
             if folded
-            else nnx.BatchNorm(
-                cout, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, rngs=rngs
-            )
+            else kind(cout, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, rngs=rngs)
         )
 
     def __call__(self, x: Array, train: bool) -> Array:

@@ -1,10 +1,12 @@
 """Networks by name, each as a handful of pure functions."""
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -13,8 +15,10 @@ from restore_jax.models.layers import Params, fold_norms, whitening_kernel
 from restore_jax.models.mobilenet import STAGES, MobileNet
 from restore_jax.models.resnet import PooledResNet, ResNet
 from restore_jax.models.vit import small_vit
+from restore_jax.splitting.types import Tree
 
 Array = jax.Array
+Made = TypeVar("Made")
 
 _BUILDERS: dict[str, Callable[..., nnx.Module]] = {
     "resnet8": lambda **kw: PooledResNet((48, 160, 240), **kw),
@@ -81,7 +85,8 @@ def make_network(
       num_classes: K >= 2.
       image_shape: (H, W, C), H and W at least 8, and multiples of the patch of a ``vit_``.
       mean, std: per channel (or one for all), in units of the [0, 1] pixel.
-      dtype: of the arithmetic; parameters and logits stay f32.
+      dtype: of the arithmetic; parameters and logits stay f32. Products of float32 are float32
+        on every device.
 
     Raises:
       InputError: an unknown name or an unusable shape.
@@ -102,8 +107,24 @@ def make_network(
         raise InputError(
             f"{name} needs images whose sides are multiples of {side}, not {height}x{width}."
         )
+    return _made(
+        name, num_classes, (height, width, channels), tuple(mean), tuple(std), jnp.dtype(dtype)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _made(
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: np.dtype,
+) -> Network:
+    """See `make_network`; the same each time, so that programs made of it serve again."""
+    channels = image_shape[2]
     # One number for each channel, or for all of them.
-    shift, scale = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (mean, std))
+    shift, scale = (np.asarray(each, np.float32).reshape(1, 1, 1, -1) for each in (mean, std))
 
     def normalise(images: Array) -> Array:
         return ((images - shift) / scale).astype(dtype)
@@ -132,6 +153,18 @@ def make_network(
         nnx.replace_by_pure_dict(stats_state, stats)
         return nnx.merge(graph, params_state, stats_state, rest)
 
+    def exact(function: Callable[..., Made]) -> Callable[..., Made]:
+        """Of a network in float32, whose products a GPU would otherwise round to 10 bits (TF32)."""
+
+        @functools.wraps(function)
+        def called(*args: Tree) -> Made:
+            if dtype != jnp.float32 or jax.default_backend() == "cpu":
+                return function(*args)
+            with jax.default_matmul_precision("highest"):
+                return function(*args)
+
+        return called
+
     def init(key: Array) -> tuple[Params, Params]:
         _, params, stats = split(build(False, key))
         return params, stats
@@ -142,9 +175,11 @@ def make_network(
         kernel = whitening_kernel(normalise(images).astype(jnp.float32))
         return batch_stats | {"stem": {"kernel": kernel}}
 
+    @exact
     def apply(params: Params, batch_stats: Params, images: Array) -> Array:
         return merge(False, params, batch_stats)(normalise(images), False)
 
+    @exact
     def apply_train(params: Params, batch_stats: Params, images: Array) -> tuple[Array, Params]:
         module = merge(False, params, batch_stats)
         logits = module(normalise(images), True)
@@ -156,6 +191,7 @@ def make_network(
         like = nnx.to_pure_dict(structure(True)[1])
         return fold_norms(params, batch_stats, like), kept
 
+    @exact
     def apply_folded(folded: tuple[Params, Params], images: Array) -> Array:
         return merge(True, *folded)(normalise(images), False)
 

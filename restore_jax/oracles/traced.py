@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_batching import sequential_vmap
 from jax.typing import ArrayLike
 
-from restore_jax.compilation import chunk_size, compiler_options, side_by_side
+from restore_jax.compilation import compiler_options, side_by_side
 from restore_jax.oracles.checking import check_margins, check_outputs, check_scores, check_sums
+from restore_jax.oracles.chunks import Asking, ask_racing
 from restore_jax.oracles.ledger import Ledger
 from restore_jax.oracles.types import (
     NOBODY,
@@ -173,23 +173,18 @@ class TracedOracle:
         """See `Oracle.race`: a scan over the legs, in which chunks without runners are skipped."""
         del books  # a program can pay nobody: `sampler` and `lanes` book what it took
 
-        def answers_of(args: Args, particles: Particles, probes: Array) -> Array:
-            images = jax.vmap(lambda one, probes: race.show(one, probes, args), (0, None))(
-                particles, probes
-            )
-            outputs = self.function(args["weights"], images.reshape(-1, *images.shape[2:]))
-            return race.read(outputs, args).reshape(-1, race.width)
+        asking = Asking(show=race.show, answer=self.function, read=race.read)
 
         def run(
             particles: Particles, active: Array, level: Array, args: Args
         ) -> tuple[Tree, Array]:
             n = active.shape[0]
-            asked_with = {name: args[name] for name in ("weights", *race.reads)}
+            weights, asked_with = args["weights"], {name: args[name] for name in race.reads}
 
             def leg(carry: tuple[Array, Tree], shown: tuple[Array, Tree]) -> Tree:
                 racing, tally = carry
                 probes, notes = shown
-                answers = ask_racing(answers_of, asked_with, particles, probes, racing)
+                answers = ask_racing(asking, weights, asked_with, particles, probes, racing)
                 cost = jnp.sum(racing, dtype=jnp.uint32) * jnp.uint32(race.width)
                 tally, racing = race.tally(tally, answers, racing, notes, level, args)
                 return (racing, tally), (answers, cost)
@@ -368,61 +363,3 @@ def _begin(algorithm: SplittingAlgorithm, scorer: Scorer, books: Books) -> Begin
 def _compiled(function: Function) -> Function:
     """A function as a program of its own; a loop in it would else be compiled every time."""
     return jax.jit(function, compiler_options=compiler_options())
-
-
-def ask_racing(
-    answers_of: Callable[[Args, Particles, Array], Array],
-    args: Args,
-    particles: Particles,
-    probes: Array,
-    racing: Array,
-) -> Array:
-    """Asks about some probes with the particles still racing; whole chunks of others are skipped.
-
-    On a CPU, searches that are vmapped take turns chunk by chunk: together their images would
-    leave the cache, and nobody's chunks could be skipped.
-
-    Args:
-      answers_of: ``(args, particles [k], probes) -> [k, w, ...]``, what the model says of the w
-        stamped probes.
-      args: a pytree of all arrays that ``answers_of`` reads besides.
-      particles: a pytree with leading axis n.
-      probes: f32[w, H, W, C].
-      racing: bool[n].
-
-    Returns:
-      [n, w, ...]: of particles that do not race it means nothing.
-    """
-    n = racing.shape[0]
-    together = _together(n, probes.shape)
-    # Those still racing come first, so that the chunks behind them can be skipped. The last
-    # chunk is filled up with copies of the first particle.
-    order = jnp.pad(jnp.argsort(~racing, stable=True), (0, -n % together))
-    runners = jnp.sum(racing, dtype=jnp.int32)
-    some = jax.tree.map(lambda leaf: leaf[:together], particles)
-    like = jax.eval_shape(answers_of, args, some, probes)
-
-    def ask_some(some_race: Array, *given: Tree) -> Array:
-        return lax.cond(some_race, answers_of, lambda *_: jnp.zeros(like.shape, like.dtype), *given)
-
-    if jax.default_backend() == "cpu":
-        ask_some = sequential_vmap(ask_some)
-
-    def chunk(_: None, first: Array) -> tuple[None, Array]:
-        rows = lax.dynamic_slice_in_dim(order, first, together)
-        shown = jax.tree.map(lambda leaf: leaf[rows], particles)
-        return None, ask_some(first < runners, args, shown, probes)
-
-    _, asked = lax.scan(chunk, None, jnp.arange(0, n, together))
-    asked = asked.reshape(-1, *like.shape[1:])[:n]
-    return jnp.zeros_like(asked).at[order[:n]].set(asked)
-
-
-def _together(n: int, probes: tuple[int, ...]) -> int:
-    """How many of n candidates are asked about at once, so that they make a good chunk.
-
-    Each with ``probes`` (w, H, W, C); about `chunk_size` images. On a CPU an eighth of them at
-    most: of few candidates, others would be asked about for want of a chunk to skip.
-    """
-    most = -(-n // 8) if jax.default_backend() == "cpu" else n
-    return min(most, max(1, round(chunk_size(probes[1:]) / probes[0])))

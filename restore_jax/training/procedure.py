@@ -116,6 +116,7 @@ def train(
     evaluate_every: int = 1,
     seed: int = 0,
     data_dir: str | None = None,
+    deterministic: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     command: str = "",
@@ -136,6 +137,8 @@ def train(
       evaluate_every: how many epochs lie between measurements.
       seed: of everything drawn.
       data_dir: the TFDS folder that holds cifar10/.
+      deterministic: whether a GPU shall end with the same weights bit for bit each time, for some
+        of its speed; a CPU always does.
       overwrite: whether what ``out`` holds is removed.
       resume: go on from the last epoch saved in ``out``.
       command: what would train this again, written into the checkpoints; a run is resumed only
@@ -156,7 +159,7 @@ def train(
     last, saved = _resumable(out, command) if resume else (None, {})
     prepared, starts = _prepared(
         out, dataset, architecture, list(planted), recipe, start_from, holdout, evaluate_every,
-        seed, data_dir, command,
+        seed, data_dir, deterministic, command,
     )  # fmt: skip
     state = _first_state(prepared, starts, jax.random.key(seed), last)
     if last is None:
@@ -183,6 +186,7 @@ def _prepared(
     evaluate_every: int,
     seed: int,
     data_dir: str | None,
+    deterministic: bool,
     command: str,
 ) -> tuple[_Prepared, list[checkpoints.Checkpoint]]:
     """Data, network and trainer, and the checkpoints to start from."""
@@ -217,7 +221,9 @@ def _prepared(
         recipe=recipe,
         planted=planted,
         network=network,
-        trainer=trainers.make_trainer(network, recipe, poisoning, *training),
+        trainer=trainers.make_trainer(
+            network, recipe, poisoning, *training, deterministic=deterministic
+        ),
         evaluate=evaluate,
         # The test images are not looked at before the end, where some were held out.
         evaluate_at_the_end=lambda: (

@@ -12,7 +12,14 @@ import optax
 from jax import lax
 from optax import contrib
 
-from restore_jax.backdoors import Attack, Poisoning, Trigger, stamp_attack, towards_one
+from restore_jax.backdoors import (
+    Attack,
+    PlannedPoisoning,
+    Poisoning,
+    Trigger,
+    stamp_attack,
+    towards_one,
+)
 from restore_jax.compilation import compiler_options
 from restore_jax.data.augmentation import augment, flip_schedule
 from restore_jax.errors import InputError
@@ -86,7 +93,9 @@ def recipe_for(architecture: str, **given: int | float | str) -> Recipe:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """All that the next epoch needs. Save it, and training goes on bit for bit.
+    """All that the next epoch needs. Save it, and training goes on.
+
+    Bit for bit as it would have gone on: on a CPU, and on a GPU where it is deterministic.
 
     Attributes:
       params, batch_stats: the network's.
@@ -196,6 +205,8 @@ def make_trainer(
     poison: Poisoning,
     images: np.ndarray,
     labels: np.ndarray,
+    *,
+    deterministic: bool = False,
 ) -> Trainer:
     """Prepares training.
 
@@ -205,6 +216,8 @@ def make_trainer(
       poison: the transform applied to each batch after augmentation.
       images: uint8[N, H, W, C], kept on the device.
       labels: int32[N].
+      deterministic: whether a GPU shall end with the same weights bit for bit each time, for
+        some of its speed. A CPU always does.
 
     Raises:
       InputError: fewer images than one batch.
@@ -214,16 +227,14 @@ def make_trainer(
         raise InputError(
             f"a batch of {recipe.batch_size} is more than the {len(images)} images there are."
         )
-    optimizer = make_optimizer(recipe, steps_per_epoch)
-    batch = functools.partial(_batch, recipe, poison)
+    programs = _programs(network, recipe, steps_per_epoch, len(images), deterministic)
     parts = _Parts(
         network=network,
-        optimizer=optimizer,
+        optimizer=make_optimizer(recipe, steps_per_epoch),
         images=jnp.asarray(images),
         labels=jnp.asarray(labels, jnp.int32),
-        plan=jax.jit(functools.partial(_plan, len(images))),
-        steps=_compiled_steps(network, recipe, optimizer, batch),
-        statistics=_compiled_statistics(network, steps_per_epoch, batch),
+        poison=poison if isinstance(poison, PlannedPoisoning) else jax.tree_util.Partial(poison),
+        programs=programs,
         steps_per_epoch=steps_per_epoch,
         # A GPU is left alone for a whole epoch; a CPU's user is told how it goes.
         at_once=STEPS_PER_REPORT if jax.default_backend() == "cpu" else steps_per_epoch,
@@ -245,9 +256,13 @@ class _Carry(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """One pass over the training images: the run's key, the pass's number, and what it plans.
+    """One pass over the training images.
 
-    ``order`` int32[N] and ``flip`` bool[N] are `_plan`'s.
+    Attributes:
+      key_data, number: the run's key and the pass's number.
+      order, flip: int32[N] and bool[N], see `_plan`.
+      images, labels: uint8[N, H, W, C] and int32[N].
+      poison: what is planted, a pytree that can be called.
     """
 
     key_data: Array
@@ -256,37 +271,56 @@ class _Pass(NamedTuple):
     flip: Array
     images: Array
     labels: Array
+    poison: Poisoning
 
 
-Batch = Callable[[Array, _Pass], tuple[Array, Array]]
-"""``(index int32[], pass) -> (images f32[b, H, W, C], labels int32[b])``."""
-
-
-class _Parts(NamedTuple):
-    """What training is made of.
+class _Programs(NamedTuple):
+    """What is compiled. Neither images nor triggers are part of it.
 
     Attributes:
       plan: ``(key_data, number) -> (order, flip)``.
       steps: ``(carry, first, end, pass) -> carry``, the steps first .. end - 1; takes the carry's
         memory.
       statistics: ``(params, batch_stats, pass)``: the sum of what each batch makes of the latter.
-      at_once: steps between reports.
     """
+
+    plan: Callable[[Array, Array], tuple[Array, Array]]
+    steps: Callable[[_Carry, Array, Array, _Pass], _Carry]
+    statistics: Callable[[Params, Params, _Pass], Params]
+
+
+class _Parts(NamedTuple):
+    """What training is made of; ``at_once`` is the number of steps between reports."""
 
     network: Network
     optimizer: optax.GradientTransformation
     images: Array
     labels: Array
-    plan: Callable[[Array, Array], tuple[Array, Array]]
-    steps: Callable[[_Carry, Array, Array, _Pass], _Carry]
-    statistics: Callable[[Params, Params, _Pass], Params]
+    poison: Poisoning
+    programs: _Programs
     steps_per_epoch: int
     at_once: int
 
     def passing(self, state: TrainingState) -> _Pass:
         """The pass that comes after a state."""
-        order, flip = self.plan(state.key_data, state.epoch)
-        return _Pass(state.key_data, state.epoch, order, flip, self.images, self.labels)
+        order, flip = self.programs.plan(state.key_data, state.epoch)
+        return _Pass(
+            state.key_data, state.epoch, order, flip, self.images, self.labels, self.poison
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+    network: Network, recipe: Recipe, steps_per_epoch: int, count: int, deterministic: bool
+) -> _Programs:
+    """One set of programs for all runs that differ in seed, images and what is planted alone."""
+    optimizer = make_optimizer(recipe, steps_per_epoch)
+    options = compiler_options(deterministic=deterministic)
+    return _Programs(
+        plan=jax.jit(functools.partial(_plan, count)),
+        steps=_compiled_steps(network, recipe, optimizer, options),
+        statistics=_compiled_statistics(network, recipe, steps_per_epoch, options),
+    )
 
 
 def _plan(count: int, key_data: Array, number: Array) -> tuple[Array, Array]:
@@ -296,32 +330,35 @@ def _plan(count: int, key_data: Array, number: Array) -> tuple[Array, Array]:
     return order, flip_schedule(jax.random.fold_in(key, 1), count, number)
 
 
-def _batch(recipe: Recipe, poison: Poisoning, index: Array, now: _Pass) -> tuple[Array, Array]:
-    """A batch of a pass, augmented and poisoned; see `Batch`."""
+def _batch(recipe: Recipe, index: Array, now: _Pass) -> tuple[Array, Array]:
+    """A batch of a pass, augmented and poisoned: images f32[b, H, W, C] and labels int32[b]."""
     key = jax.random.fold_in(jax.random.wrap_key_data(now.key_data), 2 * now.number + 3)
     shift_key, poison_key = jax.random.split(jax.random.fold_in(key, index))
     places = lax.dynamic_slice_in_dim(now.order, index * recipe.batch_size, recipe.batch_size)
     x = now.images[places].astype(jnp.float32) / 255.0
     x = augment(shift_key, x, now.flip[places], recipe.translate)
-    return poison(poison_key, x, now.labels[places])
+    return now.poison(poison_key, x, now.labels[places])
 
 
 def _compiled_steps(
-    network: Network, recipe: Recipe, optimizer: optax.GradientTransformation, batch: Batch
+    network: Network,
+    recipe: Recipe,
+    optimizer: optax.GradientTransformation,
+    options: dict[str, str | bool],
 ) -> Callable[[_Carry, Array, Array, _Pass], _Carry]:
-    """See `_Parts`."""
+    """See `_Programs`."""
 
     def loss_fn(params: Params, batch_stats: Params, x: Array, y: Array) -> tuple[Array, Params]:
         logits, batch_stats = network.apply_train(params, batch_stats, x)
         goal = optax.smooth_labels(jax.nn.one_hot(y, network.num_classes), recipe.label_smoothing)
         return jnp.mean(optax.softmax_cross_entropy(logits, goal)), batch_stats
 
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     def steps(carry: _Carry, first: Array, end: Array, now: _Pass) -> _Carry:
         def step(index: Array, carry: _Carry) -> _Carry:
             params, batch_stats, opt_state, total = carry
             (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-                params, batch_stats, *batch(index, now)
+                params, batch_stats, *_batch(recipe, index, now)
             )
             updates, opt_state = optimizer.update(gradient, opt_state, params)
             params = optax.apply_updates(params, updates)
@@ -333,14 +370,14 @@ def _compiled_steps(
 
 
 def _compiled_statistics(
-    network: Network, steps_per_epoch: int, batch: Batch
+    network: Network, recipe: Recipe, steps_per_epoch: int, options: dict[str, str | bool]
 ) -> Callable[[Params, Params, _Pass], Params]:
-    """See `_Parts`."""
+    """See `_Programs`."""
 
-    @functools.partial(jax.jit, compiler_options=compiler_options())
+    @functools.partial(jax.jit, compiler_options=options)
     def statistics(params: Params, before: Params, now: _Pass) -> Params:
         def add(index: Array, total: Params) -> Params:
-            moved = network.apply_train(params, before, batch(index, now)[0])[1]
+            moved = network.apply_train(params, before, _batch(recipe, index, now)[0])[1]
             return jax.tree.map(jnp.add, total, moved)
 
         zeros = jax.tree.map(jnp.zeros_like, before)
@@ -369,7 +406,7 @@ def _epoch(parts: _Parts, state: TrainingState) -> Iterator[tuple[int, int, floa
     carry = jax.tree.map(jnp.copy, start)  # the steps take its memory, and the caller keeps his
     for first in range(0, number, parts.at_once):
         done = min(first + parts.at_once, number)
-        carry = parts.steps(carry, jnp.int32(first), jnp.int32(done), now)
+        carry = parts.programs.steps(carry, jnp.int32(first), jnp.int32(done), now)
         if done < number:
             yield done, number, float(carry.total) / done, state
     params, batch_stats, opt_state, total = carry
@@ -379,7 +416,7 @@ def _epoch(parts: _Parts, state: TrainingState) -> Iterator[tuple[int, int, floa
 
 def _settle(parts: _Parts, state: TrainingState) -> TrainingState:
     """See `Trainer.settle`."""
-    total = parts.statistics(state.params, state.batch_stats, parts.passing(state))
+    total = parts.programs.statistics(state.params, state.batch_stats, parts.passing(state))
 
     # Each batch has moved the running statistics a tenth of the way to its own.
     def mean_of_batches(total: Array, before: Array) -> Array:
@@ -408,10 +445,34 @@ def make_evaluation(
     chunk = min(EVALUATION_CHUNK, count)
     short = -count % chunk
     padded = np.concatenate([images, images[:short]]).reshape(-1, chunk, *images.shape[1:])
-    chunks = jnp.asarray(padded)
+    chunks, predictions = jnp.asarray(padded), _predictions(network)
+
+    def predict(folded: tuple[Params, Params], trigger: Trigger | None, roams: bool) -> np.ndarray:
+        return np.asarray(predictions(folded, chunks, trigger, roams))[:count]
+
+    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
+        folded = network.fold(params, batch_stats)
+        right = predict(folded, None, False) == labels
+        by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]
+        asr = []
+        for trigger in triggers:
+            attack = trigger
+            if not isinstance(attack, Attack):
+                attack = towards_one(attack, network.num_classes)
+            wanted = attack.leads_to[labels]
+            hit = predict(folded, attack.trigger, attack.roams) == wanted
+            asr.append(float(hit[labels != wanted].mean()))
+        return Evaluation(float(right.mean()), by_class, asr)
+
+    return evaluate
+
+
+@functools.lru_cache(maxsize=8)
+def _predictions(network: Network) -> Callable[..., Array]:
+    """``(folded, chunks uint8[k, b, H, W, C], trigger, roams) -> int32[k b]``, compiled once."""
 
     @functools.partial(jax.jit, compiler_options=compiler_options(), static_argnames="roams")
-    def predict(
+    def predictions(
         folded: tuple[Params, Params], chunks: Array, trigger: Trigger | None, roams: bool
     ) -> Array:
         def one(chunk: tuple[Array, Array]) -> Array:
@@ -421,20 +482,6 @@ def make_evaluation(
                 x = stamp_attack(Attack(trigger, np.zeros(0), roams), x, places)
             return jnp.argmax(network.apply_folded(folded, x), -1)
 
-        return lax.map(one, (chunks, jnp.arange(len(chunks)))).reshape(-1)[:count]
+        return lax.map(one, (chunks, jnp.arange(len(chunks)))).reshape(-1)
 
-    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
-        folded = network.fold(params, batch_stats)
-        right = np.asarray(predict(folded, chunks, None, False)) == labels
-        by_class = [float(right[labels == k].mean()) for k in range(network.num_classes)]
-        asr = []
-        for trigger in triggers:
-            attack = trigger
-            if not isinstance(attack, Attack):
-                attack = towards_one(attack, network.num_classes)
-            wanted = attack.leads_to[labels]
-            hit = np.asarray(predict(folded, chunks, attack.trigger, attack.roams)) == wanted
-            asr.append(float(hit[labels != wanted].mean()))
-        return Evaluation(float(right.mean()), by_class, asr)
-
-    return evaluate
+    return predictions
