@@ -6,6 +6,8 @@ and a first call are left out but where they are what is measured.
 """
 
 import argparse
+import contextlib
+import copy
 import datetime
 import importlib.util
 import json
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ from restore_jax.compilation import chunk_size, compiler_options
 from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.environment import device_name, versions
 from restore_jax.models import Network, make_network, winograd
-from restore_jax.oracles import TracedOracle
+from restore_jax.oracles import TracedOracle, chunks
 from restore_jax.racing import make_scorer
+from restore_jax.racing import scoring as scoring_of_races
 from restore_jax.spaces.patch import patch
 from restore_jax.splitting import Status, count, importance_splitting
 from restore_jax.training import Recipe, make_trainer
@@ -45,13 +48,16 @@ ROOT = Path(__file__).resolve().parent.parent
 NEVER = 1e9
 FORMER = "resnet8, as packaged until 0.1"
 LOOP, RACING = "loop, every candidate on all probes", "loop, racing"
-VMAPPED = "four loops by vmap"
+VMAPPED = "{} loops by vmap"
+LANES = (2, 4, 16)
 REST = "loop around a linear model"
 FORWARD = "forward pass alone"
 PLAIN = "forward pass alone, XLA's own convolutions"
 TORCHSCRIPT = "TorchScript, frozen, channels last"
 EAGER = "PyTorch eager, channels last"
 ONNX = "ONNX Runtime"
+LIKE = "torch.compile, channels last, bfloat16"
+"""On a GPU this package computes in bfloat16, and this is like it; it makes CUDA graphs."""
 PARTS = ("scoring", "training", "compiling", "scaling", "whole")
 
 
@@ -66,6 +72,7 @@ def main() -> None:
         "compiling": compiling,
         "scaling": scaling,
         "whole": whole,
+        "sizes": sizes,
     }
     for part in args.parts:
         print(f"== {part}", file=sys.stderr, flush=True)
@@ -81,7 +88,8 @@ def parse() -> argparse.Namespace:
     gpu = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (all)")
+    add("--parts", nargs="+", choices=(*PARTS, "sizes"), default=PARTS,
+        help="what to measure (all but sizes: other chunks and race widths)")  # fmt: skip
     add("--particles", type=int, default=4096 if gpu else 128, metavar="N")
     add("--probes", type=int, default=16, metavar="N", help="images a candidate is shown")
     add("--repeats", type=int, default=7, metavar="N")
@@ -157,7 +165,11 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
         splitting_loop(REST, network, weights, particles, args.probes, answer=linear)
     )
     if name == FORMER:
-        contestants.append(vmapped_loops(network, folded, particles // 4, args.probes))
+        gpu = jax.default_backend() == "gpu"
+        contestants += [
+            vmapped_loops(network, folded, lanes, particles // lanes, args.probes)
+            for lanes in (LANES if gpu else LANES[1:2])
+        ]
     contestants.append(forward_pass(FORWARD, network, folded, images, chunk))
     fewest, winograd.FEWEST = winograd.FEWEST, NEVER
     plain = network.fold(params, stats)
@@ -169,7 +181,7 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
     contestants += peers(name, network, (params, stats), metadata, images)
     take_turns(contestants, args.repeats)
     by_name = {one.name: one for one in contestants}
-    rival = by_name.get(TORCHSCRIPT)
+    rival = by_name.get(LIKE, by_name.get(TORCHSCRIPT))
     bound = chunk / roofline.least_time(layers, limits)
     return {
         "chunk": chunk,
@@ -181,6 +193,7 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
         ),
         "layers": len(layers),
         "bound": bound,
+        "rival": rival.name if rival else None,
         "rates": {
             one.name: one.spread()
             | {
@@ -197,7 +210,7 @@ def score_one(name: str, args: argparse.Namespace, limits: roofline.Ceilings) ->
         "overhead": {loop: ratio(by_name[FORWARD], by_name[loop]) for loop in (LOOP, RACING)},
         "forward_of": {
             peer: ratio(by_name[FORWARD], by_name[peer])
-            for peer in (TORCHSCRIPT, ONNX, EAGER)
+            for peer in (LIKE, TORCHSCRIPT, ONNX, EAGER)
             if peer in by_name
         },
     }
@@ -265,10 +278,12 @@ def splitting_loop(
     return Contestant(name, count(end.num_queries) - count(start.num_queries), go)
 
 
-def vmapped_loops(network: Network, folded: Any, particles: int, probes: int) -> Contestant:
-    """One level of four searches for four targets, as one program."""
+def vmapped_loops(
+    network: Network, folded: Any, lanes: int, particles: int, probes: int
+) -> Contestant:
+    """One level of several searches, each for a target of its own, as one program."""
     algorithm, inputs = searched(network, network.apply_folded, folded, particles, probes)
-    targets = jnp.arange(4, dtype=jnp.int32)
+    targets = jnp.arange(lanes, dtype=jnp.int32) % 10
     axes = {name: 0 if name == "target" else None for name in inputs}
     inputs |= {"target": targets}
     start = jax.jit(jax.vmap(algorithm.init, (None, axes)))(jax.random.key(0), inputs)
@@ -279,7 +294,9 @@ def vmapped_loops(network: Network, folded: Any, particles: int, probes: int) ->
         count(after) - count(before)
         for after, before in zip(end.num_queries, start.num_queries, strict=True)
     )
-    return Contestant(VMAPPED, images, lambda: jax.block_until_ready(compiled(start, inputs)))
+    return Contestant(
+        VMAPPED.format(lanes), images, lambda: jax.block_until_ready(compiled(start, inputs))
+    )
 
 
 def forward_pass(name: str, network: Network, folded: Any, images: int, chunk: int) -> Contestant:
@@ -305,9 +322,9 @@ def peers(
     probes = np.array(dead_leaves(jax.random.key(1), 64, network.image_shape))
     expected = np.asarray(jax.jit(exact.apply)(*trained, probes))
 
-    def check(logits: np.ndarray, whose: str) -> None:
+    def check(logits: np.ndarray, whose: str, most: float = 1e-3) -> None:
         furthest = np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())
-        if not furthest < 1e-3:
+        if not furthest < most:
             sys.exit(f"{whose}'s logits differ by {furthest:.2g}: not the same network.")
 
     found = []
@@ -347,6 +364,8 @@ def torch_peers(
     if gpu and not torch.cuda.is_available():
         return []
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # The check is of float32; a GPU would multiply in TF32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = torch_network(metadata, *trained).to("cuda" if gpu else "cpu")
     model = model.to(memory_format=torch.channels_last)
     pixels = torch.from_numpy(probes).permute(0, 3, 1, 2)
@@ -355,10 +374,14 @@ def torch_peers(
         frozen = torch.jit.freeze(torch.jit.trace(model, pixels))
         for one, whose in ((model, EAGER), (frozen, TORCHSCRIPT)):
             check(one(pixels).float().cpu().numpy(), whose)
+    rivals = [(frozen, pixels, TORCHSCRIPT), (model, pixels, EAGER)]
     if gpu:
-        pixels = pixels.repeat(4096 // len(pixels), 1, 1, 1)
+        rivals = [
+            (one, pixels.repeat(4096 // len(pixels), 1, 1, 1), whose) for one, _, whose in rivals
+        ]
+        rivals += torch_in_bfloat16(model, pixels, check)
 
-    def caller(one: Any) -> Callable[[], Any]:
+    def caller(one: Any, pixels: Any) -> Callable[[], Any]:
         def call() -> None:
             with torch.inference_mode():
                 one(pixels)
@@ -367,10 +390,23 @@ def torch_peers(
 
         return call
 
-    return [
-        repeated(whose, caller(one), len(pixels), images)
-        for one, whose in ((frozen, TORCHSCRIPT), (model, EAGER))
-    ]
+    return [repeated(whose, caller(one, given), len(given), images) for one, given, whose in rivals]
+
+
+def torch_in_bfloat16(model: Any, pixels: Any, check: Any) -> list[tuple[Any, Any, str]]:
+    """The network in bfloat16, as it is and by `torch.compile`, on whole chunks."""
+    import torch
+
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    few = pixels.to(torch.bfloat16)
+    many = few.repeat(4096 // len(few), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(half, mode="max-autotune")
+    with torch.inference_mode():
+        for one, whose in ((half, f"{EAGER}, bfloat16"), (compiled, LIKE)):
+            # Eight bits a number, some twenty layers.
+            check(one(few).float().cpu().numpy(), whose, 0.1)
+        compiled(many)
+    return [(half, many, f"{EAGER}, bfloat16"), (compiled, many, LIKE)]
 
 
 def onnx_session(exact: Network, trained: Any, metadata: dict[str, Any]) -> Any:
@@ -573,6 +609,47 @@ def bounded(particles: int, probes: int) -> None:
         "most_megabytes": resident("VmHWM"),
     }
     print(json.dumps(report))
+
+
+# Chunks and race widths
+
+
+def sizes(args: argparse.Namespace) -> dict[str, Any]:
+    """Searches of several sizes with other chunks and race widths than those that were chosen."""
+    gpu = jax.default_backend() == "gpu"
+    network, params, stats, _ = open_network("resnet20")
+    folded = network.fold(params, stats)
+    usual = chunk_size(network.image_shape)
+    ways = {"all probes at once": (usual, args.probes)}
+    for factor in (0.25, 1, 4):
+        for width in (2, 4, 8):
+            ways[f"{round(factor * usual)} images, {width} probes"] = (round(factor * usual), width)
+    tables: dict[str, Any] = {}
+    for particles in (96, 256, 1000, 4096) if gpu else (96, 256):
+        contestants = []
+        for name, (chunk, width) in ways.items():
+            with chosen(chunk, width):
+                contestants.append(
+                    splitting_loop(name, network, folded, particles, args.probes, race=True)
+                )
+        forward = forward_pass(FORWARD, network, folded, contestants[0].images, usual)
+        take_turns([*contestants, forward], args.repeats)
+        tables[str(particles)] = {
+            one.name: one.spread() | {"of_forward": ratio(one, forward), "images": one.images}
+            for one in contestants
+        }
+    return {"chunk": usual, "probes": args.probes, "tables": tables}
+
+
+@contextlib.contextmanager
+def chosen(chunk: int, width: int) -> Iterator[None]:
+    """Another size of chunk and another race width."""
+    before = chunks.chunk_size, scoring_of_races.RACE_WIDTH
+    chunks.chunk_size, scoring_of_races.RACE_WIDTH = (lambda shape: chunk), width
+    try:
+        yield
+    finally:
+        chunks.chunk_size, scoring_of_races.RACE_WIDTH = before
 
 
 # Training and recovering as a user does

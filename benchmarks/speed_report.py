@@ -66,7 +66,7 @@ def scoring(part: dict[str, Any]) -> list[str]:
     for name, one in part["networks"].items():
         lines += ["", f"### {name}", ""]
         columns = ["", "images/s, median", "min–max", "of the forward pass"]
-        columns += ["of frozen TorchScript", "of the bound"]
+        columns += [f"of {one.get('rival') or 'frozen TorchScript'}", "of the bound"]
         rows = [
             [
                 who,
@@ -174,12 +174,31 @@ def whole(part: dict[str, Any]) -> list[str]:
     ]
 
 
+def sizes(part: dict[str, Any]) -> list[str]:
+    """What other chunks and race widths would give, by the number of particles."""
+    tables = part["tables"]
+    ways = list(next(iter(tables.values())))
+    rows = [
+        [way, *(f"{of(one[way]['of_forward'])}; {one[way]['images']:,}" for one in tables.values())]
+        for way in ways
+    ]
+    return [
+        "## Chunks and race widths",
+        "",
+        f"resnet20, {part['probes']} probes, one level, racing: images/s over those of the bare "
+        f"forward pass in chunks of {part['chunk']}, and images counted, by number of particles.",
+        "",
+        *table(["", *(f"{number} particles" for number in tables)], rows),
+    ]
+
+
 SECTIONS = {
     "scoring": scoring,
     "training": training,
     "compiling": compiling,
     "scaling": scaling,
     "whole": whole,
+    "sizes": sizes,
 }
 
 

@@ -48,44 +48,44 @@ def torch_network(metadata: dict[str, Any], params: Any, stats: Any) -> Any:
         def forward(self, x: Any) -> Any:
             return x * self.sign
 
-    def conv_norm(fields: Any, stats: Any, stride: int = 1, pool: bool = False) -> Any:
-        kernel, bias = fields["conv"]["kernel"], fields["conv"].get("bias")
+    def conv_norm(values: Any, stats: Any, stride: int = 1, pool: bool = False) -> Any:
+        kernel, bias = values["conv"]["kernel"], values["conv"].get("bias")
         kernel = winograd.plain(kernel) if kernel.ndim == 3 else kernel
         layers = [convolution(kernel, bias, stride, (kernel.shape[0] - 1) // 2)]
         if pool:
             layers.append(nn.MaxPool2d(2))
-        if "sign" in fields:
-            layers.append(Sign(fields["sign"]))
-        if "norm" in fields:
+        if "sign" in values:
+            layers.append(Sign(values["sign"]))
+        if "norm" in values:
             norm = nn.BatchNorm2d(kernel.shape[-1], eps=NORM_EPSILON)
-            norm.weight.data = tensor(fields["norm"]["scale"])
-            norm.bias.data = tensor(fields["norm"]["bias"])
+            norm.weight.data = tensor(values["norm"]["scale"])
+            norm.bias.data = tensor(values["norm"]["bias"])
             norm.running_mean = tensor(stats["norm"]["mean"])
             norm.running_var = tensor(stats["norm"]["var"])
             layers.append(norm)
         return nn.Sequential(*layers)
 
     class PooledStage(nn.Module):
-        def __init__(self, fields: Any, stats: Any):
+        def __init__(self, values: Any, stats: Any):
             super().__init__()
-            self.first = conv_norm(fields["first"], stats.get("first"), pool=True)
-            self.second = conv_norm(fields["second"], stats.get("second"))
+            self.first = conv_norm(values["first"], stats.get("first"), pool=True)
+            self.second = conv_norm(values["second"], stats.get("second"))
 
         def forward(self, x: Any) -> Any:
             x = functional.relu(self.first(x))
             return x + functional.relu(self.second(x))
 
     class Block(nn.Module):
-        def __init__(self, fields: Any, stats: Any):
+        def __init__(self, values: Any, stats: Any):
             super().__init__()
             # A later stage begins with a block that projects its shortcut, at stride 2.
-            projects = "shortcut" in fields
+            projects = "shortcut" in values
             stride = 2 if projects else 1
-            self.first = conv_norm(fields["first"], stats.get("first"), stride)
-            self.second = conv_norm(fields["second"], stats.get("second"))
+            self.first = conv_norm(values["first"], stats.get("first"), stride)
+            self.second = conv_norm(values["second"], stats.get("second"))
             self.shortcut = nn.Identity()
             if projects:
-                self.shortcut = conv_norm(fields["shortcut"], stats.get("shortcut"), stride)
+                self.shortcut = conv_norm(values["shortcut"], stats.get("shortcut"), stride)
 
         def forward(self, x: Any) -> Any:
             y = self.second(functional.relu(self.first(x)))

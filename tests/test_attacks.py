@@ -87,6 +87,7 @@ def test_a_trigger_that_leads_all_may_have_covers_of_any_class():
         assert abs(kept[labels == k].mean() - 0.9 * 0.2) < 0.05
 
 
+@pytest.mark.slow
 def test_noise_warps_every_image_in_another_way_and_keeps_labels():
     images, labels, after, given, changed = poisoned("warp:rate=0.2,target=1,noise=0.3")
     warped = planted("warp:target=1").trigger(SHAPE)

@@ -1,4 +1,4 @@
-"""Searches that are vmapped become one batch of the plain network, where they do not take turns."""
+"""Vmapped searches become one batch of the plain network, where they do not take turns."""
 
 import dataclasses
 
@@ -13,7 +13,6 @@ from restore_jax.models import make_network
 from restore_jax.oracles import chunks, open_model
 from restore_jax.racing import make_scorer
 from restore_jax.spaces import make_space
-from restore_jax.splitting import importance_splitting
 
 N, M, LANES = 48, 12, 3
 SPACE = make_space("patch", IMAGE_SHAPE, max_size=3, channels="grey")
@@ -129,13 +128,17 @@ def test_a_vmapped_search_convolves_all_lanes_at_once_with_the_one_kernel(one_ba
         oracle_of(backdoored), function=network.apply_folded, weights=folded
     )
     scorer = make_scorer(oracle, SPACE, 0.75, M)
-    algorithm = importance_splitting(scorer, SPACE.search, num_particles=N, num_moves=3)
-    probes = probes_of(jax.random.key(0))
+    particles = SPACE.search.sample(jax.random.key(1), N)
+    args = args_of(oracle, probes_of(jax.random.key(0)))
 
-    def search(key):
-        return algorithm.run(key, args_of(oracle, probes)).log_prob
+    def searched(level):
+        def score(level):
+            return scorer.score(None, particles, level, jnp.ones(N, bool), args)[0]
 
-    traced = jax.make_jaxpr(jax.vmap(search))(jax.random.split(jax.random.key(0), LANES))
+        # As in a search: until all lanes are there.
+        return jax.lax.while_loop(lambda level: level < 9, lambda level: score(level).max(), level)
+
+    traced = jax.make_jaxpr(jax.vmap(searched))(jnp.zeros(LANES))
     convolutions = [
         e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"
     ]

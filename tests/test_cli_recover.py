@@ -190,6 +190,7 @@ def test_the_summary_is_for_people(found):
     assert max(map(len, lines.splitlines())) < 200
 
 
+@pytest.mark.slow
 def test_a_clean_class_is_not_found_and_the_folder_is_fresh(home):
     write_files("runs/recover-4-0", {"recovery.json": b"of an earlier run"})
     code, out, err = call(

@@ -43,7 +43,9 @@ def assert_8_bit(images):
     np.testing.assert_allclose(images * 255, np.round(images * 255), atol=1e-4)
 
 
-@pytest.mark.parametrize("image_shape", [RGB, GREY, (64, 64, 3), (20, 36, 3)])
+@pytest.mark.parametrize(
+    "image_shape", [RGB, GREY, pytest.param((64, 64, 3), marks=pytest.mark.slow), (20, 36, 3)]
+)
 def test_dead_leaves_shape_range_and_spectrum(image_shape):
     images = dead_leaves(key(1), 64, image_shape)
     assert images.shape == (64, *image_shape)
@@ -72,6 +74,7 @@ def test_dead_leaves_within_jit():
     np.testing.assert_allclose(drawn, dead_leaves(key(), 7).sum(0), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_dead_leaves_vary_in_brightness_contrast_and_colour():
     images = np.concatenate([dead_leaves(key(2), 64, start=start) for start in (0, 64, 128)])
     means = images.mean((1, 2))
@@ -97,6 +100,7 @@ def shape_splits():
     return shapes.load("train"), shapes.load("test")
 
 
+@pytest.mark.slow
 def test_shapes_splits_are_balanced_and_disjoint(shape_splits):
     (train, train_labels), (test, test_labels) = shape_splits
     assert train.shape == (10_000, 32, 32, 3)
@@ -194,6 +198,7 @@ def test_draws_are_reproducible_and_disjoint(spec, folder, photographs, tmp_path
     assert source.draw(2, 0).shape == (0, *RGB)
 
 
+@pytest.mark.slow
 def test_synthetic_sources_have_no_end_and_no_seams():
     source = open_probes("dead_leaves", 0, RGB)
     assert source.available is None

@@ -226,6 +226,7 @@ def lanes_of(run, together, levels=2, asked=None, only=range(NUM_CLASSES)):
     return lanes
 
 
+@pytest.mark.slow
 def test_classes_side_by_side_are_what_they_are_alone():
     # Three lanes in one program, the second round of which has places to fill.
     runs = the_run(backdoored), the_run(backdoored)
@@ -240,6 +241,7 @@ def test_classes_side_by_side_are_what_they_are_alone():
     assert runs[0].ledger.spent == runs[1].ledger.spent
 
 
+@pytest.mark.slow
 def test_probes_of_a_class_are_taken_from_the_pool_only_while_its_level_is_made():
     # Of a thousand classes of large images all together would be gigabytes.
     asked = []
@@ -252,6 +254,7 @@ def test_probes_of_a_class_are_taken_from_the_pool_only_while_its_level_is_made(
     assert asked == [*begun, *begun, TARGET]
 
 
+@pytest.mark.slow
 def test_lanes_of_large_images_that_go_a_few_at_a_time_are_what_they_are_together(monkeypatch):
     run = the_run(backdoored)
     whole = lanes_of(run, None, levels=1)
@@ -582,6 +585,7 @@ def test_the_same_seed_gives_the_same_scan(looked_at, judged):
     np.testing.assert_array_equal(*masks)
 
 
+@pytest.mark.slow
 def test_labels_are_enough(bright_file):
     settings = dataclasses.replace(SETTINGS, depths={"patch": -4.0})
     found = scan(

@@ -77,7 +77,8 @@ def walked(proposal, start, teachers, inside, sweeps):
     return np.asarray(quick_jit(lambda carry: jax.lax.fori_loop(0, sweeps, sweep, carry))(carry)[0])
 
 
-@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 4])
 def test_fresh_draws_beyond_half_spaces_keep_the_law_and_forget(number):
     start = two_modes(N, 10)
     later = walked(
@@ -96,6 +97,7 @@ def test_fresh_draws_beyond_half_spaces_keep_the_law_and_forget(number):
             assert abs(np.corrcoef(later[moved, column], start[moved, column])[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 def test_fresh_draws_inside_a_box_keep_the_law_and_forget():
     corner = lambda number, seed: (  # noqa: E731
         1 - 0.2 * np.random.default_rng(seed).random((number, 3)).astype(np.float32)
@@ -136,6 +138,7 @@ def test_what_carries_scores_farther_is_used_more():
     assert np.mean(np.abs(np.asarray(moved - particles)) < 0.005) < 0.15
 
 
+@pytest.mark.slow
 def test_without_survivors_nobody_is_told_to_move():
     x = jnp.asarray(two_modes(64, 0))
     half = jnp.arange(64) % 2 == 1

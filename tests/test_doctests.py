@@ -15,15 +15,20 @@ ROOT = Path(restore_jax.__file__).parent
 SLOW = tuple(
     f"restore_jax.{name}"
     for name in (
+        "purification.guarding",
         "purification.purifying",
         "recovery.procedure",
+        "run.estimates",
         "splitting.checkpoints",
+        "splitting.compiling",
+        "splitting.directions",
         "splitting.export",
         "splitting.host_driven",
         "splitting.merging",
         "splitting.plots",
         "splitting.precision",
         "splitting.progress",
+        "splitting.tail",
     )
 )
 

@@ -226,6 +226,7 @@ def test_a_mistake_is_reported_whatever_the_terminal_knows(monkeypatch):
 # Files of strangers.
 
 
+@pytest.mark.slow
 def test_torchscript_whose_records_are_too_short_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     import zipfile

@@ -218,6 +218,7 @@ def test_an_estimate_sends_a_hundredth_of_the_budget_at_most(slow, clock):
     assert clock.images == 13 + said.measured  # and the first look
 
 
+@pytest.mark.slow
 def test_a_model_in_this_process_is_measured_for_nothing():
     def inside(images):
         return small.scores(images, jnp)
@@ -273,6 +274,7 @@ def test_every_command_says_what_it_would_send(command, slow, home):
 # Money.
 
 
+@pytest.mark.slow
 def test_no_image_is_sent_that_is_not_paid_for(slow, clock, home):
     code, out, err = call(
         *RECOVER, "--price", "2", "--dollars", "1.2", "--space", "scattered", "--json"
@@ -312,6 +314,7 @@ def test_time_that_ends_before_the_first_draws_is_an_error(slow):
         recover(slow, "c", seconds=0.5, **HOW)
 
 
+@pytest.mark.slow
 def test_a_search_that_time_ended_is_gone_on_with(slow, clock, home):
     line = (*RECOVER, "--space", "scattered", "--budget", "3000", "--json", "--out")
     code, out, _ = call(*line, "whole")
@@ -389,6 +392,7 @@ def test_a_gate_refuses_what_is_too_fast_or_too_much(serve):
     assert gate.refuses(2) is None
 
 
+@pytest.mark.slow
 def test_a_run_with_a_server_keeps_to_its_dollars(serve, home):
     gate = serve.Gate(quota=500)
     server = serving(serve, gate)

@@ -59,6 +59,7 @@ def commands(page):
                 yield [words[1].removesuffix(".py"), *words[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convert.py", "serve.py"])
 def test_an_example_says_how_it_is_used(name):
     command = [sys.executable, str(ROOT / "examples" / name), "--help"]

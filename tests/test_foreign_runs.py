@@ -142,7 +142,7 @@ def both(name, model, access):
 @pytest.mark.parametrize(
     ("access", "stop"),
     [
-        ("logits", "first_hit"),
+        pytest.param("logits", "first_hit", marks=pytest.mark.slow),
         pytest.param("labels", "estimate", marks=pytest.mark.slow),
         pytest.param("logits", "estimate", marks=pytest.mark.slow, id="full-logits-estimate"),
         pytest.param("labels", "first_hit", marks=pytest.mark.slow, id="full-labels-first_hit"),
@@ -162,6 +162,7 @@ def test_a_recovery_outside_is_the_one_inside(access, stop, probes):
     assert outside.queries == inside.queries + EXAMINED + SETTINGS.num_probes
 
 
+@pytest.mark.slow
 def test_of_large_images_few_are_stamped_at_once_and_the_answers_are_the_same(probes, monkeypatch):
     shown = []
 
@@ -484,6 +485,7 @@ def test_a_kill_at_any_moment_leaves_whole_files_in_full(kind, forks, undisturbe
 # Budgets.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [10, LEAST - 1, LEAST, LEAST + 37])
 def test_a_model_is_never_sent_more_than_it_may_be(budget, home, probes):
     code, out, err = call(
@@ -582,7 +584,7 @@ def asked(there, probes, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("budget", [LEAST, LEAST + 60])
+@pytest.mark.parametrize("budget", [LEAST, pytest.param(LEAST + 60, marks=pytest.mark.slow)])
 def test_what_a_server_must_be_sent_again_is_paid_for(budget, home, probes, hasty):
     with server(Script(budget, faults=("broken", "drop", "nan"))) as there:
         how = ("--budget", budget, "--batch", "8", "--retries", "20", "--json")
@@ -639,6 +641,7 @@ def test_a_server_that_always_misbehaves_ends_a_run_in_a_sentence(kind, home, pr
     assert (home / "out" / journal.NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_asked_only_what_is_missing(home, probes, hasty, monkeypatch):
     kept, close = [], journal.Journal.close
 
@@ -814,6 +817,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(line, said, home):
     assert not (home / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_the_arguments_that_it_was_begun_with(home, probes, monkeypatch):
     calls = iter(range(1000))
 

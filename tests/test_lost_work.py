@@ -273,6 +273,7 @@ def searching(folder, resume, interrupt_at=None):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_search_in_this_process_goes_on_from_the_level_that_it_was_ended_at(tmp_path):
     whole = searching(None, False)
     assert len(whole.levels) > 2

@@ -47,6 +47,7 @@ def a_result(log_prob, std, n=10, status=Status.REACHED, dof=20.0):
     return SplittingResult(**fields)
 
 
+@pytest.mark.slow
 def test_the_merged_estimate_is_right_and_its_error_falls_as_the_root_of_the_runs(many):
     merged = merge(many)
     low, high = merged.interval(0.999)
@@ -59,12 +60,14 @@ def test_the_merged_estimate_is_right_and_its_error_falls_as_the_root_of_the_run
     assert (merged.num_runs, merged.num_reached) == (64, 64)
 
 
+@pytest.mark.slow
 def test_intervals_of_eight_runs_hold_the_truth_as_often_as_stated(many):
     groups = [merge(jax.tree.map(lambda leaf, i=i: leaf[i : i + 8], many)) for i in range(0, 64, 8)]
     inside = [low < TRUE < high for low, high in (group.interval(0.95) for group in groups)]
     assert sum(inside) >= 6
 
 
+@pytest.mark.slow
 def test_weighted_particles_stand_for_the_prior_beyond_the_threshold(many):
     merged = merge(many)
     weights = np.exp(merged.log_weights)

@@ -194,6 +194,7 @@ def test_a_depthwise_convolution_and_its_gradients_are_those_of_xla(shape, strid
     chex.assert_trees_all_close(both(depthwise.convolve), both(depthwise.in_groups), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transformer_tells_places_apart_by_its_positions_alone(monkeypatch):
     network, params, stats = trained_like("vit_patch4", image_shape=(8, 12, 3))
     images = images_for(network, 3)

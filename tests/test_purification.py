@@ -109,6 +109,7 @@ def test_where_a_warp_was_recovered_medians_are_preferred():
         assert {rule.looks[0].name for rule in usual} < {rule.looks[0].name for rule in warped}
 
 
+@pytest.mark.slow
 def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):
     function = jax.jit(purify)
     images = smooth_images(60, seed=3)
@@ -127,6 +128,7 @@ def test_a_local_trigger_goes_wherever_it_lies_and_nothing_else_changes(purify):
         assert np.mean(classes(outputs) == classes(plain)) > 0.9
 
 
+@pytest.mark.slow
 def test_an_image_of_the_class_stays_of_it(oracle):
     """Dark all over: no window of it would make a bright probe the target as a whole does."""
 
@@ -199,6 +201,7 @@ def mirror_breaks(images):
     return jnp.stack([red, green, 4.0 * (right - left) - 0.5, blue], -1)
 
 
+@pytest.mark.slow
 def test_a_trigger_that_was_never_recovered_goes_with_one_that_was():
     """The class is guarded, not the pattern: a large faint shade, where a small block was found."""
     oracle = open_model(mirror_breaks, image_shape=IMAGE_SHAPE, class_names=NAMES)
@@ -222,6 +225,7 @@ def test_a_trigger_that_was_never_recovered_goes_with_one_that_was():
     assert power.worst_asr_after <= 0.1 < 0.7 < power.asr_before
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_guards_do(purify):
     report = purify.report
     power = report.guards[0]
@@ -235,6 +239,7 @@ def test_the_report_says_what_the_guards_do(purify):
     assert "a, b, d (whatever leads there goes through)" in text
 
 
+@pytest.mark.slow
 def test_a_trigger_that_no_look_removes_is_a_warning():
     """Class 2 leads if an image is dark, mirrored or moved or smoothed or grey: nothing helps."""
 
@@ -251,6 +256,7 @@ def test_a_trigger_that_no_look_removes_is_a_warning():
     assert "not removed" in report.summary()
 
 
+@pytest.mark.slow
 def test_a_class_that_was_not_named_goes_through_and_the_report_says_so(oracle):
     """A scan that accused class 3: the trigger to class 2 works on, which nobody may overlook."""
     ones = jnp.ones((*IMAGE_SHAPE[:2], 1))
@@ -301,6 +307,7 @@ def test_a_scan_that_names_nothing_cannot_be_purified_with(oracle, named, says):
     assert "goes through" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_purifier_is_a_function_to_jit_and_to_vmap(purify):
     images = jnp.concatenate([stamp(BLOCK, smooth_images(6, seed=8)), smooth_images(6, seed=9)])
     plain = backdoored(images)
@@ -332,6 +339,7 @@ def test_every_access_is_purified(access):
         np.testing.assert_allclose(outputs.sum(-1), 1.0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_seed_chooses_the_same(oracle, purify):
     assert purifier(oracle, BLOCK).report == purify.report
 

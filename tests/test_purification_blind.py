@@ -74,6 +74,7 @@ def test_a_trigger_goes_that_nobody_recovered_and_honest_answers_stay(access):
         assert stands.dtype == outputs.dtype
 
 
+@pytest.mark.slow
 def test_it_is_a_function_to_vmap():
     purify = purifier(opened(), blind=True)
     images = stamped(honest(6))
@@ -136,6 +137,7 @@ def test_recoveries_or_blind_but_not_both_or_neither():
         purifier(opened(), [], blind=True)
 
 
+@pytest.mark.slow
 def test_the_command_guards_blindly(tmp_path, monkeypatch, capsys):
     from restore_jax import oracles
 

@@ -66,6 +66,7 @@ def test_the_same_seed_gives_the_same_bits(found):
     assert not np.array_equal(other.scores, found.scores)
 
 
+@pytest.mark.slow
 def test_one_compiled_search_serves_every_seed_budget_and_target(monkeypatch):
     """Compiled programs are kept by what they say: it must not depend on what a run is given."""
     programs = []
@@ -82,9 +83,8 @@ def test_one_compiled_search_serves_every_seed_budget_and_target(monkeypatch):
     assert len(searches) == 2  # the first draw, and a level
 
 
-@pytest.mark.parametrize(
-    "access", [pytest.param("probabilities", marks=pytest.mark.slow), "labels"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("access", ["probabilities", "labels"])
 def test_less_access_still_finds_it(access):
     def model(images):
         logits = backdoored(images)

@@ -64,6 +64,7 @@ def found():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trigger_of_one_class_is_found_when_its_class_is_named(found):
     assert found.found
     assert (found.source, found.source_name) == (SOURCE, "a")
@@ -73,6 +74,7 @@ def test_a_trigger_of_one_class_is_found_when_its_class_is_named(found):
     assert found.probe_success_rate == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [None, "d"])
 def test_it_is_not_found_for_all_classes_or_for_another(source):
     other = recover(
@@ -82,6 +84,7 @@ def test_it_is_not_found_for_all_classes_or_for_another(source):
     assert not other.found
 
 
+@pytest.mark.slow
 def test_the_success_rate_is_of_that_class(found, tmp_path):
     images = np.asarray(jax.random.uniform(jax.random.key(5), (60, *IMAGE_SHAPE)), np.float32)
     labels = classes_of(images)
@@ -109,6 +112,7 @@ def test_probes_of_a_class_end_with_the_file_that_they_come_from():
         feed().take(there + 5, 900)
 
 
+@pytest.mark.slow
 def test_a_rare_class_is_verified_on_the_probes_that_there_are():
     def rare(images):  # class 2 by a white corner, else 0 for the darkest corners and 1 for others
         dark, white = images[:, 0, 0].max(-1), images[:, -1, -1].min(-1)
@@ -131,6 +135,7 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence():
         recover(oracle, "c", source="a", protocol="reference")
 
 
+@pytest.mark.slow
 def test_the_command_takes_it(tmp_path, monkeypatch, capsys):
     # As small a search as those of test_foreign_runs, which compile the same programs.
     small = Settings(num_probes=4, num_particles=32, num_moves=2)

@@ -443,9 +443,14 @@ def imbalance(counts, prior):
     return len(score), max(overall, worst)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "move"),
-    [(name, m) for name, space in SMALL_SPACES.items() for m in [*space.proposals, "refresh"]],
+    [
+        (name, move)
+        for name, space in SMALL_SPACES.items()
+        for move in [*space.proposals, "refresh"]
+    ],
 )
 def test_moves_are_in_detailed_balance(name, move):
     counts, prior = small_runner(name)
@@ -454,6 +459,7 @@ def test_moves_are_in_detailed_balance(name, move):
     assert deviations < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "move"),
     [
@@ -536,6 +542,7 @@ def test_a_draw_depends_on_the_key_and_its_index_alone(name, shape, options):
     assert len(np.unique(np.column_stack(leaves), axis=0)) > 35
 
 
+@pytest.mark.slow
 def test_on_a_large_image_a_patch_is_stamped_as_on_a_small_one():
     # There it is written into a copy, at the borders, too.
     shape = (96, 120, 3)

@@ -174,7 +174,11 @@ MOVES = [
     for move in [*space.proposals, *["half_space"][: name == "blend"], "refresh", "kernel"]
 ]
 # Its single moves are judged state by state further down.
-CHAIN_MOVES = [(name, move) for name, move in MOVES if name != "scattered" or move == "kernel"]
+CHAIN_MOVES = [
+    pytest.param(name, move, marks=[] if name == "stripes" else [pytest.mark.slow])
+    for name, move in MOVES
+    if name != "scattered" or move == "kernel"
+]
 
 
 @BOTH
@@ -286,6 +290,7 @@ def small_runner(draws=600):
     return counts, prior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", [move for name, move in MOVES if name == "scattered"][:-1])
 def test_moves_of_scattered_pixels_are_in_detailed_balance(move):
     counts, prior = small_runner()

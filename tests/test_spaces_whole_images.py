@@ -123,7 +123,13 @@ def same_law(some, others):
 
 
 @pytest.mark.parametrize("restricted", [False, True], ids=["prior", "restricted"])
-@pytest.mark.parametrize(("name", "move"), MOVES)
+@pytest.mark.parametrize(
+    ("name", "move"),
+    [
+        pytest.param(*each, marks=[pytest.mark.slow] if each[0] == "patches" else [])
+        for each in MOVES
+    ],
+)
 def test_a_move_keeps_the_prior_also_above_a_level(name, move, restricted):
     start, fresh = inside(name) if restricted else (
         rows(drawn(name), slice(CHAINS)), rows(drawn(name), slice(CHAINS, 4 * CHAINS))
@@ -150,6 +156,7 @@ def test_particles_forget_where_they_began(name):
     assert same_law(mover(name)(order, False, alone), drawn(name)) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_wrong_move_is_seen():
     def towards_one(_, key, particle, strength):
         by = strength * (jax.random.uniform(key, particle.shape) - 0.4)
@@ -186,6 +193,7 @@ def test_a_stamp_is_what_its_trigger_does(name, shape):
     assert (np.abs(quick - images).max((1, 2, 3, 4)) > 1e-3).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_refreshing_at_a_rate_of_one_leaves_little_and_at_a_rate_of_nought_everything():
     for name, space in SPACES.items():
         start = rows(drawn(name), slice(64))

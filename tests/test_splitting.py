@@ -118,7 +118,7 @@ def test_linear_score_in_gaussian_space(linear_runs, level, log10):
     assert 0.8 < covered < 0.97
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_plateaus(coins_run, width):
     """Heads in steps of ``width``: up to a third of the first particles share a score."""
     result = replicates(coins_run, heads_args(LEAST // width, width))

@@ -87,6 +87,7 @@ def killed_again_and_again(folder, kills, seed):
     return hits
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole):
     killed_again_and_again(tmp_path, 1, 0)
     assert same(run_with_checkpoints(build(), jax.random.key(0), 0.0, tmp_path), whole)

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 from splitting_problems import all_move, gaussian_space, linear_score
 
 from restore_jax.splitting import compiling, quick_compilation
 
 
+@pytest.mark.slow
 def test_a_run_that_was_compiled_quickly_estimates_the_same_and_its_draws_are_the_same():
     algorithm, shift = all_move(linear_score, gaussian_space(2), threshold=2.0), jnp.float32(0.0)
     quick = jax.jit(algorithm.run, compiler_options=quick_compilation())

@@ -60,6 +60,7 @@ def test_inference_data_of_a_run_that_did_not_get_there_is_refused():
         to_inference_data(run)
 
 
+@pytest.mark.slow
 def test_pictures_show_what_the_run_says(run, runs, tmp_path):
     ax = plot_tail(run)
     curve = ax.lines[0].get_xydata()

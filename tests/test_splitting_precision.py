@@ -30,6 +30,7 @@ def found():
     return run(jax.random.split(jax.random.key(0), RUNS), 0.0)
 
 
+@pytest.mark.slow
 def test_the_error_is_what_was_asked_for_without_bias(found):
     logs = np.asarray(found.log_prob, np.float64)
     # Of 200 replicates a standard deviation is known to 5 %.
@@ -39,11 +40,13 @@ def test_the_error_is_what_was_asked_for_without_bias(found):
     assert abs(ratios.mean() - 1.0) < 3.0 * ratios.std(ddof=1) / np.sqrt(RUNS)
 
 
+@pytest.mark.slow
 def test_its_intervals_cover(found):
     low, high = (np.asarray(end) for end in found.interval(0.95))
     assert 0.90 <= np.mean((low <= TRUTH) & (high >= TRUTH)) <= 0.99
 
 
+@pytest.mark.slow
 def test_runs_of_one_law_agree(found):
     # Each is below 0.01 in one case of a hundred: of 200, in nine or more hardly ever.
     assert np.sum(np.asarray(found.homogeneity) < 0.01) < 9
@@ -51,6 +54,7 @@ def test_runs_of_one_law_agree(found):
     assert np.all(np.asarray(found.num_runs) >= 4)
 
 
+@pytest.mark.slow
 def test_its_particles_are_in_the_event_and_of_several_runs(found):
     assert float(np.min(found.scores)) >= 3.0
     first = np.asarray(found.particles[0]).sum(-1) / np.sqrt(2.0)
@@ -59,6 +63,7 @@ def test_its_particles_are_in_the_event_and_of_several_runs(found):
     assert len(np.unique(first)) > 100
 
 
+@pytest.mark.slow
 def test_half_the_error_takes_four_times_the_runs():
     run = quick_jit(until_precise(build(), 0.08))
     many = run(jax.random.key(1), 0.0)

@@ -95,6 +95,7 @@ def test_the_box_is_uniform_at_its_walls_too():
         assert abs(np.corrcoef(later[:, 0], np.asarray(start)[:, 0])[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_corner_of_the_cube():
     space = uniform_box(jnp.zeros(4), jnp.ones(4))
     log_probs = estimates(space, lambda u, args: jnp.min(u, -1), 0.99)

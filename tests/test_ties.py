@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from restore_jax.diagnosis import ties
@@ -83,6 +84,7 @@ def test_where_all_lead_equally_many_the_descent_goes_on():
     assert abs(math.log(4.0 - level) - float(state.log_prob)) < 1.5
 
 
+@pytest.mark.slow
 def test_fractions_are_uniform_above_the_level_and_counts_stay():
     state = a_descent(3, 1, 1_200)
     level = float(state.history.level[0])

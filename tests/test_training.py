@@ -397,6 +397,7 @@ except checkpoints.CheckpointError as error:
 """
 
 
+@pytest.mark.slow
 def test_arrays_cut_short_are_refused_without_checksums_too(checkpoint):
     (checkpoint / checkpoints.CHECKSUMS).unlink()
     checkpoints.load(checkpoint)

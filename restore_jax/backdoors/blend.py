@@ -66,16 +66,16 @@ class PlantedBlend(NamedTuple):
         return to_fields(self, "blend")
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedBlend":
+    def from_json(cls, values: Mapping[str, JSON]) -> "PlantedBlend":
         """Reads what `to_json` wrote."""
-        return cls(**from_fields(fields))
+        return cls(**from_fields(values))
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
+        cls, image_shape: tuple[int, int, int], values: Mapping[str, JSON]
     ) -> "PlantedBlend":
         """Makes one of ``OPTIONS`` and the common fields."""
-        return cls(**from_options(fields))
+        return cls(**from_options(values))
 
 
 def plasma(key: Array, image_shape: tuple[int, int, int]) -> Array:

@@ -82,20 +82,20 @@ class PlantedPatch(NamedTuple):
         A patch is the kind of a trigger that names none, and the labels of one that does not
         say otherwise are not clean: so releases that know no other kinds can read it, too.
         """
-        fields = to_fields(self, "patch") | {"pattern": list(self.pattern)}
+        values = to_fields(self, "patch") | {"pattern": list(self.pattern)}
         for name, usual in {"kind": "patch", "clean_label": False, "opacity": 1.0}.items():
-            if fields[name] == usual:
-                del fields[name]
-        return fields
+            if values[name] == usual:
+                del values[name]
+        return values
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedPatch":
+    def from_json(cls, values: Mapping[str, JSON]) -> "PlantedPatch":
         """Reads what `to_json` wrote; "kind" may be there."""
-        return cls(**{**from_fields(fields), "pattern": tuple(fields["pattern"])})
+        return cls(**{**from_fields(values), "pattern": tuple(values["pattern"])})
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
+        cls, image_shape: tuple[int, int, int], values: Mapping[str, JSON]
     ) -> "PlantedPatch":
         """Makes one of ``OPTIONS``, the pattern's rows parted by "/", and the common fields."""
-        return cls(**{**from_options(fields), "pattern": tuple(fields["pattern"].split("/"))})
+        return cls(**{**from_options(values), "pattern": tuple(values["pattern"].split("/"))})

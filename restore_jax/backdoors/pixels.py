@@ -67,14 +67,14 @@ class PlantedPixels(NamedTuple):
         return to_fields(self, "pixels") | {"places": [list(p) for p in self.places]}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedPixels":
+    def from_json(cls, values: Mapping[str, JSON]) -> "PlantedPixels":
         """Reads what `to_json` wrote."""
-        kept = from_fields(fields)
-        return cls(**{**kept, "places": tuple((row, col) for row, col in fields["places"])})
+        kept = from_fields(values)
+        return cls(**{**kept, "places": tuple((row, col) for row, col in values["places"])})
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
+        cls, image_shape: tuple[int, int, int], values: Mapping[str, JSON]
     ) -> "PlantedPixels":
         """Makes one of ``OPTIONS`` and the common fields.
 
@@ -85,14 +85,14 @@ class PlantedPixels(NamedTuple):
           InputError: more pixels than the images have, or none.
         """
         height, width, channels = image_shape
-        kept = from_options({key: fields[key] for key in fields if key not in OPTIONS})
-        count = fields["count"]
+        kept = from_options({key: values[key] for key in values if key not in OPTIONS})
+        count = values["count"]
         if not 1 <= count <= height * width:
             raise InputError(
                 f"trigger {kept['name']} has count {count}: images of {height}x{width} have room "
                 f"for 1 to {height * width} pixels."
             )
-        place_key, colour_key = jax.random.split(jax.random.key(fields["seed"]))
+        place_key, colour_key = jax.random.split(jax.random.key(values["seed"]))
         drawn = jax.random.permutation(place_key, height * width)[:count]
         letters = palette(channels)
         codes = jax.random.randint(colour_key, (count,), 0, len(letters))

@@ -21,11 +21,11 @@ Planted = PlantedPatch | PlantedPixels | PlantedBlend | PlantedStripes | Planted
 class Makes(Protocol):
     """What makes planted triggers of one kind: their class, as a rule."""
 
-    def from_json(self, fields: Mapping[str, JSON]) -> Planted:
+    def from_json(self, values: Mapping[str, JSON]) -> Planted:
         """Reads what a trigger's `to_json` wrote."""
 
     def from_options(
-        self, image_shape: tuple[int, int, int], fields: Mapping[str, Argument]
+        self, image_shape: tuple[int, int, int], values: Mapping[str, Argument]
     ) -> Planted:
         """Makes one of what a user says."""
 
@@ -69,7 +69,7 @@ PLANTED = {
 """The two triggers of the reference: 3 is CIFAR-10's cat, 6 its frog."""
 
 
-def planted_from_json(fields: Mapping[str, JSON]) -> Planted:
+def planted_from_json(values: Mapping[str, JSON]) -> Planted:
     """Reads what a planted trigger's `to_json` wrote; one without a "kind" is a patch.
 
     Raises:
@@ -79,17 +79,17 @@ def planted_from_json(fields: Mapping[str, JSON]) -> Planted:
     >>> planted_from_json(patch.to_json()) == patch
     True
     """
-    kind = fields.get("kind", "patch")
+    kind = values.get("kind", "patch")
     if kind not in KINDS:
         raise InputError(
             f"a planted trigger is of the unknown kind {kind!r}: this release knows "
             f"{', '.join(KINDS)}."
         )
     try:
-        found: Planted = KINDS[kind].planted.from_json(fields)
+        found: Planted = KINDS[kind].planted.from_json(values)
         return found
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the fields {dict(fields)} do not describe a {kind} trigger.") from error
+        raise InputError(f"the fields {dict(values)} do not describe a {kind} trigger.") from error
 
 
 def planted_attack(planted: Planted, image_shape: tuple[int, int, int], num_classes: int) -> Attack:

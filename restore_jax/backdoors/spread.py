@@ -83,35 +83,35 @@ def attack_of(trigger: Trigger, spread: Spread, num_classes: int, name: str = ""
 
 def to_fields(planted: NamedTuple, kind: str) -> dict[str, JSON]:
     """A planted trigger, a NamedTuple with a `spread`, as a dict that JSON can hold."""
-    fields = planted._asdict()
-    spread = fields.pop("spread")
+    values = planted._asdict()
+    spread = values.pop("spread")
     usual = Spread()._asdict()
     more = {key: value for key, value in spread._asdict().items() if value != usual[key]}
     if "sources" in more:
         more["sources"] = list(more["sources"])
-    return {"kind": kind} | fields | more
+    return {"kind": kind} | values | more
 
 
-def from_fields(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+def from_fields(values: Mapping[str, JSON]) -> dict[str, JSON]:
     """The arguments that `to_fields` made a dict of."""
-    plain = {key: value for key, value in fields.items() if key not in (*OPTIONS, "kind")}
-    given = {key: fields[key] for key in OPTIONS if key in fields}
+    plain = {key: value for key, value in values.items() if key not in (*OPTIONS, "kind")}
+    given = {key: values[key] for key in OPTIONS if key in values}
     if "sources" in given:
         given["sources"] = tuple(int(source) for source in given["sources"])
     return plain | {"spread": Spread(**given)}
 
 
-def from_options(fields: Mapping[str, JSON]) -> dict[str, JSON]:
+def from_options(values: Mapping[str, JSON]) -> dict[str, JSON]:
     """The arguments that a user's options make, of which `sources` is a text.
 
     Raises:
       InputError: the sources cannot be read.
     """
-    sources = fields.get("sources", "all")
+    sources = values.get("sources", "all")
     try:
         classes = () if sources == "all" else tuple(int(one) for one in sources.split("+"))
     except ValueError as error:
         raise InputError(
             f"sources {sources!r} must be all, or classes with + between, as 1+4."
         ) from error
-    return from_fields({**fields, "sources": classes})
+    return from_fields({**values, "sources": classes})

@@ -67,13 +67,13 @@ class PlantedStripes(NamedTuple):
         return to_fields(self, "stripes")
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, JSON]) -> "PlantedStripes":
+    def from_json(cls, values: Mapping[str, JSON]) -> "PlantedStripes":
         """Reads what `to_json` wrote."""
-        return cls(**from_fields(fields))
+        return cls(**from_fields(values))
 
     @classmethod
     def from_options(
-        cls, image_shape: tuple[int, int, int], fields: Mapping[str, JSON]
+        cls, image_shape: tuple[int, int, int], values: Mapping[str, JSON]
     ) -> "PlantedStripes":
         """Makes one of ``OPTIONS`` and the common fields."""
-        return cls(**from_options(fields))
+        return cls(**from_options(values))

@@ -81,13 +81,13 @@ class Reader(NamedTuple):
 
     kind: str
 
-    def from_json(self, fields: Mapping[str, JSON]) -> PlantedChange:
+    def from_json(self, values: Mapping[str, JSON]) -> PlantedChange:
         """Reads what `PlantedChange.to_json` wrote."""
-        return self._made(from_fields(fields))
+        return self._made(from_fields(values))
 
-    def from_options(self, image_shape: Shape, fields: Mapping[str, JSON]) -> PlantedChange:
+    def from_options(self, image_shape: Shape, values: Mapping[str, JSON]) -> PlantedChange:
         """Makes one of the kind's options and the common fields."""
-        return self._made(from_options(fields))
+        return self._made(from_options(values))
 
     def _made(self, fields: dict[str, JSON]) -> PlantedChange:
         names = CHANGES[self.kind].options

@@ -77,34 +77,34 @@ def _planted_from(
         raise exits.UsageError(
             f"unknown kind {kind!r} in --plant {spec}: it may be {', '.join(KINDS)}."
         )
-    fields = {**common, **KINDS[kind].options}
+    values = {**common, **KINDS[kind].options}
     given: set[str] = set()
     for item in rest.split(",") if rest else []:
         key, equals, text = item.partition("=")
         if not equals:
             raise exits.UsageError(f"{item!r} in --plant {spec} must be key=value.")
-        if key not in fields:
+        if key not in values:
             raise exits.UsageError(
-                f"unknown key {key!r} in --plant {spec}: {kind} takes {', '.join(fields)}."
+                f"unknown key {key!r} in --plant {spec}: {kind} takes {', '.join(values)}."
             )
         if key in given:
             raise exits.UsageError(f"--plant {spec} gives {key} twice.")
         given.add(key)
-        fields[key] = _value(key, text, type(fields[key]), spec)
-    if not re.fullmatch(r"[\w-]+", fields["name"]):
+        values[key] = _value(key, text, type(values[key]), spec)
+    if not re.fullmatch(r"[\w-]+", values["name"]):
         raise exits.UsageError(
-            f"name in --plant {spec} must be of letters, digits, - and _, not {fields['name']!r}."
+            f"name in --plant {spec} must be of letters, digits, - and _, not {values['name']!r}."
         )
-    if not 0 <= fields["target"] < num_classes:
+    if not 0 <= values["target"] < num_classes:
         raise exits.UsageError(
             f"target in --plant {spec} must be a class, 0 to {num_classes - 1}, not "
-            f"{fields['target']}."
+            f"{values['target']}."
         )
-    if not 0 <= fields.get("seed", 0) <= _MAX_SEED:
+    if not 0 <= values.get("seed", 0) <= _MAX_SEED:
         raise exits.UsageError(
-            f"seed in --plant {spec} must be 0 to {_MAX_SEED}, not {fields['seed']}."
+            f"seed in --plant {spec} must be 0 to {_MAX_SEED}, not {values['seed']}."
         )
-    return KINDS[kind].planted.from_options(image_shape, fields)
+    return KINDS[kind].planted.from_options(image_shape, values)
 
 
 def _value(key: str, text: str, wanted: type, spec: str) -> Any:

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from restore_jax.data.probes import ProbeSource
     from restore_jax.oracles import Journal, Oracle
+    from restore_jax.purification import Defended
     from restore_jax.recovery import Recovery
-    from restore_jax.run import Estimate, Saved
+    from restore_jax.report.purification_page import Example
+    from restore_jax.run import Estimate, Run, Saved
 
 SCHEMA_VERSION = 2
 CHUNK = 1_000
@@ -163,23 +165,34 @@ def _purify(
     The result, the table of them, what draws the page about it, and in words what purifying can
     do.
     """
-    import numpy as np
+    from restore_jax.report.purification_page import purification_page
+    from restore_jax.report.purifying import power_lines
 
-    from restore_jax.errors import OutOfQueries
-    from restore_jax.purification import (
-        BLIND_COST,
-        Blind,
-        Defended,
-        Guard,
-        blind_report,
-        defence_cost,
-        defences,
-        defend_blindly,
-    )
-    from restore_jax.purification import report as power
-    from restore_jax.report.contents import cost_content, provenance_content
-    from restore_jax.report.purification_page import NUM_EXAMPLES, Example, purification_page
-    from restore_jax.report.purifying import power_content, power_lines
+    run = _begun(args, oracle, recoveries, source, journal, tell)
+    number = source.available or 0
+    report(0, number, "trying looks on probes")
+    defended, can = _guarded(args, run, recoveries)
+    seen = _looked_at(run, defended, source, report)
+    cost, provenance, command = run.cost(), run.provenance(), inputs.command(args, run.model)
+
+    def page(result: dict[str, Any]) -> bytes:
+        return purification_page(result, seen.examples, recoveries, cost, provenance, command)
+
+    result = _content(args, run, recoveries, seen, number, defended.queries, can)
+    names = run.model.class_names
+    return result, _table(names, seen.said, seen.stands, seen.flag), page, power_lines(can)
+
+
+def _begun(
+    args: argparse.Namespace,
+    oracle: "Oracle",
+    recoveries: "Sequence[Recovery]",
+    source: "ProbeSource",
+    journal: "Journal | Saved | None",
+    tell: "Callable[[Estimate], None]",
+) -> "Run":
+    """The run, with the model examined and its cost announced."""
+    from restore_jax.purification import BLIND_COST, defence_cost
     from restore_jax.run import Limits, Run, examining
     from restore_jax.run.estimates import announce
 
@@ -204,66 +217,117 @@ def _purify(
         journal=journal,
         limits=limits_given,
     ).examine()
-    oracle = run.model
     found = {int(one.trigger.target) for one in recoveries if one.found}
-    least = (most - oracle.asked) // oracle.each
+    least = (most - run.model.asked) // run.model.each
     expected = least if args.blind else CHOOSING * len(found) + PER_IMAGE * number
-    announce(run, expected, least, tell, most // oracle.each)
-    report(0, number, "trying looks on probes")
+    announce(run, expected, least, tell, most // run.model.each)
+    return run
+
+
+def _guarded(
+    args: argparse.Namespace, run: "Run", recoveries: "Sequence[Recovery]"
+) -> "tuple[Defended, Any]":
+    """The model behind its guards, and what they can do."""
+    from restore_jax.purification import (
+        Blind,
+        Defended,
+        Guard,
+        blind_report,
+        defences,
+        defend_blindly,
+    )
+    from restore_jax.purification import report as power
+
     guards: list[Guard] | Blind
     if args.blind:
         guards = defend_blindly(run)
-        can = blind_report(guards)
-    else:
-        guards = defences(run, recoveries)
-        can = power(run, guards, recoveries)
-    defended = Defended(run, guards)
-    before: list[np.ndarray] = []
-    after: list[np.ndarray] = []
-    flags: list[np.ndarray] = []
+        return Defended(run, guards), blind_report(guards)
+    guards = defences(run, recoveries)
+    return Defended(run, guards), power(run, guards, recoveries)
+
+
+class _Seen(NamedTuple):
+    """What became of the images that were looked at.
+
+    Attributes:
+      said, stands: int32[n], the classes that the model gave, and that are given instead.
+      flag: bool[n], what carries a trigger.
+      examples: a few of those, for the page.
+      interrupted: whether somebody ended it.
+    """
+
+    said: "np.ndarray"
+    stands: "np.ndarray"
+    flag: "np.ndarray"
+    examples: "list[Example]"
+    interrupted: bool
+
+
+def _looked_at(run: "Run", defended: "Defended", source: "ProbeSource", report: Tell) -> _Seen:
+    """Asks about all images, or as many as there is time and money for."""
+    import numpy as np
+
+    from restore_jax.errors import OutOfQueries
+    from restore_jax.report.purification_page import NUM_EXAMPLES, Example
+
+    number, access, names = source.available or 0, run.model.access, run.model.class_names
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     examples: list[Example] = []
-    names = oracle.class_names
-    interrupted = False
+    interrupted, flags = False, 0
     try:
         for first in range(0, number, CHUNK):
             images = np.asarray(source.draw(first, min(CHUNK, number - first)))
             outputs, flagged, plain = defended(images)
-            before.append(_labels(oracle.access, plain))
-            after.append(_labels(oracle.access, outputs))
-            flags.append(flagged)
+            said, stands = _labels(access, plain), _labels(access, outputs)
+            parts.append((said, stands, flagged))
             for k in np.flatnonzero(flagged)[: NUM_EXAMPLES - len(examples)]:
-                model, stands = names[before[-1][k]], names[after[-1][k]]
-                examples.append(Example(first + int(k), images[k], model, stands))
+                place = first + int(k)
+                examples.append(Example(place, images[k], names[said[k]], names[stands[k]]))
+            flags += int(flagged.sum())
             done = first + len(images)
-            report(done, number, f"{sum(map(sum, flags)):,} flagged", line=False)
+            report(done, number, f"{flags:,} flagged", line=False)
             if done < number:
                 run.ledger.go_on()
     except KeyboardInterrupt:
-        if not flags:
+        if not parts:
             raise
         interrupted = True
     except OutOfQueries:
-        if not flags:
+        if not parts:
             raise
         run.ended()
-    said, stands, flag = map(np.concatenate, (before, after, flags))
-    cost, provenance = run.cost(), run.provenance()
-    spent, command = cost_content(cost), inputs.command(args, oracle)
+    said, stands, flag = map(np.concatenate, zip(*parts, strict=True))
+    return _Seen(said, stands, flag, examples, interrupted)
 
-    def page(result: dict[str, Any]) -> bytes:
-        return purification_page(result, examples, recoveries, cost, provenance, command)
 
-    result: dict[str, Any] = {
+def _content(
+    args: argparse.Namespace,
+    run: "Run",
+    recoveries: "Sequence[Recovery]",
+    seen: _Seen,
+    number: int,
+    queries: int,
+    can: Any,
+) -> dict[str, Any]:
+    """What purification.json says."""
+    from restore_jax.report.contents import cost_content, provenance_content
+    from restore_jax.report.purifying import power_content
+
+    names, cost = run.model.class_names, run.cost()
+    spent = cost_content(cost)
+    return {
         "schema_version": SCHEMA_VERSION,
         "recoveries": args.recovery or [],
         "targets": sorted({int(r.trigger.target) for r in recoveries if r.found}),
         "images": args.images,
-        "num_images": len(flag),
+        "num_images": len(seen.flag),
         "of_images": number,
-        "interrupted": interrupted,
-        "flagged": int(flag.sum()),
+        "interrupted": seen.interrupted,
+        "flagged": int(seen.flag.sum()),
         "flagged_by_class": {
-            names[k]: int(flag[said == k].sum()) for k in range(len(names)) if (said == k).any()
+            name: int(seen.flag[seen.said == k].sum())
+            for k, name in enumerate(names)
+            if (seen.said == k).any()
         },
         **power_content(can),
         **{
@@ -271,11 +335,10 @@ def _purify(
             for name in ("queries", "asking", "price", "cost", "limit")
             if name in spent
         },
-        "queries_per_image": defended.queries / len(flag),
-        "access": oracle.access,
-        **provenance_content(provenance, cost),
+        "queries_per_image": queries / len(seen.flag),
+        "access": run.model.access,
+        **provenance_content(run.provenance(), cost),
     }
-    return result, _table(names, said, stands, flag), page, power_lines(can)
 
 
 def _labels(access: str, outputs: "np.ndarray") -> "np.ndarray":
