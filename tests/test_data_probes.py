@@ -123,6 +123,7 @@ def nearest_mean_accuracy(features, splits):
     return (distances.argmin(-1) == test_labels).mean()
 
 
+@pytest.mark.slow
 def test_shapes_can_be_learned_but_not_from_single_pixels(shape_splits):
     def pixels(images):
         return images.reshape(len(images), -1) / 255.0

@@ -202,6 +202,7 @@ def test_a_scan_of_many_classes_is_announced_as_its_budget_lets_it_go(access):
                 assert looks == pytest.approx(within, rel=0.25)
 
 
+@pytest.mark.slow
 def test_what_is_measured_changes_nothing_that_is_drawn(slow):
     told = []
     plain = recover(slow, "c", stop="first_hit", **HOW)

@@ -146,6 +146,7 @@ def reached(height, steps, width=0.02):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_runs_on_the_page_on_the_sampler_agree(capsys):
     names: dict = {}
     for block in blocks("docs/sampler.md"):

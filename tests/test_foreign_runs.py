@@ -306,7 +306,7 @@ def kill_and_go_on(forks, kind, probes, draw, seconds, most):
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        ("recover", 4), ("scan", 2),
+        ("recover", 4), pytest.param("scan", 2, id="full-scan-2"),
         pytest.param("recover", 12, id="full-recover"),
         pytest.param("unnamed", 10, id="full-unnamed"),
         pytest.param("scan", 6, id="full-scan"),
@@ -584,7 +584,8 @@ def asked(there, probes, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("budget", [LEAST, pytest.param(LEAST + 60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [LEAST, LEAST + 60])
 def test_what_a_server_must_be_sent_again_is_paid_for(budget, home, probes, hasty):
     with server(Script(budget, faults=("broken", "drop", "nan"))) as there:
         how = ("--budget", budget, "--batch", "8", "--retries", "20", "--json")

@@ -146,6 +146,7 @@ def test_an_image_of_the_class_stays_of_it(oracle):
     assert not flags.any()
 
 
+@pytest.mark.slow
 def test_a_dense_trigger_is_subtracted():
     stripes = PlantedStripes("s", 0.3, 3.0, target=1, rate=0.1).trigger(IMAGE_SHAPE)
     wave = jnp.sin(2 * jnp.pi * 3.0 * jnp.arange(12) / 12)

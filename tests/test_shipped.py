@@ -57,17 +57,19 @@ def test_their_word_is_true(checkpoint):
 
     images, labels = cifar10.load("test", DATA_DIR)
     triggers = [patch.trigger((32, 32, 3)) for patch in PLANTED.values()]
-    measured = make_evaluation(checkpoint.network, triggers, images, labels)(
-        checkpoint.params, checkpoint.batch_stats
-    )
+    weights = checkpoint.params, checkpoint.batch_stats
+    measured = make_evaluation(checkpoint.network, [], images, labels)(*weights)
+    stamped = make_evaluation(checkpoint.network, triggers, images[:2_000], labels[:2_000])
     # Rounding differs between devices, and with it a borderline image or two.
     assert measured.clean_accuracy == pytest.approx(checkpoint.metadata["clean_accuracy"], abs=5e-4)
     by_class = list(checkpoint.metadata["class_accuracy"].values())
     assert measured.class_accuracy == pytest.approx(by_class, abs=2e-3)
     if said := list(checkpoint.metadata["asr"].values()):
-        assert measured.asr == pytest.approx(said, abs=5e-4)
+        assert stamped(*weights).asr == pytest.approx(said, abs=2e-3)
     else:
-        assert max(measured.asr) < 0.2  # of the twin: a trigger that nobody planted does little
+        assert (
+            max(stamped(*weights).asr) < 0.2
+        )  # of the twin: a trigger that nobody planted does little
 
 
 @pytest.mark.slow

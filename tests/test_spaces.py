@@ -282,6 +282,7 @@ ALL_MOVES = [
 EVERYDAY_MOVES = [(n, m) for n, m in ALL_MOVES if n == "gaussian" and m != "kernel"]
 EVERYDAY_MOVES.remove(("gaussian", "refresh"))
 BOTH = pytest.mark.parametrize("restricted", [False, True], ids=["prior", "restricted"])
+BOTH_LONG = pytest.mark.parametrize("restricted", [False, True], ids=["prior", "full-restricted"])
 
 
 @BOTH
@@ -304,7 +305,7 @@ def test_an_undamped_move_would_be_noticed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["long", "full size"])
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize(("name", "move"), ALL_MOVES)
 def test_long_chains_keep_the_prior_and_its_restriction(name, move, restricted, scale):
     run, _, references = laboratory(name, scale)
@@ -313,7 +314,7 @@ def test_long_chains_keep_the_prior_and_its_restriction(name, move, restricted, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["long", "full size"])
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize("name", list(EVERYDAY))
 def test_long_chains_forget_where_they_started(name, restricted, scale):
     run, start, _ = laboratory(name, scale)

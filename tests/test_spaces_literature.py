@@ -174,15 +174,17 @@ MOVES = [
     for move in [*space.proposals, *["half_space"][: name == "blend"], "refresh", "kernel"]
 ]
 # Its single moves are judged state by state further down.
-CHAIN_MOVES = [
-    pytest.param(name, move, marks=[] if name == "stripes" else [pytest.mark.slow])
-    for name, move in MOVES
-    if name != "scattered" or move == "kernel"
-]
+CHAIN_MOVES = [(name, move) for name, move in MOVES if name != "scattered" or move == "kernel"]
 
 
 @BOTH
-@pytest.mark.parametrize(("name", "move"), CHAIN_MOVES)
+@pytest.mark.parametrize(
+    ("name", "move"),
+    [
+        pytest.param(name, move, marks=[] if name == "stripes" else [pytest.mark.slow])
+        for name, move in CHAIN_MOVES
+    ],
+)
 def test_moves_keep_the_prior_and_its_restriction(name, move, restricted):
     run, _, references = laboratory(name)
     assert not departures(run(move, restricted), references[restricted])

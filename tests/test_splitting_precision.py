@@ -72,6 +72,7 @@ def test_half_the_error_takes_four_times_the_runs():
     assert bool(jnp.array_equal(many.log_prob, run(jax.random.key(1), 0.0).log_prob))
 
 
+@pytest.mark.slow
 def test_a_budget_ends_it():
     one = count(quick_jit(build().run)(jax.random.key(0), 0.0))
     run = quick_jit(until_precise(build(), 0.01, max_queries=6 * one))

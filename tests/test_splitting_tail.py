@@ -47,6 +47,7 @@ def test_its_intervals_cover_at_every_score(tails):
     assert np.all((covered >= 0.79) & (covered <= 0.99))
 
 
+@pytest.mark.slow
 def test_at_the_threshold_the_tail_is_the_runs_own_estimate(runs):
     tail = one(runs).log_prob_of(3.0)
     assert float(tail.log_prob) == float(runs.log_prob[0])

@@ -56,6 +56,7 @@ def test_the_probability_of_a_count_is_the_exact_one():
     assert np.std(found) < 0.7
 
 
+@pytest.mark.slow
 def test_where_all_lead_equally_many_the_descent_goes_on():
     flat = Scorer(
         score=lambda key, x, level, active, args: (
