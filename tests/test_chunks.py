@@ -147,3 +147,23 @@ def test_a_vmapped_search_convolves_all_lanes_at_once_with_the_one_kernel(one_ba
         assert each.params["feature_group_count"] == each.params["batch_group_count"] == 1
         assert {len(operand.aval.shape) for operand in each.invars} == {4}
         assert each.invars[0].aval.shape[0] == 24
+
+
+def test_where_all_fit_into_one_chunk_the_device_waits_for_no_condition(one_batch, monkeypatch):
+    oracle = oracle_of(backdoored)
+    scorer = make_scorer(oracle, SPACE, 0.75, M)
+    level, particles, args, differ = lanes_of(oracle, own_probes=True)
+
+    def score(level, particles, args):
+        return scorer.score(None, particles, level, jnp.ones(N, bool), args)
+
+    def conditions():
+        traced = jax.make_jaxpr(jax.vmap(score, (0, 0, differ)))(level, particles, args)
+        return [e for e in equations(traced.jaxpr) if e.primitive.name == "cond"]
+
+    assert conditions()
+    several = jax.jit(jax.vmap(score, (0, 0, differ)))(level, particles, args)
+    monkeypatch.setattr(chunks, "chunk_size", lambda image_shape: 4 * LANES * N)
+    assert not conditions()
+    one = jax.jit(jax.vmap(lambda *given: score(*given), (0, 0, differ)))(level, particles, args)
+    chex.assert_trees_all_equal(one, several)

@@ -27,6 +27,8 @@ from restore_jax.recovery import aims
 from restore_jax.report import write_files
 from restore_jax.spaces import SPACES
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 ROOT = Path(__file__).parent.parent
 CLASSES = ("dark", "bright", "grey", "marked", "never")
 SHAPE = (16, 16, 3)

@@ -11,6 +11,8 @@ from restore_jax.data.dead_leaves import dead_leaves
 from restore_jax.data.errors import DataError
 from restore_jax.data.probes import open_probes
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 RGB = (32, 32, 3)
 GREY = (28, 28, 1)
 

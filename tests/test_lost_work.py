@@ -34,6 +34,8 @@ from restore_jax.report.triggers import trigger_arrays
 from restore_jax.run import Run, Saved
 from restore_jax.run.saving import SavingError
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 SETTINGS = Settings(num_probes=4, num_particles=32, num_moves=2)
 OLD = {"thesis.txt": b"years", "recovery.json": b"{}", "class-1/old.npz": b"?"}
 

@@ -11,6 +11,8 @@ from scipy import stats
 from restore_jax import importance_splitting, standard_normal
 from restore_jax.splitting import MergedResult, SplittingResult, Status, merge
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 TRUE = float(stats.norm.logsf(3.5))
 
 

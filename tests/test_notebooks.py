@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "examples").glob("*.ipynb"))
+LONG = ("reading_a_scan.ipynb", "your_own_rare_event.ipynb")
 SAID = {
     "first_steps.ipynb": ("found: a trigger", "fresh probes go to cat"),
     "your_own_model.ipynb": ("found: a trigger", "planted: 100 of 100 probes go to purple"),
@@ -70,7 +71,10 @@ def test_every_link_of_a_notebook_leads_somewhere(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.full] if name in LONG else []) for name in NOTEBOOKS],
+)
 def test_a_notebook_runs_in_a_kernel_of_its_own(name, tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

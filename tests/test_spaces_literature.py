@@ -27,6 +27,8 @@ from restore_jax.spaces.stripes import stripes
 from restore_jax.splitting import Trial, importance_splitting
 from restore_jax.splitting.directions import half_spaces
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 CHAINS, SWEEPS = 4_000, 60
 BOTH = pytest.mark.parametrize("restricted", [False, True], ids=["prior", "restricted"])
 

@@ -18,6 +18,8 @@ from restore_jax.errors import InputError
 from restore_jax.spaces import make_space
 from restore_jax.spaces.frequency import EACH
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 CHAINS, SWEEPS, STRENGTH = 2_000, 30, 0.6
 LONGEST = 24 * SWEEPS
 CASES = {

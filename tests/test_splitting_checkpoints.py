@@ -24,6 +24,9 @@ from restore_jax.splitting import (
 )
 from restore_jax.splitting.checkpoints import GENERATIONS
 
+# As the processes that these tests start.
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 HERE = Path(__file__).parent
 PROGRAM = """
 import sys, jax

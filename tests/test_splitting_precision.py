@@ -16,6 +16,8 @@ from splitting_problems import (
 
 from restore_jax.splitting import count, standard_normal, until_precise
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 RUNS = 200
 TRUTH = float(stats.norm.logsf(3.0))
 

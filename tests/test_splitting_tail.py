@@ -9,6 +9,8 @@ from splitting_problems import all_move, gaussian_space, linear_score, quick_jit
 
 from restore_jax.splitting import Status, log_prob_of, weighted_particles
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 AT = np.array([-1.0, 0.0, 0.7, 1.3, 2.0, 2.6, 3.0], np.float32)
 TRUTH = stats.norm.logsf(AT)
 RUNS = 100

@@ -13,6 +13,8 @@ from scipy import stats
 from restore_jax.diagnosis import ties
 from restore_jax.splitting import Scorer, importance_splitting, standard_normal, uniform_box
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 PROBES, DIM = 12, 4
 BARS = stats.norm.isf(0.5 ** np.arange(1, PROBES + 1))
 

@@ -163,8 +163,6 @@ def _ask_lanes(
     """See `_in_one_batch`: the runners of all lanes, one after the other, in chunks."""
     lanes, n = racing.shape
     width = probes.shape[1]
-    together = min(lanes * n, _chunk(probes.shape[1:]))
-    order, runners = _runners_first(racing.reshape(-1), together)
     everybody = jax.tree.map(lambda leaf: leaf.reshape(lanes * n, *leaf.shape[2:]), particles)
     # What a lane has of its own is taken for each candidate; what all share is not copied.
     given = (args, probes)
@@ -181,6 +179,12 @@ def _ask_lanes(
         outputs = jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), outputs)
         return jax.vmap(asking.read, (0, axes[0]))(outputs, args)
 
+    together = _chunk(probes.shape[1:])
+    if together >= lanes * n:
+        # One chunk, in which somebody nearly always races. A condition is decided by the host, and
+        # the device would have to wait.
+        return answers_of(weights, jnp.arange(lanes * n)).reshape(lanes, n, width)
+    order, runners = _runners_first(racing.reshape(-1), together)
     like = jax.eval_shape(answers_of, weights, order[:together])
 
     def chunk(_: None, first: Array) -> tuple[None, Array]:
