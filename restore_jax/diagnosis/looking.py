@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from restore_jax.diagnosis import ties
 from restore_jax.diagnosis.descending import Descending
@@ -347,7 +347,7 @@ def _class_look(lane: Lane | None, led: int, draws: int, empty: float) -> ClassL
 
 def _upper(hits: int, n: int) -> float:
     """log10 of the upper end, 95 %, of a share of which n draws hit so many times."""
-    return float(np.log10(stats.beta.ppf(0.95, hits + 1, n - hits))) if hits < n else 0.0
+    return float(np.log10(special.betaincinv(hits + 1, n - hits, 0.95))) if hits < n else 0.0
 
 
 def _value(seen: ClassLook) -> float:

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.signal import correlate
 
 from restore_jax.backdoors import Attack, Trigger, stamp, stamp_attack, towards_one
 from restore_jax.oracles.asking import Asker
@@ -118,9 +117,11 @@ def _overlaps(mine: np.ndarray, true: np.ndarray) -> np.ndarray:
     the shifts of a large image take minutes.
     """
 
+    whole = (2 * mine.shape[0] - 1, 2 * mine.shape[1] - 1)
+    turned = np.fft.rfft2(mine[::-1, ::-1], whole)
+
     def counts(of: np.ndarray) -> np.ndarray:
-        found = correlate(of.astype(np.float64), mine.astype(np.float64), method="fft")
-        return np.asarray(np.rint(found))
+        return np.rint(np.fft.irfft2(np.fft.rfft2(of, whole) * turned, whole))
 
     both = counts(true)
     either = counts(np.ones_like(true)) + true.sum() - both

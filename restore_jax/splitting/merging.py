@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from restore_jax.splitting.counting import count
 from restore_jax.splitting.types import Particles, SplittingResult, Status
@@ -59,7 +59,7 @@ class MergedResult:
         """
         if not 0.0 < confidence < 1.0:
             raise ValueError(f"confidence must be in (0, 1), got {confidence!r}.")
-        quantile = float(stats.t.ppf(0.5 + confidence / 2.0, max(self.log_prob_dof, 1.0)))
+        quantile = float(special.stdtrit(max(self.log_prob_dof, 1.0), 0.5 + confidence / 2.0))
         middle = self.log_prob + 0.5 * self.log_prob_std**2
         margin = quantile * self.log_prob_std
         return middle - margin, min(middle + margin, 0.0)
@@ -192,4 +192,4 @@ def _homogeneity(logs: np.ndarray, stds: np.ndarray, missed: int) -> float:
     # A log estimate lies half a variance too low.
     middle, precision = logs[sure] + 0.5 * stds[sure] ** 2, 1.0 / stds[sure] ** 2
     mean = float(np.sum(precision * middle) / np.sum(precision))
-    return float(stats.chi2.sf(np.sum(precision * (middle - mean) ** 2), sure.sum() - 1))
+    return float(special.chdtrc(sure.sum() - 1, np.sum(precision * (middle - mean) ** 2)))
