@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from restore_jax.errors import InputError
+from restore_jax.models import winograd
 from restore_jax.models.layers import Params, fold_norms, whitening_kernel
 from restore_jax.models.mobilenet import STAGES, MobileNet
 from restore_jax.models.resnet import PooledResNet, ResNet
@@ -142,10 +143,18 @@ def _made(
         graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
         return graph, nnx.to_pure_dict(states[0]), nnx.to_pure_dict(states[1])
 
-    def structure(folded: bool) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    @functools.cache
+    def built(folded: bool, *here: str | float) -> tuple[nnx.GraphDef, *tuple[nnx.State, ...]]:
+        del here
         module = nnx.eval_shape(lambda: build(folded, jax.random.key(0)))
         graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
-        return graph, states[0], states[1], states[2]
+        return graph, *states
+
+    def structure(folded: bool) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+        # Building takes longer than tracing; which layers there are depends on where they run.
+        graph, *states = built(folded, jax.default_backend(), winograd.FEWEST)
+        params, stats, rest = (jax.tree.map(lambda leaf: leaf, state) for state in states)
+        return graph, params, stats, rest
 
     def merge(folded: bool, params: Params, stats: Params) -> Callable[[Array, bool], Array]:
         graph, params_state, stats_state, rest = structure(folded)
