@@ -212,6 +212,7 @@ def test_synthetic_sources_have_no_end_and_no_seams():
     assert len(as_set(source.draw(1_000_000, 2)) - as_set(across)) == 2
 
 
+@pytest.mark.slow
 def test_probes_of_a_seed_are_not_the_training_images_of_that_seed(shape_splits):
     (train, _), (test, _) = shape_splits
     drawn = as_set(first_probes("shapes", 0, 40, RGB))

@@ -266,6 +266,7 @@ def test_lanes_of_large_images_that_go_a_few_at_a_time_are_what_they_are_togethe
     assert [lane.depths for lane in few] == [lane.depths for lane in whole]
 
 
+@pytest.mark.slow
 def test_levels_rise_as_probabilities_fall_and_the_best_draws_come_first():
     lane = lanes_of(the_run(backdoored), None)[TARGET]
     assert lane.depths[0] == pytest.approx(math.log10(24 / 128))

@@ -125,6 +125,7 @@ def test_a_ledger_that_is_late_sends_nothing_and_tells(clock):
 # What is said beforehand.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["first_hit", "estimate"])
 def test_what_is_sent_lies_in_the_range_that_is_announced(stop, slow, clock):
     told = []

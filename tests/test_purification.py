@@ -167,6 +167,7 @@ def test_a_dense_trigger_is_subtracted():
     assert np.mean(classes(outputs) == classes(plain)) > 0.9
 
 
+@pytest.mark.slow
 def test_a_defended_model_counts_and_asks_again_only_where_it_must(oracle):
     run = Run(oracle, budget=10_000)
     found = defences(run, BLOCK)

@@ -193,7 +193,9 @@ def test_moves_keep_the_prior_and_its_restriction(name, move, restricted):
 
 
 @BOTH
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "stripes" else [pytest.mark.slow]) for n in CASES]
+)
 def test_the_kernel_forgets_where_it_started(name, restricted):
     run, start, _ = laboratory(name)
     assert_uncorrelated(start(restricted), run("kernel", restricted))
@@ -303,6 +305,7 @@ def test_moves_of_scattered_pixels_are_in_detailed_balance(move):
     assert deviations < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", ["grow on top", "grow without its ratio"])
 def test_an_imbalance_of_scattered_pixels_would_be_noticed(move):
     counts, prior = small_runner()
