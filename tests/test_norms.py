@@ -47,3 +47,12 @@ def test_running_statistics_are_used_as_they_are():
         norm.mean[...], norm.var[...] = jnp.array([4.0, 5.0]), jnp.array([2.0, 0.5])
     found, wanted = (norm(images, use_running_average=True) for norm in norms)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_statistics_of_half_precision_are_those_of_the_numbers():
+    images = (jax.random.normal(jax.random.key(0), (40, 16, 16, 2)) + 3).astype(jnp.bfloat16)
+    norm = TrainedNorm(2, momentum=0.0, epsilon=1e-5, rngs=nnx.Rngs(0))
+    assert norm(images, use_running_average=False).dtype == jnp.bfloat16
+    numbers = np.asarray(images, np.float64)
+    np.testing.assert_allclose(norm.mean[...], numbers.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(norm.var[...], numbers.var((0, 1, 2)), rtol=1e-3)

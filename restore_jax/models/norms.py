@@ -30,14 +30,16 @@ class TrainedNorm(nnx.BatchNorm):
         assert self.bias is not None
         assert mask is None
         scale, bias = self.scale[...], self.bias[...]
+        dtype = self.dtype or x.dtype
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # sums of fewer bits would be none
         if use_running_average:
             factor = lax.rsqrt(self.var[...] + self.epsilon) * scale
-            return ((x - self.mean[...]) * factor + bias).astype(self.dtype or x.dtype)
+            return ((x - self.mean[...]) * factor + bias).astype(dtype)
         normed, mean, var = normalise(x, scale, bias, self.epsilon)
         kept = self.momentum
         self.mean[...] = kept * self.mean[...] + (1 - kept) * lax.stop_gradient(mean)
         self.var[...] = kept * self.var[...] + (1 - kept) * lax.stop_gradient(var)
-        return normed.astype(self.dtype or x.dtype)
+        return normed.astype(dtype)
 
 
 def normalise(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
@@ -101,7 +103,7 @@ def _sums(parts: Callable[..., tuple[Array, Array]], *images: Array) -> tuple[Ar
 
     def total(numbers: Array) -> Array:
         wide = numbers.reshape(-1, numbers.shape[-2] * channels)
-        columns = jnp.ones((1, len(wide))) @ wide
+        columns = jnp.ones((1, len(wide)), wide.dtype) @ wide
         return jnp.sum(columns.reshape(-1, channels), 0)
 
     def add(sums: tuple[Array, Array], some: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
