@@ -17,7 +17,6 @@ SLOW = tuple(
     for name in (
         "purification.guarding",
         "purification.purifying",
-        "recovery.procedure",
         "run.estimates",
         "splitting.checkpoints",
         "splitting.compiling",
@@ -31,6 +30,8 @@ SLOW = tuple(
         "splitting.tail",
     )
 )
+FULL = ("restore_jax.recovery.procedure",)
+"""Slow, too; the first run of a fresh installation shows as much."""
 
 
 def modules_with_examples():
@@ -38,7 +39,8 @@ def modules_with_examples():
         lines = [line for line in path.read_text().splitlines() if ">>> " in line]
         if any("+SKIP" not in line for line in lines):
             name = ".".join(("restore_jax", *path.relative_to(ROOT).with_suffix("").parts))
-            yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+            marks = [pytest.mark.slow] if name in SLOW + FULL else []
+            yield pytest.param(name, marks=marks + [pytest.mark.full] * (name in FULL))
 
 
 @pytest.mark.parametrize("name", list(modules_with_examples()))

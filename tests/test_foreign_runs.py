@@ -705,7 +705,7 @@ def triggered(images, side=3):
 @pytest.mark.parametrize(
     ("name", "model", "budget"),
     [
-        pytest.param("grey", foreign_by_hand.grey, 150_000, id="grey"),
+        pytest.param("grey", foreign_by_hand.grey, 150_000, id="full-grey"),
         pytest.param("hundred", foreign_by_hand.hundred, 250_000, id="full-hundred"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "examples").glob("*.ipynb"))
-LONG = ("reading_a_scan.ipynb", "your_own_rare_event.ipynb")
+LONG = ("first_steps.ipynb", "reading_a_scan.ipynb", "your_own_rare_event.ipynb")
 SAID = {
     "first_steps.ipynb": ("found: a trigger", "fresh probes go to cat"),
     "your_own_model.ipynb": ("found: a trigger", "planted: 100 of 100 probes go to purple"),

@@ -228,7 +228,11 @@ def test_the_example_converts_every_architecture(architecture, convert, tmp_path
 
 @pytest.mark.parametrize("architecture", ["mobilenet", "vit_patch4"])
 @pytest.mark.parametrize(
-    "ending", ["ts", "pt2", *(pytest.param(e, marks=pytest.mark.slow) for e in ("keras", "h5"))]
+    "ending",
+    [
+        *("ts", "pt2"),
+        *(pytest.param(e, marks=[pytest.mark.slow, pytest.mark.full]) for e in ("keras", "h5")),
+    ],
 )
 def test_depthwise_convolutions_and_attention_in_every_format(
     ending, architecture, convert, tmp_path

@@ -184,6 +184,7 @@ def test_a_served_model_is_the_defended_one_to_whoever_asks_over_http():
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_command_serves_until_it_is_told_to_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = ("--model", "python:foreign_by_hand:small")

@@ -73,8 +73,8 @@ def test_their_word_is_true(checkpoint):
 
 
 @pytest.mark.slow
-# The first run of a fresh installation is trigger 1.
-@pytest.mark.parametrize("name", [pytest.param("1", id="full-1"), "2"])
+@pytest.mark.full  # the first run of a fresh installation is trigger 1
+@pytest.mark.parametrize("name", ["1", "2"])
 def test_the_main_job_finds_both_triggers(name, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["recover", "--trigger", name, "--out", str(out), "--json"]) == 0

@@ -60,6 +60,7 @@ def test_what_is_learned_from_all_particles_is_learned_over_devices_too(alone):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_find_what_one_does(alone):
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
