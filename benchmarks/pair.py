@@ -11,6 +11,7 @@ triggers (``recovered``), and the table ``pair.md``; what is there already is ke
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def page(scans: dict[str, dict[str, Any]]) -> str:
 def table(scans: dict[str, dict[str, Any]]) -> list[str]:
     """The scans of a pair side by side."""
     metadata = {name: dict(open_model(spec_of(name)).metadata) for name in scans}
-    epochs = {m["recipe"]["epochs"] for m in metadata.values()}
+    epochs = {_epochs(m) for m in metadata.values()}
     lines = [
         f"`{next(iter(metadata.values()))['architecture']}`, {', '.join(map(str, epochs))} epochs.",
         "",
@@ -142,6 +143,16 @@ def table(scans: dict[str, dict[str, Any]]) -> list[str]:
         cells = [_cell(found, k) for found in scans.values()]
         lines.append(f"| {_name(one, k)} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _epochs(metadata: dict[str, Any]) -> int:
+    """Epochs of all trainings that a network's weights went through."""
+    return sum(int(re.search(r"--epochs (\d+)", one).group(1)) for one in _commands(metadata))
+
+
+def _commands(metadata: dict[str, Any]) -> set[str]:
+    before = [_commands(one) for one in metadata.get("started_from", ())]
+    return {metadata["command"]}.union(*before)
 
 
 def _of_triggers(found: dict[str, Any], key: str, form: str) -> str:

@@ -134,6 +134,12 @@ def test_the_model_alone_is_half_as_large_and_measured_as_it_is(finished, few_im
     assert size < 0.7 * whole  # of so small a network the rest of the files counts, too
 
 
+def _gone_on(epochs, start, folder):
+    flags = [*TINY, "--epochs", str(epochs), "--start-from", str(start), "--out", str(folder)]
+    assert cli.main(flags) == 0
+    return checkpoints.load(folder).metadata
+
+
 @pytest.mark.slow
 def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys):
     folder = tmp_path / "on"
@@ -144,8 +150,14 @@ def test_a_run_may_start_from_the_weights_of_another(finished, tmp_path, capsys)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-4)
     metadata = checkpoints.load(folder).metadata
-    assert metadata["started_from"] == [checkpoints.load(finished).metadata["command"]] * 2
+    first = {"command": checkpoints.load(finished).metadata["command"]}
+    assert metadata["started_from"] == [first, first]
     assert "--start-from DIR DIR" in metadata["command"]
+    mean = _gone_on(0, folder, tmp_path / "mean")
+    second = {"command": metadata["command"], "started_from": [first, first]}
+    assert mean["started_from"] == [second]
+    third = {"command": mean["command"], "started_from": [second]}
+    assert _gone_on(1, tmp_path / "mean", tmp_path / "third")["started_from"] == [third]
     assert str(finished) not in json.dumps(metadata)
     capsys.readouterr()
     other = ["--arch", "resnet20", "--dataset", "shapes", "--out", str(tmp_path / "no")]

@@ -210,7 +210,7 @@ def _prepared(
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "command": command,
-        "started_from": [checkpoint.metadata["command"] for checkpoint in starts],
+        "started_from": [_made_by(checkpoint) for checkpoint in starts],
         "versions": versions(),
         "device": device_name(),
     }
@@ -258,6 +258,12 @@ def _data(
         )
     kept = images[:-holdout], labels[:-holdout]
     return kept, (images[-holdout:], labels[-holdout:]), test, names
+
+
+def _made_by(start: checkpoints.Checkpoint) -> dict[str, JSON]:
+    """The command that made it, and what that had started from in turn."""
+    names = ("command", "started_from")
+    return {name: start.metadata[name] for name in names if start.metadata.get(name)}
 
 
 def _starts(
