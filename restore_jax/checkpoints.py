@@ -151,10 +151,10 @@ def resolve(folder: Path) -> Path:
         return folder
     run = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     steps = [int(child.name) for child in run.iterdir() if child.name.isdigit()]
-    alone = folder / "model"
-    if not steps and (alone / "metadata" / "metadata").is_file():  # of averaged weights
-        return alone
     if not steps:
+        alone = folder / "model"  # of averaged weights there is nothing else
+        if (alone / "metadata" / "metadata").is_file():
+            return alone
         what = "is empty" if not any(folder.iterdir()) else "is not a checkpoint"
         raise CheckpointError(f"{folder} {what}: give a folder that train.py wrote.")
     return run / str(max(steps))
